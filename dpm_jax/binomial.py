@@ -1,0 +1,160 @@
+"""Table App.1, right column: binomial diffusion. Read beside gaussian.py: same functions, same order.
+
+All in logits: Bayes' rule and the perturbation are additions there, and no probability near 0 or 1
+is ever rounded to it. Every bit x is 0 or 1 in a float array. The stationary rate ρ is a scalar or
+has the event's shape; the paper's heartbeat has ρ = 0.2.
+
+Source: Sohl-Dickstein et al. 2015, Table App.1, eq. 2, 4 and 14. Conventions: family.py.
+"""
+
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpm_jax.family import Array, Family
+
+
+class Bernoulli(NamedTuple):
+    """Independent bits with P(x = 1) = σ(logits); logits have the event's shape, ±inf allowed."""
+
+    logits: Array
+
+
+def validate(data) -> None:
+    """Refuse data that no binomial diffusion can take: (n, *event), every element 0 or 1.
+
+    Raises:
+        ValueError: naming what is wrong with ``data``.
+    """
+    data = np.asarray(data)
+    if data.ndim < 2 or data.size == 0:
+        raise ValueError(f"data: expected shape (n, *event) with n >= 1, got {data.shape}")
+    wrong = data[(data != 0) & (data != 1)]
+    if wrong.size:
+        raise ValueError(f"data: expected only 0 and 1, got {wrong.flat[0]} ({wrong.size} values)")
+
+
+def prior(rate: Array, shape: tuple[int, ...]) -> Bernoulli:
+    """π(x^T) = B(ρ) (eq. 4): event shape -> Bernoulli of that shape."""
+    return Bernoulli(jnp.broadcast_to(_logit(rate), shape))
+
+
+def step(rate: Array, x_prev: Array, beta: Array) -> Bernoulli:
+    """q(x^t | x^{t-1}) = B(x^{t-1}(1−β) + ρβ) (eq. 2): x_prev of the event's shape, scalar β."""
+    return Bernoulli(_mixed_logits(rate, x_prev, beta))
+
+
+def marginal(rate: Array, x0: Array, log_alpha_bar: Array) -> Bernoulli:
+    """q(x^t | x^0) = B(ᾱ x^0 + (1−ᾱ)ρ): x0 of the event's shape, scalar log ᾱ_t."""
+    return Bernoulli(_mixed_logits(rate, x0, -jnp.expm1(log_alpha_bar)))
+
+
+def posterior(
+    rate: Array, x0: Array, xt: Array, beta: Array, log_alpha_bar_prev: Array
+) -> Bernoulli:
+    """q(x^{t-1} | x^t, x^0) by Bayes' rule per bit: logit q(x^{t-1}|x^0) + log q(x^t|1)/q(x^t|0)."""
+    log_ratio_1 = jnp.log(1 - beta + rate * beta) - jnp.log(rate * beta)
+    log_ratio_0 = jnp.log(beta * (1 - rate)) - jnp.log1p(-rate * beta)
+    evidence = jnp.where(xt > 0.5, log_ratio_1, log_ratio_0)
+    return Bernoulli(marginal(rate, x0, log_alpha_bar_prev).logits + evidence)
+
+
+def perturb(params: Bernoulli, log_r) -> Bernoulli:
+    """p~ ∝ p r per bit, exactly (Table App.1): c d / (c d + (1−c)(1−d)) is an addition of logits.
+
+    Args:
+        params: p(x^{t-1} | x^t).
+        log_r: x -> log r(x) in nats per bit, the same shape as x.
+
+    Raises:
+        ValueError: where log_r does not return one value a bit.
+    """
+    ones = jnp.ones_like(params.logits)
+    log_r1, log_r0 = log_r(ones), log_r(0 * ones)
+    if jnp.shape(log_r1) != ones.shape:
+        raise ValueError(f"log_r: expected shape {ones.shape} (per bit), got {jnp.shape(log_r1)}")
+    return Bernoulli(params.logits + log_r1 - log_r0)
+
+
+def sample(key: Array, params: Bernoulli) -> Array:
+    """Draw bits ~ params as floats 0 or 1."""
+    logits = params.logits
+    # x = 1 where logistic noise stays below the logit: exact at ±inf and in both tails.
+    return (jax.random.logistic(key, logits.shape, logits.dtype) < logits).astype(logits.dtype)
+
+
+def log_prob(params: Bernoulli, x: Array) -> Array:
+    """Log probability of the bits x in nats, summed over the event."""
+    return jnp.sum(jax.nn.log_sigmoid((2 * x - 1) * params.logits))
+
+
+def entropy(params: Bernoulli) -> Array:
+    """Entropy in nats, summed over the event; a certain bit (logit ±inf) has entropy 0."""
+    magnitude = jnp.abs(params.logits)
+    finite = jnp.where(jnp.isinf(magnitude), 0.0, magnitude)
+    bits = jax.nn.softplus(-finite) + finite * jax.nn.sigmoid(-finite)
+    return jnp.sum(jnp.where(jnp.isinf(magnitude), 0.0, bits))
+
+
+def kl(q: Bernoulli, p: Bernoulli) -> Array:
+    """KL(q‖p) in nats, summed over the event; 0·log 0 = 0.
+
+    KL is the same after renaming 0 and 1, so bits are first turned until P_q(x=1) ≤ ½. With
+    d = logit p − logit q it is then log(1 + q (e^d − 1)) − q d: small terms are never formed as a
+    difference of large ones, which T = 2000 terms of 1e-6 nats would not survive in float32.
+    """
+    side = jnp.where(q.logits > 0, -1.0, 1.0).astype(q.logits.dtype)
+    certain = jnp.isinf(q.logits)
+    logit_q = jnp.where(certain, -1.0, side * q.logits)
+    logit_p = side * p.logits
+    d = logit_p - logit_q
+    prob_q = jax.nn.sigmoid(logit_q)
+    near = jnp.where(d < 1, d, 0.0)  # e^d overflows for large d, where softplus is exact enough
+    log_normaliser = jnp.where(
+        d < 1,
+        jnp.log1p(prob_q * jnp.expm1(near)),
+        jax.nn.softplus(logit_p) - jax.nn.softplus(logit_q),
+    )
+    return jnp.sum(jnp.where(certain, jax.nn.softplus(logit_p), log_normaliser - prob_q * d))
+
+
+def family(rate: float | Array = 0.5) -> Family:
+    """The right column of Table App.1 with stationary rate ρ as a :class:`~dpm_jax.family.Family`.
+
+    Args:
+        rate: ρ in (0, 1), a scalar or an array of the event's shape.
+
+    Raises:
+        ValueError: where an element of ``rate`` lies outside (0, 1).
+    """
+    values = np.asarray(rate)
+    if not np.all((values > 0) & (values < 1)):
+        raise ValueError(f"rate: expected values inside (0, 1), got {rate}")
+    rho = jnp.asarray(values, jnp.result_type(float))
+    return Family(
+        "binomial",
+        validate,
+        partial(prior, rho),
+        partial(step, rho),
+        partial(marginal, rho),
+        partial(posterior, rho),
+        perturb,
+        sample,
+        log_prob,
+        entropy,
+        kl,
+    )
+
+
+def _logit(probability: Array) -> Array:
+    return jnp.log(probability) - jnp.log1p(-probability)
+
+
+def _mixed_logits(rate: Array, x: Array, noise: Array) -> Array:
+    """Logits of B(x (1−noise) + ρ noise), without forming 1 − (a number close to 1)."""
+    logit_1 = jnp.log(1 - noise + rate * noise) - jnp.log(noise * (1 - rate))
+    logit_0 = jnp.log(rate * noise) - jnp.log1p(-rate * noise)
+    return jnp.where(x > 0.5, logit_1, logit_0)

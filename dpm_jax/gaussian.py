@@ -1,0 +1,117 @@
+"""Table App.1, left column: Gaussian diffusion. Read beside binomial.py: same functions, same order.
+
+Source: Sohl-Dickstein et al. 2015, Table App.1, eq. 2, 4, 14 and 61. Conventions: family.py.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpm_jax.family import Array, Family
+
+_LOG_2PI = float(np.log(2 * np.pi))
+
+
+class Normal(NamedTuple):
+    """N(mean, diag(variance)); both have the event's shape."""
+
+    mean: Array
+    variance: Array
+
+
+def validate(data) -> None:
+    """Refuse data that no Gaussian diffusion can take: (n, *event), finite, not constant.
+
+    Raises:
+        ValueError: naming what is wrong with ``data``.
+    """
+    data = np.asarray(data)
+    if data.ndim < 2 or data.size == 0:
+        raise ValueError(f"data: expected shape (n, *event) with n >= 1, got {data.shape}")
+    bad = int(data.size - np.isfinite(data).sum())
+    if bad:
+        raise ValueError(f"data: expected finite values, got {bad} NaN or infinite of {data.size}")
+    if not np.var(data, dtype=np.float64) > 0:
+        raise ValueError("data: expected values that differ, got variance 0")
+
+
+def prior(shape: tuple[int, ...]) -> Normal:
+    """π(x^T) = N(0, I) (eq. 4): event shape -> Normal of that shape."""
+    return Normal(jnp.zeros(shape), jnp.ones(shape))
+
+
+def step(x_prev: Array, beta: Array) -> Normal:
+    """q(x^t | x^{t-1}) = N(√(1−β) x^{t-1}, β I) (eq. 2): x_prev of the event's shape, scalar β."""
+    return Normal(jnp.sqrt(1 - beta) * x_prev, jnp.full_like(x_prev, beta))
+
+
+def marginal(x0: Array, log_alpha_bar: Array) -> Normal:
+    """q(x^t | x^0) = N(√ᾱ x^0, (1−ᾱ) I): x0 of the event's shape, scalar log ᾱ_t."""
+    variance = -jnp.expm1(log_alpha_bar)
+    return Normal(jnp.exp(0.5 * log_alpha_bar) * x0, jnp.full_like(x0, variance))
+
+
+def posterior(x0: Array, xt: Array, beta: Array, log_alpha_bar_prev: Array) -> Normal:
+    """q(x^{t-1} | x^t, x^0) by Bayes' rule (in eq. 14): event-shaped x0 and xt, scalars β_t, log ᾱ_{t-1}.
+
+    1−ᾱ_t is formed as (1−ᾱ_{t-1}) + ᾱ_{t-1} β_t, a sum of positive terms.
+    """
+    noise_prev = -jnp.expm1(log_alpha_bar_prev)
+    noise = noise_prev + jnp.exp(log_alpha_bar_prev) * beta
+    from_x0 = jnp.exp(0.5 * log_alpha_bar_prev) * beta / noise
+    from_xt = jnp.sqrt(1 - beta) * noise_prev / noise
+    return Normal(from_x0 * x0 + from_xt * xt, jnp.full_like(xt, beta * noise_prev / noise))
+
+
+def perturb(params: Normal, log_r) -> Normal:
+    """p~ ∝ p r to first order (eq. 61, Table App.1): mean + Σ ∂log r/∂x at the mean, the same Σ.
+
+    Args:
+        params: p(x^{t-1} | x^t).
+        log_r: x -> log r(x) in nats, differentiable; a scalar, or per element (then summed).
+    """
+    gradient = jax.grad(lambda x: jnp.sum(log_r(x)))(params.mean)
+    return params._replace(mean=params.mean + params.variance * gradient)
+
+
+def sample(key: Array, params: Normal) -> Array:
+    """Draw x ~ params; the draw is differentiable in params with the noise held constant."""
+    noise = jax.random.normal(key, params.mean.shape, params.mean.dtype)
+    return params.mean + jnp.sqrt(params.variance) * noise
+
+
+def log_prob(params: Normal, x: Array) -> Array:
+    """Log density of x in nats, summed over the event."""
+    z2 = (x - params.mean) ** 2 / params.variance
+    return -0.5 * jnp.sum(z2 + jnp.log(params.variance) + _LOG_2PI)
+
+
+def entropy(params: Normal) -> Array:
+    """Differential entropy in nats, summed over the event."""
+    return 0.5 * jnp.sum(jnp.log(params.variance) + 1 + _LOG_2PI)
+
+
+def kl(q: Normal, p: Normal) -> Array:
+    """KL(q‖p) in nats, summed over the event; expm1 keeps it exact for nearly equal variances."""
+    log_ratio = jnp.log(q.variance) - jnp.log(p.variance)
+    z2 = (q.mean - p.mean) ** 2 / p.variance
+    return 0.5 * jnp.sum(z2 + jnp.expm1(log_ratio) - log_ratio)
+
+
+def family() -> Family:
+    """The left column of Table App.1 as a :class:`~dpm_jax.family.Family`."""
+    return Family(
+        "gaussian",
+        validate,
+        prior,
+        step,
+        marginal,
+        posterior,
+        perturb,
+        sample,
+        log_prob,
+        entropy,
+        kl,
+    )

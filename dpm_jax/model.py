@@ -1,0 +1,138 @@
+"""Model: a family, a schedule, a network and a readout, put together as pure functions of params."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dpm_jax import bound, sampling
+from dpm_jax import readout as readouts
+from dpm_jax import schedule as schedules
+from dpm_jax.family import Array, Family, Params, Reverse
+from dpm_jax.schedule import Schedule
+
+
+class Model(NamedTuple):
+    """A diffusion probabilistic model; its functions are pure, its parameters travel apart."""
+
+    family: Family
+    event_shape: tuple[int, ...]
+    last_step: str  # "fixed" (App. B.2) or "learned"
+    init: Callable[[Array], Any]  # key -> params
+    schedule: Callable[[Any], Schedule]  # params -> β_t, learned or not
+    reverse: Callable[[Any, Schedule], Reverse]  # params, schedule -> p(x^{t-1}|x^t), last step too
+
+
+def build(
+    family: Family,
+    schedule: Schedule,
+    network: Any,
+    event_shape: tuple[int, ...],
+    readout: str = "x0",
+    variance: str = "eq64",
+    last_step: str = "fixed",
+    learn_schedule: bool = False,
+    x0_range: tuple[float, float] | None = None,
+) -> Model:
+    """Assemble a model; nothing is computed but shapes.
+
+    Args:
+        family: gaussian.family() or binomial.family(rate).
+        schedule: β_t; with learn_schedule the start of β_2..β_T, and β_1 for good.
+        network: a flax.linen module, or anything with ``init(key, x, t, log_snr)`` and
+            ``apply(variables, x, t, log_snr)`` -> raw outputs (*event, k), for one example x of the
+            event's shape, t an int32 scalar, log_snr a float scalar; k = 2 with a Gaussian readout
+            whose variance is learned, else 1.
+        event_shape: shape of one example.
+        readout: name of the mean (readout.py).
+        variance: name of the variance (readout.py), Gaussian only.
+        last_step: "fixed" (App. B.2) or "learned".
+        learn_schedule: learn β_2..β_T (Sec. 2.4.1), Gaussian only.
+        x0_range: clamp of x̂^0 (readout.py).
+
+    Raises:
+        ValueError: for an unknown name, or a network that does not take the event's shape.
+    """
+    bound.first_t(last_step)
+    if learn_schedule and family.name != "gaussian":
+        # x^t is not a differentiable function of β for bits; the paper fixes the schedule there.
+        raise ValueError(f"learn_schedule: expected a gaussian family, got {family.name}")
+    read = readouts.by_name(family, readout, variance, x0_range)
+
+    def init(key: Array):
+        params = {"network": network.init(key, *_example(event_shape))}
+        if learn_schedule:
+            params["beta_logits"] = schedules.to_logits(schedule)
+        return params
+
+    def schedule_of(params) -> Schedule:
+        if not learn_schedule:
+            return schedule
+        return schedules.learned(schedule.beta[1], params["beta_logits"])
+
+    def reverse_of(params, steps: Schedule) -> Reverse:
+        log_snr = steps.log_snr
+
+        def reverse(xt: Array, t: Array) -> Params:
+            raw = network.apply(params["network"], xt, steps.index[t], log_snr[t])
+            return read.apply(raw, xt, steps, t)
+
+        if last_step == "fixed":
+            return bound.fix_last_step(family, steps, reverse)
+        return reverse
+
+    _check_network(init, network, event_shape, read.outputs)
+    return Model(family, tuple(event_shape), last_step, init, schedule_of, reverse_of)
+
+
+def sample(model: Model, params, key: Array, num: int, steps: int | None = None) -> Array:
+    """`num` draws x^0 ~ p, (num, *event), by ancestral sampling with T or fewer (respaced) steps."""
+    schedule = respaced(model, params, steps)
+    reverse = model.reverse(params, schedule)
+    draw = jax.vmap(
+        lambda k: sampling.sample(k, model.family, schedule, reverse, model.event_shape)
+    )
+    return draw(jax.random.split(key, num))
+
+
+def log_likelihood_bound(
+    model: Model, params, key: Array, x0: Array, steps: int | None = None
+) -> bound.Bound:
+    """K and L_null (eq. 14), (n,) nats each, of a batch (n, *event): the sum over every t."""
+    schedule = respaced(model, params, steps)
+    reverse = model.reverse(params, schedule)
+    each = jax.vmap(
+        lambda k, x: bound.exact(k, model.family, schedule, reverse, x, model.last_step)
+    )
+    return each(jax.random.split(key, x0.shape[0]), x0)
+
+
+def respaced(model: Model, params, steps: int | None) -> Schedule:
+    """The model's schedule, or a subset of `steps` of its t where steps is given.
+
+    A learned schedule is respaced on the host, so its params must not be traced then.
+    """
+    schedule = model.schedule(params)
+    return schedule if steps is None else schedules.respace(schedule, steps)
+
+
+def _example(event_shape: tuple[int, ...]):
+    return jnp.zeros(event_shape), jnp.ones((), jnp.int32), jnp.zeros(())
+
+
+def _check_network(init, network, event_shape: tuple[int, ...], outputs: int) -> None:
+    """Trace the network once on shapes alone, so that a wrong one fails before any long work."""
+    expected = (*event_shape, outputs)
+    try:
+        params = jax.eval_shape(init, jax.random.key(0))
+        raw = jax.eval_shape(network.apply, params["network"], *_example(event_shape))
+    except Exception as error:
+        raise ValueError(
+            f"network: {type(network).__name__} does not take an event of shape {event_shape}: {error}"
+        ) from error
+    if raw.shape != expected:
+        raise ValueError(
+            f"network: expected raw outputs of shape {expected} (event, then one for the mean"
+            f"{' and one for the variance' if outputs == 2 else ''}), got {raw.shape}"
+        )

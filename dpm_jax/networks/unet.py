@@ -1,0 +1,86 @@
+"""A small U-Net for images conditioned on log-SNR, cheap enough for two CPU cores."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from dpm_jax.networks.dense import log_snr_features
+
+Array = jax.Array
+
+
+class _Block(nn.Module):
+    """Residual block: channel norm, 3×3 convolution, scale and shift by log-SNR (FiLM), again."""
+
+    channels: int
+
+    @nn.compact
+    def __call__(self, x: Array, time: Array) -> Array:
+        hidden = nn.Conv(self.channels, (3, 3))(jax.nn.silu(nn.LayerNorm()(x)))
+        film = nn.Dense(2 * self.channels, kernel_init=nn.initializers.zeros_init())(time)
+        scale, shift = jnp.split(film[None, None, :], 2, axis=-1)
+        hidden = nn.LayerNorm(use_bias=False, use_scale=False)(hidden) * (1 + scale) + shift
+        last = nn.initializers.zeros_init()
+        hidden = nn.Conv(self.channels, (3, 3), kernel_init=last)(jax.nn.silu(hidden))
+        return hidden + (x if x.shape[-1] == self.channels else nn.Dense(self.channels)(x))
+
+
+class UNet(nn.Module):
+    """Two-scale U-Net: space-to-depth, residual blocks, a dense bottleneck over the coarse map.
+
+    Images (H, W, C) whose sides 4 divides. The dense bottleneck sees the whole image, which on
+    28×28 digits costs less than attention and fixes the image's size.
+    """
+
+    channels: tuple[int, int] = (32, 64)
+    blocks: int = 2
+    bottleneck: int = 512
+    outputs: int = 1
+
+    @nn.compact
+    def __call__(self, x: Array, t: Array, log_snr: Array) -> Array:
+        """x (H, W, C) -> raw outputs (H, W, C, outputs)."""
+        if x.ndim != 3 or x.shape[0] % 4 or x.shape[1] % 4:
+            raise ValueError(f"UNet takes images (H, W, C) with sides divisible by 4, got {x.shape}")
+        fine, coarse = self.channels
+        time = jax.nn.silu(nn.Dense(2 * coarse)(log_snr_features(log_snr)))
+        hidden = nn.Conv(fine, (3, 3))(_space_to_depth(x))
+        for _ in range(self.blocks):
+            hidden = _Block(fine)(hidden, time)
+        skip = hidden
+        hidden = nn.Conv(coarse, (3, 3))(_space_to_depth(hidden))
+        for _ in range(self.blocks):
+            hidden = _Block(coarse)(hidden, time)
+        hidden = hidden + self._whole_image(hidden, time)
+        for _ in range(self.blocks):
+            hidden = _Block(coarse)(hidden, time)
+        hidden = nn.Dense(4 * fine)(hidden)
+        hidden = jnp.concatenate([_depth_to_space(hidden), skip], axis=-1)
+        for _ in range(self.blocks):
+            hidden = _Block(fine)(hidden, time)
+        hidden = jax.nn.silu(nn.LayerNorm()(hidden))
+        last = nn.Conv(4 * x.shape[-1] * self.outputs, (3, 3), kernel_init=nn.initializers.zeros_init())
+        return _depth_to_space(last(hidden)).reshape(*x.shape, self.outputs)
+
+    def _whole_image(self, hidden: Array, time: Array) -> Array:
+        """A dense layer over the coarse map squeezed to 16 channels."""
+        squeezed = nn.Dense(16)(nn.LayerNorm()(hidden))
+        flat = nn.Dense(self.bottleneck)(squeezed.reshape(-1)) + nn.Dense(self.bottleneck)(time)
+        flat = nn.Dense(squeezed.size)(jax.nn.silu(flat))
+        return nn.Dense(hidden.shape[-1], kernel_init=nn.initializers.zeros_init())(
+            flat.reshape(squeezed.shape)
+        )
+
+
+def _space_to_depth(x: Array) -> Array:
+    """(H, W, C) -> (H/2, W/2, 4C), without loss."""
+    height, width, channels = x.shape
+    x = x.reshape(height // 2, 2, width // 2, 2, channels).transpose(0, 2, 1, 3, 4)
+    return x.reshape(height // 2, width // 2, 4 * channels)
+
+
+def _depth_to_space(x: Array) -> Array:
+    """(H, W, 4C) -> (2H, 2W, C), the inverse of `_space_to_depth`."""
+    height, width, channels = x.shape
+    x = x.reshape(height, width, 2, 2, channels // 4).transpose(0, 2, 1, 3, 4)
+    return x.reshape(2 * height, 2 * width, channels // 4)

@@ -1,0 +1,102 @@
+"""The paper's figures as PNG files; matplotlib is imported here and nowhere else."""
+
+import os
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+
+def save(figure, path) -> Path:
+    """Write a figure as PNG, whole or not at all, and close it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(path.stem + ".partial.png")
+    figure.savefig(temporary, dpi=130, bbox_inches="tight")
+    plt.close(figure)
+    os.replace(temporary, path)
+    return path
+
+
+def swiss_roll(path, forward, reverse, drift, times, noise: float = 0.0) -> Path:
+    """Figure 1: forward slices, reverse slices and drift f_μ(x, t) − x, at t = 0, T/2, T.
+
+    Args:
+        path: of the PNG.
+        forward, reverse: three arrays (n, 2), at t = 0, T/2, T.
+        drift: three pairs (positions (m, 2), arrows (m, 2)), for steps out of t = 1, T/2, T.
+        times: the three t of the slices, for the headings.
+        noise: noise of the roll in the generator's units, for the heading.
+    """
+    figure, axes = plt.subplots(3, 3, figsize=(9, 9), sharex=True, sharey=True)
+    for column, t in enumerate(times):
+        axes[0, column].scatter(*forward[column].T, s=1.5, color="tab:blue", linewidths=0)
+        axes[1, column].scatter(*reverse[column].T, s=1.5, color="tab:red", linewidths=0)
+        positions, arrows = drift[column]
+        length = np.linalg.norm(arrows, axis=1, keepdims=True)
+        axes[2, column].quiver(
+            *positions.T, *(arrows / np.maximum(length, 1e-9)).T, length[:, 0], cmap="viridis"
+        )
+        axes[0, column].set_title(f"t = {t}")
+        axes[2, column].set_title(f"t = {max(t, 1)}, longest arrow {length.max():.2g}", fontsize=9)
+    names = ("forward $q(x^t)$", "reverse $p(x^t)$", r"drift $f_\mu(x^t, t) - x^t$")
+    for row, name in enumerate(names):
+        axes[row, 0].set_ylabel(name)
+    for axis in axes.flat:
+        axis.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
+    figure.suptitle(f"Swiss roll, noise {noise:g}", y=0.94)
+    return save(figure, path)
+
+
+def heartbeat(path, data, states, times) -> Path:
+    """Figure 2: sequences of the data, and the reverse trajectory from x^T to samples x^0.
+
+    Args:
+        path: of the PNG.
+        data: (n, length) of 0/1.
+        states: list of (n, length), the same n trajectories at falling t.
+        times: the t of the states.
+    """
+    panels = [("data", data)] + [(f"model, t = {t}", s) for t, s in zip(times, states)]
+    figure, axes = plt.subplots(1, len(panels), figsize=(2.6 * len(panels), 3.4))
+    for axis, (title, bits) in zip(axes, panels):
+        axis.imshow(1 - bits, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axis.set(title=title, xticks=[], yticks=[])
+    axes[0].set_ylabel("one sequence a row")
+    axes[0].set_xlabel("time bin")
+    return save(figure, path)
+
+
+def image_grid(path, images, columns: int, title: str = "") -> Path:
+    """Images (n, H, W, 1 or 3) of 8 bits in a grid, e.g. Figure App.1: 100 MNIST samples."""
+    n, height, width, channels = images.shape
+    rows = -(-n // columns)
+    grid = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), np.uint8) + 90
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
+        grid[top : top + height, left : left + width] = image
+    figure, axis = plt.subplots(figsize=(8, 8 * grid.shape[0] / grid.shape[1]))
+    axis.imshow(grid.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axis.set(title=title, xticks=[], yticks=[])
+    return save(figure, path)
+
+
+def bound_terms(path, kl_bits, noise, ylabel: str) -> Path:
+    """Where the bound is spent: the KL term of K at each t against the noise-to-signal ratio.
+
+    Args:
+        path: of the PNG.
+        kl_bits: (T−1,) mean KL_t for t = 2..T, in bits.
+        noise: (T−1,) 1 − ᾱ_t for the same t.
+        ylabel: what one unit is.
+    """
+    figure, axis = plt.subplots(figsize=(6, 3.4))
+    axis.plot(np.arange(2, len(kl_bits) + 2), kl_bits, color="tab:blue", lw=1)
+    axis.set(xlabel="t", ylabel=ylabel, yscale="log", title="KL terms of K (eq. 14)")
+    twin = axis.twinx()
+    twin.plot(np.arange(2, len(noise) + 2), noise, color="tab:gray", lw=1, ls="--")
+    twin.set(ylabel=r"$1 - \bar\alpha_t$ (dashed)", yscale="log")
+    return save(figure, path)

@@ -1,0 +1,311 @@
+"""Training: maximise K (eq. 15) by stochastic gradients; one pure step, pmapped by parallel.py.
+
+A step is a pure function of (state, data, seed): which examples, which t and which noise all come from
+fold_in(seed, step), so that a run killed and resumed equals one that was not, to the bit.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from dpm_jax import bound, parallel
+from dpm_jax.family import Array
+from dpm_jax.model import Model
+from dpm_jax.schedule import Schedule
+
+Draw = Callable[[Array, Any, int], Array]  # key, data, n -> batch (n, *event)
+Loss = Callable[[Any, Array, Array], tuple[Array, Array]]  # params, key, batch -> loss, K in nats
+MAX_BAD_RUN = 10  # non-finite updates in a row that end a run
+
+
+class TrainState(NamedTuple):
+    """All that training carries from step to step; scalars are arrays."""
+
+    step: Array  # int32
+    params: Any
+    ema: Any  # exponential moving average of params: what is evaluated and sampled
+    opt_state: Any
+    skipped: Array  # int32: updates left out because loss or gradient was not finite
+    bad_run: Array  # int32: how many of them in a row, up to now
+    K: Array  # nats: mean of K of the last ~100 batches
+    grad_norm: Array  # before clipping
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How to train; every field is a flag of the experiments."""
+
+    num_steps: int = 2000
+    batch_size: int = 128  # over all devices
+    learning_rate: float = 1e-3
+    lr_schedule: str = "cosine"  # constant, cosine, linear
+    warmup: int = 0  # steps of linear warm-up
+    clip_norm: float = 1.0
+    ema_decay: float = 0.999
+    objective: str = "bound"  # bound (eq. 15), or v: K's terms reweighted to plain MSE of v
+    num_t: int | None = None  # t drawn a device and step (bound.draw_terms); 0: the sum over all t
+    seed: int = 0
+    steps_per_dispatch: int = 0  # 0: 1 for convolutions on CPU, else log_every
+    log_every: int = 100
+    checkpoint_every: int = 1000
+
+
+class Diverged(RuntimeError):
+    """Training stopped: too many non-finite updates in a row."""
+
+
+def fit(
+    model: Model,
+    data: Any,
+    options: Options,
+    draw: Draw | None = None,
+    checkpoints=None,
+    on_log: Callable[[TrainState], None] | None = None,
+) -> TrainState:
+    """Train a model, from its last checkpoint where there is one.
+
+    Args:
+        model: from `model.build`.
+        data: array (n, *event), or any pytree that `draw` understands; stays on the device.
+        options: how to train.
+        draw: (key, data, n) -> batch (n, *event); None: rows of `data` with replacement.
+        checkpoints: a `checkpoint.Checkpoints`, or None.
+        on_log: called with the state every options.log_every steps.
+
+    Returns:
+        The final state; ``state.ema`` are the parameters to use.
+
+    Raises:
+        ValueError: for bad options or data, before any work.
+        Diverged: after MAX_BAD_RUN non-finite updates in a row.
+    """
+    check(options)
+    if draw is None:
+        model.family.validate(data)
+        _check_event(model, data)
+    data = jax.tree.map(jnp.asarray, data)
+    optimizer = make_optimizer(options)
+    loss = make_loss(model, options.objective, options.num_t)
+    step = make_train_step(loss, optimizer, options, draw or draw_rows)
+    state = init_state(model, optimizer, options.seed)
+    if checkpoints is not None:
+        restored = checkpoints.restore(state)
+        state = state if restored is None else restored[1]
+    per_dispatch = options.steps_per_dispatch or _steps_per_dispatch(model, options)
+    dispatch = make_dispatch(step, looped=per_dispatch > 1)
+    return _loop(state, data, options, dispatch, per_dispatch, checkpoints, on_log)
+
+
+def check(options: Options) -> None:
+    """Refuse bad options: ValueError that names the field, what was expected and what came."""
+    parallel.check_batch(options.batch_size)
+    positive = ("num_steps", "learning_rate", "clip_norm", "log_every", "checkpoint_every")
+    for name in positive:
+        if not getattr(options, name) > 0:
+            raise ValueError(f"{name}: expected more than 0, got {getattr(options, name)}")
+    if not 0 <= options.ema_decay < 1:
+        raise ValueError(f"ema_decay: expected a number in [0, 1), got {options.ema_decay}")
+    for name, known in (("lr_schedule", LR_SCHEDULES), ("objective", OBJECTIVES)):
+        if getattr(options, name) not in known:
+            raise ValueError(f"{name}: expected one of {known}, got {getattr(options, name)!r}")
+
+
+OBJECTIVES = ("bound", "v")
+LR_SCHEDULES = ("constant", "cosine", "linear")
+
+
+def make_optimizer(options: Options) -> optax.GradientTransformation:
+    """Adam with gradient clipping and the named learning-rate schedule, ending at 0."""
+    decay_steps = max(options.num_steps - options.warmup, 1)
+    decays = {
+        "constant": optax.constant_schedule(options.learning_rate),
+        "cosine": optax.cosine_decay_schedule(options.learning_rate, decay_steps),
+        "linear": optax.linear_schedule(options.learning_rate, 0.0, decay_steps),
+    }
+    rate = decays[options.lr_schedule]
+    if options.warmup:
+        ramp = optax.linear_schedule(0.0, options.learning_rate, options.warmup)
+        rate = optax.join_schedules([ramp, rate], [options.warmup])
+    return optax.chain(optax.clip_by_global_norm(options.clip_norm), optax.adam(rate))
+
+
+def init_state(model: Model, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
+    """The state at step 0."""
+    params = model.init(jax.random.fold_in(jax.random.key(seed), 0x1A17))
+    zero = jnp.zeros((), jnp.int32)
+    nan = jnp.full((), jnp.nan)  # no batch seen yet
+    ema = jax.tree.map(jnp.copy, params)  # a buffer of its own: both are donated
+    return TrainState(zero, params, ema, optimizer.init(params), zero + 0, zero + 0, nan, nan + 0)
+
+
+def make_loss(model: Model, objective: str = "bound", num_t: int | None = None) -> Loss:
+    """The loss of one batch on one device: params, key, batch (n, *event) -> loss, mean K in nats.
+
+    Args:
+        model: its schedule too is a function of params, so β is learned by the same gradient.
+        objective: "bound": −K per dimension (eq. 15). "v": the same terms with the weights that make
+            them the mean squared error of v, with noise levels as in the cosine schedule.
+        num_t: as in `bound.draw_terms`; 0: the exact sum over all t.
+    """
+
+    def all_t(params, key: Array, batch: Array):
+        schedule = model.schedule(params)
+        reverse = model.reverse(params, schedule)
+        each = jax.vmap(
+            lambda k, x: bound.exact(k, model.family, schedule, reverse, x, model.last_step).K
+        )
+        K = jnp.mean(each(jax.random.split(key, batch.shape[0]), batch))
+        return -K / batch[0].size, K
+
+    def random_t(params, key: Array, batch: Array):
+        schedule = model.schedule(params)
+        reverse = model.reverse(params, schedule)
+        family, last_step = model.family, model.last_step
+        if objective == "v":
+            law, weights = v_weights(schedule)
+        else:
+            law, weights = bound.time_weights(schedule, last_step), jnp.ones_like(schedule.beta)
+        draws = bound.draw_terms(key, family, schedule, reverse, batch, law, num_t)
+        known = jnp.mean(jax.vmap(lambda x: bound.ends(family, schedule, x, last_step))(batch))
+        terms = draws.term / draws.probability
+        K = known + jnp.mean(terms)
+        if objective == "v":
+            return -jnp.mean(draws.term * weights[draws.t]) / batch[0].size, K
+        return -K / batch[0].size, K
+
+    return all_t if num_t == 0 else random_t
+
+
+def v_weights(schedule: Schedule) -> tuple[Array, Array]:
+    """Law of t and weights (T+1,) under which the terms of K are the mean squared error of v.
+
+    With Σ = β̃_t, KL_t = ½ (SNR_{t−1} − SNR_t) |x̂^0 − x^0|² and |v̂ − v|² = |x̂^0 − x^0|²/(1−ᾱ_t), so
+    the weight is 2 (1−ᾱ_{t−1})/(ᾱ_{t−1} β_t). Noise levels are drawn uniform in the angle
+    arctan √((1−ᾱ)/ᾱ), as the cosine schedule has them, whatever the schedule is.
+    """
+    ratio = schedule.noise / jnp.maximum(schedule.alpha_bar, 1e-12)  # infinite where ᾱ_T = 0
+    law = jnp.diff(jnp.arctan(jnp.sqrt(ratio[1:])), prepend=jnp.zeros(2))
+    law = jnp.maximum(law.at[1].set(0.0), 0.0)
+    before = ratio[:-1]
+    weights = 2 * before / jnp.maximum(schedule.beta[1:], 1e-12)
+    return law / jnp.sum(law), jnp.concatenate([jnp.zeros(1), weights])
+
+
+def draw_rows(key: Array, data: Array, n: int) -> Array:
+    """n rows of data, drawn with replacement."""
+    return data[jax.random.randint(key, (n,), 0, data.shape[0])]
+
+
+def make_train_step(
+    loss: Loss, optimizer: optax.GradientTransformation, options: Options, draw: Draw
+):
+    """One pure training step (state, data, key) -> state, of one device among `parallel`'s."""
+    per_device = parallel.check_batch(options.batch_size)
+
+    def train_step(state: TrainState, data, key: Array) -> TrainState:
+        step_key = parallel.device_key(jax.random.fold_in(key, state.step))
+        key_data, key_loss = jax.random.split(step_key)
+        batch = draw(key_data, data, per_device)
+        # The gradient of a mean over devices is not reduced by itself: reduce the gradient.
+        (value, K), gradient = jax.value_and_grad(loss, has_aux=True)(
+            state.params, key_loss, batch
+        )
+        value, K, gradient = parallel.mean((value, K, gradient))
+        norm = optax.global_norm(gradient)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        decay = jnp.minimum(options.ema_decay, (1.0 + state.step) / (10.0 + state.step))
+        ema = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.ema, params)
+        new = (params, ema, opt_state)
+        old = (state.params, state.ema, state.opt_state)
+        params, ema, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+        mean_K = jnp.where(jnp.isnan(state.K), K, 0.99 * state.K + 0.01 * K)
+        return TrainState(
+            state.step + 1,
+            params,
+            ema,
+            opt_state,
+            state.skipped + (1 - finite.astype(jnp.int32)),
+            jnp.where(finite, 0, state.bad_run + 1),
+            jnp.where(finite, mean_K, state.K),
+            norm,
+        )
+
+    return train_step
+
+
+def make_dispatch(step, looped: bool):
+    """Compile `num` steps into one dispatch on all devices: (state, data, key, num) -> state.
+
+    With `looped` False there is no loop in the compiled code and num must be 1: on CPU the gradient of a
+    convolution is 30–60 times slower inside a loop. The state's memory is taken over.
+    """
+
+    def steps(state: TrainState, data, key: Array, num: Array) -> TrainState:
+        if not looped:
+            return step(state, data, key)
+        return jax.lax.fori_loop(0, num, lambda _, s: step(s, data, key), state)
+
+    return parallel.over_devices(steps, num_args=4, donate=(0,))
+
+
+def _loop(state, data, options, dispatch, per_dispatch, checkpoints, on_log) -> TrainState:
+    key = jax.random.key(options.seed)
+    step = int(state.step)
+    blocking = jax.default_backend() == "cpu" and jax.local_device_count() > 1
+    saved = step
+    while step < options.num_steps:
+        ahead = [per_dispatch, options.num_steps - step]
+        ahead += [every - step % every for every in (options.log_every, options.checkpoint_every)]
+        num = min(ahead)
+        state = dispatch(state, data, key, jnp.asarray(num, jnp.int32))
+        step += num
+        last = step == options.num_steps
+        if blocking:  # collectives of several queued steps can deadlock on few cores
+            jax.block_until_ready(state)
+        if step % options.log_every == 0 or last:
+            _stop_if_diverged(state, saved if checkpoints is not None else None)
+            if on_log is not None:
+                on_log(state)
+        if checkpoints is not None and (step % options.checkpoint_every == 0 or last):
+            _stop_if_diverged(state, saved)
+            checkpoints.save(step, state)
+            saved = step
+    return state
+
+
+def _stop_if_diverged(state: TrainState, saved: int | None) -> None:
+    if int(state.bad_run) < MAX_BAD_RUN:
+        return
+    kept = "no checkpoint was asked for" if saved is None else f"last good checkpoint: step {saved}"
+    raise Diverged(
+        f"training stopped at step {int(state.step)}: {int(state.bad_run)} updates in a row had a"
+        f" loss or gradient that is not finite ({int(state.skipped)} in all); {kept}."
+        " Try a lower learning_rate or clip_norm"
+    )
+
+
+def _steps_per_dispatch(model: Model, options: Options) -> int:
+    if jax.default_backend() != "cpu":
+        return options.log_every
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    example = jax.ShapeDtypeStruct(model.event_shape, jnp.result_type(float))
+    t = jax.ShapeDtypeStruct((), jnp.int32)
+
+    def kernel(p, x, t):
+        return model.reverse(p, model.schedule(p))(x, t)
+
+    convolves = "conv_general_dilated" in str(jax.make_jaxpr(kernel)(params, example, t))
+    return 1 if convolves else options.log_every
+
+
+def _check_event(model: Model, data) -> None:
+    if tuple(data.shape[1:]) != model.event_shape:
+        raise ValueError(
+            f"data: expected events of shape {model.event_shape}, got {tuple(data.shape[1:])}"
+        )

@@ -1,0 +1,332 @@
+"""What every experiment shares: flags, presets, work directory, training with progress, the report."""
+
+import dataclasses
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from absl import app, flags, logging
+from tqdm import tqdm
+
+from dpm_jax import checkpoint, evaluation, networks, reporting, schedule, training
+from dpm_jax.model import Model
+
+FLAGS = flags.FLAGS
+
+# Flags that say where things are or how to run; they may differ when a run is resumed.
+_PLACES = ("workdir", "data_dir", "manual_dir", "log_every", "checkpoint_every")
+
+
+class Problem(NamedTuple):
+    """What an experiment is once its configuration is known."""
+
+    model: Model  # that is trained
+    evaluated: Model  # that is evaluated and sampled; the same parameters
+    data: Any  # for training.fit
+    draw: training.Draw | None
+    test: Any  # rows for K
+    draw_test: Callable | None  # (key, rows) -> examples
+    ceiling: float | None  # of K in nats, for this very setting; None where unknown
+    extra: dict[str, Any]  # facts for report.json
+
+
+class Experiment(NamedTuple):
+    """One row of the paper's Table 1, or another experiment of the same form."""
+
+    name: str
+    unit: str  # of K in the tables
+    presets: dict[str, dict[str, Any]]
+    paper_K_bits: float | None
+    paper_gain_bits: float | None  # K − L_null
+    setup: Callable[[dict[str, Any]], Problem]
+    figures: Callable[..., dict[str, str]]  # config, problem, params, folder -> figure -> path
+    rows: Callable[[Problem, evaluation.Evaluation], list[tuple[str, ...]]]  # of the table
+
+
+class Invalid(Exception):
+    """A flag, file or directory that the user can mend; printed without a traceback."""
+
+
+def define_flags(presets: dict[str, dict[str, Any]], **help_of: str) -> None:
+    """Define the shared flags and the experiment's own (`help_of`); presets give their defaults."""
+    flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, figures, report.")
+    flags.DEFINE_enum("preset", "paper", sorted(presets), "Default values of all other flags.")
+    helps = {**_HELP, **help_of}
+    for name, value in presets["paper"].items():
+        kind = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
+        per_preset = ", ".join(f"{p}: {presets[p][name]}" for p in sorted(presets))
+        kind[type(value)](name, None, f"{helps[name]} ({per_preset})")
+
+
+_HELP = {
+    "seed": "Seed of data, parameters, training and evaluation.",
+    "T": "Number of diffusion steps.",
+    "beta_1": "First diffusion rate, inside (0, 1): the noise floor of K.",
+    "schedule": "learned, or a fixed one: constant_fraction, geometric, linear, cosine.",
+    "network": "Network by name: rbf, perceptron, mlp, residual_mlp, bump_dense, unet.",
+    "readout": "Mean of the reverse kernel by name (dpm_jax/readout.py).",
+    "variance": "Variance of the reverse kernel: eq64, between, posterior (Gaussian only).",
+    "last_step": "fixed (App. B.2) or learned.",
+    "num_steps": "Training steps.",
+    "batch_size": "Examples a step, over all devices.",
+    "learning_rate": "Of Adam.",
+    "lr_schedule": "constant, cosine or linear, to 0 at the last step.",
+    "warmup": "Steps of linear warm-up of the learning rate.",
+    "clip_norm": "Global norm at which gradients are clipped.",
+    "ema_decay": "Of the moving average of parameters that is evaluated.",
+    "objective": "bound (eq. 15), or v (its terms reweighted to the squared error of v).",
+    "num_t": "Random t drawn a step and device; 0: the sum over all t, -1: one for each example.",
+    "steps_per_dispatch": "Steps compiled into one dispatch; 0: 1 for convolutions on CPU, else log_every.",
+    "log_every": "Steps between rows of metrics.csv.",
+    "checkpoint_every": "Steps between checkpoints.",
+    "num_eval": "Examples for the final K.",
+    "data_dir": "Where prepared data sets are kept (default: that of tensorflow-datasets).",
+    "manual_dir": "Folder with the original files, for machines without a network.",
+}
+
+
+def run(experiment: Experiment) -> None:
+    """Entry point of an experiment binary; a bad flag ends in one line that names it."""
+    app.run(lambda _: sys.exit(_main(experiment)), flags_parser=_parse_flags)
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+    try:
+        rest = FLAGS(argv)
+    except flags.Error as error:
+        print(f"{Path(argv[0]).name}: {error}", file=sys.stderr)
+        sys.exit(2)
+    if len(rest) > 1:
+        print(f"{Path(argv[0]).name}: unknown argument {rest[1]!r}: flags begin with --", file=sys.stderr)
+        sys.exit(2)
+    return rest
+
+
+def _main(experiment: Experiment) -> int:
+    logging.set_verbosity(logging.WARNING)
+    logging.use_python_logging(quiet=True)
+    program = f"{experiment.name}.py"
+    try:
+        report = execute(experiment, config_from_flags(experiment))
+    except (Invalid, training.Diverged, checkpoint.CheckpointError) as error:
+        print(f"{program}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{program}: interrupted; the same command resumes the run", file=sys.stderr)
+        return 130
+    print(report)
+    return 0
+
+
+def config_from_flags(experiment: Experiment) -> dict[str, Any]:
+    """The preset with the flags given on the command line put in."""
+    config = {"experiment": experiment.name, "preset": FLAGS.preset, "workdir": FLAGS.workdir}
+    for name, default in experiment.presets[FLAGS.preset].items():
+        value = FLAGS[name].value
+        config[name] = default if value is None else value
+    return config
+
+
+def execute(experiment: Experiment, config: dict[str, Any]) -> str:
+    """Train (or resume), bound, draw figures, write report.json; the final table as text.
+
+    Raises:
+        Invalid: for anything the user can mend, before any long work.
+    """
+    try:
+        if not config["workdir"]:
+            raise ValueError("workdir: expected a directory for the run, got none")
+        options = training_options(config)
+        training.check(options)
+        evaluation_size(config)
+        workdir = _claim(Path(config["workdir"]), config, write=False)
+        problem = experiment.setup(config)
+        _claim(workdir, config, write=True)
+    except (ValueError, OSError) as error:
+        raise Invalid(_name_flag(str(error), config)) from error
+    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
+    try:
+        state, seconds = _train(problem, options, workdir, checkpoints)
+    except ValueError as error:  # a checkpoint of another tree or shape
+        raise Invalid(f"--workdir: {error}") from error
+    result = evaluation.evaluate(
+        problem.evaluated,
+        state.ema,
+        problem.test[: config["num_eval"]],
+        seed=config["seed"] + 1,
+        draw=problem.draw_test,
+        passes=problem.extra.pop("passes", None),
+        progress=lambda batches: tqdm(batches, desc="bound", unit="batch", leave=False),
+    )
+    figures = experiment.figures(config, problem, state.ema, workdir / "figures")
+    content = _report(experiment, config, problem, state, result, seconds, figures)
+    reporting.write_json(workdir / "report.json", content)
+    return _final_table(experiment, problem, result, content, workdir)
+
+
+def training_options(config: dict[str, Any]) -> training.Options:
+    """The fields of training.Options among the flags."""
+    fields = {f.name for f in dataclasses.fields(training.Options)}
+    values = {name: value for name, value in config.items() if name in fields}
+    values["num_t"] = None if values["num_t"] < 0 else values["num_t"]
+    return training.Options(**values)
+
+
+def evaluation_size(config: dict[str, Any]) -> None:
+    """ValueError unless num_eval can give a K."""
+    if config["num_eval"] < 2:
+        raise ValueError(f"num_eval: expected at least 2, got {config['num_eval']}")
+
+
+def make_schedule(config: dict[str, Any]) -> schedule.Schedule:
+    """The fixed schedule named by the flags; "learned" starts from the geometric one."""
+    name = "geometric" if config["schedule"] == "learned" else config["schedule"]
+    if name not in schedule.FIXED:
+        known = ["learned", *sorted(schedule.FIXED)]
+        raise ValueError(f"schedule: expected one of {known}, got {name!r}")
+    schedule.check_beta_1(config["beta_1"])
+    return schedule.by_name(name, config["T"], config["beta_1"])
+
+
+def make_network(name: str, T: int, outputs: int, **sizes) -> Any:
+    """A network by its flag name, with the number of outputs that the readout needs."""
+    makers = {
+        "rbf": lambda **s: networks.RBF(T, **s),
+        "perceptron": lambda **s: networks.SigmoidPerceptron(T, **s),
+        "bump_dense": lambda **s: networks.BumpDense(T, **s),
+        "mlp": networks.MLP,
+        "residual_mlp": networks.ResidualMLP,
+        "unet": networks.UNet,
+    }
+    if name not in makers:
+        raise ValueError(f"network: expected one of {sorted(makers)}, got {name!r}")
+    return makers[name](outputs=outputs, **sizes)
+
+
+def _name_flag(message: str, config: dict[str, Any]) -> str:
+    """Messages of the library begin with the argument; here it is the flag of that name."""
+    return f"--{message}" if message.split(":")[0] in config else message
+
+
+def _claim(workdir: Path, config: dict[str, Any], write: bool) -> Path:
+    """Check that `workdir` is new or holds this very run; with `write`, put config.json there."""
+    workdir = workdir.expanduser()
+    if workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"workdir: expected a directory, {workdir} is a file")
+    path = workdir / "config.json"
+    wanted = {name: value for name, value in config.items() if name not in _PLACES}
+    if path.exists():
+        _check_same(workdir, json.loads(path.read_text(encoding="utf-8")), wanted)
+        return workdir
+    for name in ("checkpoints", "metrics.csv", "report.json", "figures"):
+        if (workdir / name).exists():
+            raise ValueError(f"workdir: {workdir} holds {name} but no config.json: not overwritten")
+    if write:
+        workdir.mkdir(parents=True, exist_ok=True)
+        reporting.write_json(path, wanted)
+    return workdir
+
+
+def _check_same(workdir: Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:
+    names = [n for n in {**held, **wanted} if held.get(n) != wanted.get(n)]
+    if names:
+        what = ", ".join(f"{n} = {held.get(n)} there, {wanted.get(n)} here" for n in names)
+        raise ValueError(f"workdir: {workdir} holds another run ({what}); choose another directory")
+
+
+def _train(problem: Problem, options: training.Options, workdir: Path, checkpoints):
+    """training.fit with a progress bar, metrics.csv and TensorBoard events: state, seconds."""
+    from tensorboardX import SummaryWriter
+
+    metrics = reporting.MetricsFile(workdir / "metrics.csv")
+    steps = checkpoints.steps()
+    begun = metrics.seconds_at(steps[-1]) if steps else 0.0
+    start = time.monotonic()
+    with (
+        SummaryWriter(str(workdir / "tensorboard"), purge_step=steps[-1] + 1 if steps else 0) as board,
+        tqdm(total=options.num_steps, initial=steps[-1] if steps else 0, desc="train", unit="step")
+        as bar,
+    ):
+
+        def on_log(state: training.TrainState) -> None:
+            step, K = int(state.step), reporting.bits(float(state.K))
+            row = {"step": step, "seconds": round(begun + time.monotonic() - start, 2), "K_bits": K}
+            row |= {"grad_norm": float(state.grad_norm), "skipped": int(state.skipped)}
+            if metrics.append(**row):
+                for name in ("K_bits", "grad_norm", "skipped"):
+                    board.add_scalar(name, row[name], step)
+            bar.update(step - bar.n)
+            bar.set_postfix_str(f"K = {K:.3f} bits")
+
+        state = training.fit(
+            problem.model, problem.data, options, problem.draw, checkpoints, on_log
+        )
+    return state, begun + time.monotonic() - start if int(state.step) > (steps or [0])[-1] else begun
+
+
+def _report(experiment, config, problem, state, result, seconds, figures) -> dict[str, Any]:
+    bits = reporting.bits
+    beta = problem.evaluated.schedule(state.ema).beta
+    return {
+        "experiment": experiment.name,
+        "preset": config["preset"],
+        "K_bits": bits(result.K),
+        "K_standard_error_bits": reporting.or_null(bits(result.K_error)),
+        "K_minus_L_null_bits": bits(result.K_minus_L_null),
+        "K_minus_L_null_standard_error_bits": reporting.or_null(bits(result.K_minus_L_null_error)),
+        "L_null_bits": bits(result.L_null),
+        "ceiling_bits": None if problem.ceiling is None else bits(problem.ceiling),
+        "paper_K_bits": experiment.paper_K_bits,
+        "paper_K_minus_L_null_bits": experiment.paper_gain_bits,
+        "unit": experiment.unit,
+        "examples": result.examples,
+        "beta_1": float(beta[1]),
+        "last_step": config["last_step"],
+        "seconds": round(seconds, 1),
+        "train_steps": int(state.step),
+        "skipped_updates": int(state.skipped),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
+        "devices": jax.local_device_count(),
+        "backend": jax.default_backend(),
+        "jax": jax.__version__,
+        **problem.extra,
+        "figures": figures,
+        "config": {name: value for name, value in config.items() if name not in _PLACES},
+    }
+
+
+def _final_table(experiment, problem, result, content, workdir: Path) -> str:
+    bits, number = reporting.bits, reporting.number
+    rows = [
+        ("", "paper", "ours", "ceiling", "unit"),
+        (
+            "K",
+            number(experiment.paper_K_bits),
+            number(bits(result.K), bits(result.K_error)),
+            number(content["ceiling_bits"]),
+            experiment.unit,
+        ),
+        (
+            "K − L_null",
+            number(experiment.paper_gain_bits),
+            number(bits(result.K_minus_L_null), bits(result.K_minus_L_null_error)),
+            number(None if problem.ceiling is None else bits(problem.ceiling - result.L_null)),
+            experiment.unit,
+        ),
+        *experiment.rows(problem, result),
+    ]
+    title = (
+        f"{experiment.name}, preset {content['preset']}, β_1 = {content['beta_1']:.3g},"
+        f" last step {content['last_step']}, seed {content['config']['seed']};"
+        f" ± one standard error over {result.examples} examples"
+    )
+    files = [str(workdir / "report.json"), *content["figures"].values()]
+    lines = [title, reporting.table(rows), "", *(f"wrote {name}" for name in files)]
+    return os.linesep.join(["", *lines])
+
+
