@@ -10,8 +10,10 @@ after that is not damage, and is not hidden.
 import contextlib
 import hashlib
 import json
+import logging
 import operator
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,12 +23,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from absl import logging
+from absl import logging as absl_logging
 
 PyTree = Any
 
 _ORBAX_FOLDER = os.path.dirname(ocp.__file__)
 _CHECKSUMS = "checksums.json"
+_UNFINISHED = re.compile(r"\d+\.partial(\.orbax-checkpoint-tmp.*)?")  # our name, orbax's suffix
 _NAMED_DIFFERENCES = 4  # a wrong width changes every leaf: the first few say what is wrong
 
 
@@ -42,6 +45,9 @@ class Checkpoints:
     """The checkpoints of one run: `max_to_keep` newest steps of `directory`, for one writer.
 
     Only `save` changes anything on disk: the directory itself is made by the first save.
+
+    Raises:
+        ValueError: `max_to_keep` is below 1.
     """
 
     def __init__(self, directory: str | os.PathLike[str], max_to_keep: int = 3) -> None:
@@ -107,7 +113,7 @@ class Checkpoints:
                 damaged[step] = str(error)
                 continue
             if damaged:
-                logging.warning("%s", _fallback_message(self._directory, damaged, step))
+                absl_logging.warning("%s", _fallback_message(self._directory, damaged, step))
             state = _fill(like, arrays, step)
             self._damaged = list(damaged)
             return step, state
@@ -150,8 +156,9 @@ class Checkpoints:
                 aside = self._directory / f"damaged-{step}-{count}"
             (self._directory / str(step)).rename(aside)
         self._damaged = []
-        for left in self._directory.glob("[0-9]*.partial*"):
-            shutil.rmtree(left)
+        for path in self._directory.iterdir():
+            if _UNFINISHED.fullmatch(path.name):
+                shutil.rmtree(path)
 
     def _drop_old(self) -> None:
         """Delete all but the newest `max_to_keep` checkpoints."""
@@ -245,7 +252,7 @@ def _differences(
             yield f"{name} has shape {arrays[name].shape}, the run expects {leaf.shape}"
         elif arrays[name].dtype != leaf.dtype:
             yield f"{name} has dtype {arrays[name].dtype}, the run expects {leaf.dtype}"
-    for name in arrays.keys() - expected.keys():
+    for name in [name for name in arrays if name not in expected]:
         held = f"shape {arrays[name].shape} and dtype {arrays[name].dtype}"
         yield f"{name} is extra ({held}), the run does not have it"
 
@@ -271,11 +278,11 @@ def _quiet_orbax() -> Iterator[None]:
     merging the folders of several processes, of which there is one.
     """
 
-    def keep(record: Any) -> bool:
-        ours = not record.pathname.startswith(_ORBAX_FOLDER)
-        return ours or record.levelno >= logging.converter.STANDARD_ERROR
+    def keep(record: logging.LogRecord) -> bool:
+        of_orbax = record.pathname.startswith(_ORBAX_FOLDER)
+        return record.levelno >= logging.ERROR or not of_orbax
 
-    logger = logging.get_absl_logger()
+    logger = absl_logging.get_absl_logger()
     logger.addFilter(keep)
     try:
         yield

@@ -75,7 +75,7 @@ def build(
         log_snr = steps.log_snr
 
         def reverse(xt: Array, t: Array) -> Params:
-            raw = network.apply(params["network"], xt, steps.index[t], log_snr[t])
+            raw = network.apply(params["network"], xt, steps.network_t[t], log_snr[t])
             return read.apply(raw, xt, steps, t)
 
         if last_step == "fixed":
@@ -109,10 +109,7 @@ def log_likelihood_bound(
 
 
 def respaced(model: Model, params, steps: int | None) -> Schedule:
-    """The model's schedule, or a subset of `steps` of its t where steps is given.
-
-    A learned schedule is respaced on the host, so its params must not be traced then.
-    """
+    """The model's schedule, or a subset of `steps` of its t where steps is given."""
     schedule = model.schedule(params)
     return schedule if steps is None else schedules.respace(schedule, steps)
 

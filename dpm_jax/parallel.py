@@ -62,5 +62,7 @@ def check_batch(batch_size: int) -> int:
     if batch_size < 1:
         raise ValueError(f"batch_size: expected at least 1, got {batch_size}")
     if batch_size % devices:
-        raise ValueError(f"batch_size: expected a multiple of the {devices} devices, got {batch_size}")
+        raise ValueError(
+            f"batch_size: expected a multiple of the {devices} devices, got {batch_size}"
+        )
     return batch_size // devices

@@ -123,12 +123,8 @@ def _binomial(family: Family, mean, raw, xt, schedule, t) -> binomial.Bernoulli:
     if_0 = family.posterior(jnp.zeros_like(xt), xt, beta, before).logits
     log_sigmoid = jax.nn.log_sigmoid
     # P(x^{t-1}) = P(x^0=1|x^t) q(x^{t-1}|x^t,1) + P(x^0=0|x^t) q(x^{t-1}|x^t,0), in logs.
-    log_1 = jnp.logaddexp(
-        log_sigmoid(z) + log_sigmoid(if_1), log_sigmoid(-z) + log_sigmoid(if_0)
-    )
-    log_0 = jnp.logaddexp(
-        log_sigmoid(z) + log_sigmoid(-if_1), log_sigmoid(-z) + log_sigmoid(-if_0)
-    )
+    log_1 = jnp.logaddexp(log_sigmoid(z) + log_sigmoid(if_1), log_sigmoid(-z) + log_sigmoid(if_0))
+    log_0 = jnp.logaddexp(log_sigmoid(z) + log_sigmoid(-if_1), log_sigmoid(-z) + log_sigmoid(-if_0))
     return binomial.Bernoulli(log_1 - log_0)
 
 

@@ -18,7 +18,7 @@ class Schedule(NamedTuple):
 
     beta: Array  # (T+1,)
     log_alpha_bar: Array  # (T+1,), log Π_{s≤t} (1 − β_s)
-    index: Array  # (T+1,) int32: t, or the original t after `respace`
+    network_t: Array  # (T+1,) int32: t, or the original t after `respace`
 
     @property
     def T(self) -> int:
@@ -176,17 +176,17 @@ def respace(schedule: Schedule, steps: int) -> Schedule:
     """A subset of `steps` of the t, from t = 1 to t = T, as a schedule of its own.
 
     The respaced chain is a diffusion model with its own β, kernels, samples and K. Networks are
-    conditioned on log-SNR (or on the original t through ``index``), so one network serves both.
+    conditioned on log-SNR (or on the original t through ``network_t``), so one network serves both.
 
     Raises:
         ValueError: where steps is not in 2..T.
     """
     if not 2 <= steps <= schedule.T:
         raise ValueError(f"steps: expected 2..{schedule.T}, got {steps}")
-    kept = np.round(np.linspace(1, schedule.T, steps)).astype(np.int32)
-    kept = np.concatenate([[0], kept])
-    respaced = _from_log_alpha_bar(np.asarray(schedule.log_alpha_bar, np.float64)[kept])
-    return respaced._replace(index=schedule.index[kept])
+    kept = np.concatenate([[0], np.round(np.linspace(1, schedule.T, steps)).astype(np.int32)])
+    log_alpha_bar = schedule.log_alpha_bar[kept]
+    beta = jnp.concatenate([jnp.zeros_like(log_alpha_bar[:1]), -jnp.expm1(jnp.diff(log_alpha_bar))])
+    return Schedule(beta, log_alpha_bar, schedule.network_t[kept])
 
 
 def check_steps(T: int) -> int:

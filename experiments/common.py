@@ -32,7 +32,7 @@ class Problem(NamedTuple):
     test: Any  # rows for K
     draw_test: Callable | None  # (key, rows) -> examples
     ceiling: float | None  # of K in nats, for this very setting; None where unknown
-    extra: dict[str, Any]  # facts for report.json
+    facts: dict[str, Any]  # more for report.json
 
 
 class Experiment(NamedTuple):
@@ -44,8 +44,8 @@ class Experiment(NamedTuple):
     paper_K_bits: float | None
     paper_gain_bits: float | None  # K − L_null
     setup: Callable[[dict[str, Any]], Problem]
-    figures: Callable[..., dict[str, str]]  # config, problem, params, folder -> figure -> path
-    rows: Callable[[Problem, evaluation.Evaluation], list[tuple[str, ...]]]  # of the table
+    figures: Callable[..., tuple]  # config, problem, params, folder -> {figure: path}, facts
+    measures: Callable[..., tuple]  # problem, evaluation -> facts, rows of the table
 
 
 class Invalid(Exception):
@@ -54,7 +54,9 @@ class Invalid(Exception):
 
 def define_flags(presets: dict[str, dict[str, Any]], **help_of: str) -> None:
     """Define the shared flags and the experiment's own (`help_of`); presets give their defaults."""
-    flags.DEFINE_string("workdir", None, "Directory of the run: checkpoints, metrics, figures, report.")
+    flags.DEFINE_string(
+        "workdir", None, "Directory of the run: checkpoints, metrics, figures, report."
+    )
     flags.DEFINE_enum("preset", "paper", sorted(presets), "Default values of all other flags.")
     helps = {**_HELP, **help_of}
     for name, value in presets["paper"].items():
@@ -102,7 +104,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
         print(f"{Path(argv[0]).name}: {error}", file=sys.stderr)
         sys.exit(2)
     if len(rest) > 1:
-        print(f"{Path(argv[0]).name}: unknown argument {rest[1]!r}: flags begin with --", file=sys.stderr)
+        print(
+            f"{Path(argv[0]).name}: unknown argument {rest[1]!r}: flags begin with --",
+            file=sys.stderr,
+        )
         sys.exit(2)
     return rest
 
@@ -160,13 +165,18 @@ def execute(experiment: Experiment, config: dict[str, Any]) -> str:
         problem.test[: config["num_eval"]],
         seed=config["seed"] + 1,
         draw=problem.draw_test,
-        passes=problem.extra.pop("passes", None),
+        passes=config.get("passes"),
         progress=lambda batches: tqdm(batches, desc="bound", unit="batch", leave=False),
     )
-    figures = experiment.figures(config, problem, state.ema, workdir / "figures")
-    content = _report(experiment, config, problem, state, result, seconds, figures)
+    figures, facts = experiment.figures(config, problem, state.ema, workdir / "figures")
+    measured, rows = experiment.measures(problem, result)
+    content = _report(experiment, config, problem, state, result, seconds)
+    content |= {**problem.facts, **facts, **measured, "figures": figures}
     reporting.write_json(workdir / "report.json", content)
-    return _final_table(experiment, problem, result, content, workdir)
+    for name in ("valid_samples", "nan_samples"):
+        if name in facts:
+            rows.append((name.replace("_", " "), "–", f"{facts[name]:g}", "–", "of all samples"))
+    return _final_table(experiment, problem, result, content, rows, workdir)
 
 
 def training_options(config: dict[str, Any]) -> training.Options:
@@ -248,9 +258,12 @@ def _train(problem: Problem, options: training.Options, workdir: Path, checkpoin
     begun = metrics.seconds_at(steps[-1]) if steps else 0.0
     start = time.monotonic()
     with (
-        SummaryWriter(str(workdir / "tensorboard"), purge_step=steps[-1] + 1 if steps else 0) as board,
-        tqdm(total=options.num_steps, initial=steps[-1] if steps else 0, desc="train", unit="step")
-        as bar,
+        SummaryWriter(
+            str(workdir / "tensorboard"), purge_step=steps[-1] + 1 if steps else 0
+        ) as board,
+        tqdm(
+            total=options.num_steps, initial=steps[-1] if steps else 0, desc="train", unit="step"
+        ) as bar,
     ):
 
         def on_log(state: training.TrainState) -> None:
@@ -266,10 +279,12 @@ def _train(problem: Problem, options: training.Options, workdir: Path, checkpoin
         state = training.fit(
             problem.model, problem.data, options, problem.draw, checkpoints, on_log
         )
-    return state, begun + time.monotonic() - start if int(state.step) > (steps or [0])[-1] else begun
+    return state, begun + time.monotonic() - start if int(state.step) > (steps or [0])[
+        -1
+    ] else begun
 
 
-def _report(experiment, config, problem, state, result, seconds, figures) -> dict[str, Any]:
+def _report(experiment, config, problem, state, result, seconds) -> dict[str, Any]:
     bits = reporting.bits
     beta = problem.evaluated.schedule(state.ema).beta
     return {
@@ -294,15 +309,13 @@ def _report(experiment, config, problem, state, result, seconds, figures) -> dic
         "devices": jax.local_device_count(),
         "backend": jax.default_backend(),
         "jax": jax.__version__,
-        **problem.extra,
-        "figures": figures,
         "config": {name: value for name, value in config.items() if name not in _PLACES},
     }
 
 
-def _final_table(experiment, problem, result, content, workdir: Path) -> str:
+def _final_table(experiment, problem, result, content, rows, workdir: Path) -> str:
     bits, number = reporting.bits, reporting.number
-    rows = [
+    table = [
         ("", "paper", "ours", "ceiling", "unit"),
         (
             "K",
@@ -318,7 +331,7 @@ def _final_table(experiment, problem, result, content, workdir: Path) -> str:
             number(None if problem.ceiling is None else bits(problem.ceiling - result.L_null)),
             experiment.unit,
         ),
-        *experiment.rows(problem, result),
+        *rows,
     ]
     title = (
         f"{experiment.name}, preset {content['preset']}, β_1 = {content['beta_1']:.3g},"
@@ -326,7 +339,5 @@ def _final_table(experiment, problem, result, content, workdir: Path) -> str:
         f" ± one standard error over {result.examples} examples"
     )
     files = [str(workdir / "report.json"), *content["figures"].values()]
-    lines = [title, reporting.table(rows), "", *(f"wrote {name}" for name in files)]
+    lines = [title, reporting.table(table), "", *(f"wrote {name}" for name in files)]
     return os.linesep.join(["", *lines])
-
-

@@ -24,6 +24,7 @@ _SHARED = {
     "network": "rbf",
     "width": 16,
     "depth": 1,
+    "octaves": 0,
     "readout": "x0",
     "variance": "between",
     "last_step": "fixed",
@@ -47,6 +48,7 @@ _BEST = {
     "network": "mlp",
     "width": 128,
     "depth": 3,
+    "octaves": 6,
     "readout": "v",
     "num_steps": 20000,
     "batch_size": 512,
@@ -62,8 +64,9 @@ def setup(config) -> common.Problem:
     swiss_roll.moments(config["noise"])
     family = gaussian.family()
     read = readout.by_name(family, config["readout"], config["variance"])
-    rbf = config["network"] == "rbf"
-    sizes = {"units": config["width"]} if rbf else {"width": config["width"], "depth": config["depth"]}
+    sizes = {name: config[name] for name in ("width", "depth", "octaves")}
+    if config["network"] == "rbf":
+        sizes = {"units": config["width"]}
     built = model.build(
         family,
         common.make_schedule(config),
@@ -84,7 +87,7 @@ def setup(config) -> common.Problem:
     return common.Problem(built, built, data, None, test, None, ceiling, {})
 
 
-def figures(config, problem, params, folder) -> dict[str, str]:
+def figures(config, problem, params, folder):
     """Figure 1: forward and reverse slices and drift at t = 0, T/2, T."""
     key_forward, key_reverse = jax.random.split(jax.random.key(config["seed"] + 2))
     schedule = problem.model.schedule(params)
@@ -113,17 +116,15 @@ def figures(config, problem, params, folder) -> dict[str, str]:
     path = plots.swiss_roll(
         folder / "figure1.png", slices, [states[:, t] for t in times], drift, times, config["noise"]
     )
-    return {"figure1": str(path)}
+    return {"figure1": str(path)}, {}
 
 
-def rows(problem, result) -> list[tuple[str, ...]]:
+def measures(problem, result):
     """Nothing beyond K and K − L_null."""
-    return []
+    return {}, []
 
 
-EXPERIMENT = common.Experiment(
-    "swiss_roll", "bits", PRESETS, 2.35, 6.45, setup, figures, rows
-)
+EXPERIMENT = common.Experiment("swiss_roll", "bits", PRESETS, 2.35, 6.45, setup, figures, measures)
 
 if __name__ == "__main__":
     common.define_flags(
@@ -131,5 +132,6 @@ if __name__ == "__main__":
         noise="Noise of the roll in the generator's units (scikit-learn's), at least 0.",
         width="Units of the network's layers.",
         depth="Hidden layers of the mlp.",
+        octaves="Octaves of sines and cosines of x that the mlp sees beside x.",
     )
     common.run(EXPERIMENT)

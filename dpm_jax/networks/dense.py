@@ -29,10 +29,10 @@ class MLP(nn.Module):
     def __call__(self, x: Array, t: Array, log_snr: Array) -> Array:
         """x of any shape -> raw outputs (*event, outputs)."""
         flat = x.reshape(-1)
-        phase = jnp.outer(flat, jnp.asarray([2.0**k for k in range(self.octaves)], flat.dtype)).reshape(-1)
-        hidden = jnp.concatenate(
-            [flat, jnp.sin(phase), jnp.cos(phase), log_snr_features(log_snr)]
-        )
+        phase = jnp.outer(
+            flat, jnp.asarray([2.0**k for k in range(self.octaves)], flat.dtype)
+        ).reshape(-1)
+        hidden = jnp.concatenate([flat, jnp.sin(phase), jnp.cos(phase), log_snr_features(log_snr)])
         for _ in range(self.depth):
             hidden = jax.nn.silu(nn.Dense(self.width)(hidden))
         z = nn.Dense(x.size * self.outputs, kernel_init=nn.initializers.zeros_init())(hidden)
@@ -52,7 +52,9 @@ class ResidualMLP(nn.Module):
         time = jax.nn.silu(nn.Dense(self.width)(log_snr_features(log_snr)))
         hidden = nn.Dense(self.width)(x.reshape(-1))
         for _ in range(self.depth):
-            inner = jax.nn.silu(nn.Dense(self.width)(nn.LayerNorm()(hidden)) + nn.Dense(self.width)(time))
+            inner = jax.nn.silu(
+                nn.Dense(self.width)(nn.LayerNorm()(hidden)) + nn.Dense(self.width)(time)
+            )
             hidden = hidden + nn.Dense(self.width, kernel_init=nn.initializers.zeros_init())(inner)
         hidden = jax.nn.silu(nn.LayerNorm()(hidden))
         z = nn.Dense(x.size * self.outputs, kernel_init=nn.initializers.zeros_init())(hidden)

@@ -41,7 +41,9 @@ class UNet(nn.Module):
     def __call__(self, x: Array, t: Array, log_snr: Array) -> Array:
         """x (H, W, C) -> raw outputs (H, W, C, outputs)."""
         if x.ndim != 3 or x.shape[0] % 4 or x.shape[1] % 4:
-            raise ValueError(f"UNet takes images (H, W, C) with sides divisible by 4, got {x.shape}")
+            raise ValueError(
+                f"UNet takes images (H, W, C) with sides divisible by 4, got {x.shape}"
+            )
         fine, coarse = self.channels
         time = jax.nn.silu(nn.Dense(2 * coarse)(log_snr_features(log_snr)))
         hidden = nn.Conv(fine, (3, 3))(_space_to_depth(x))
@@ -59,7 +61,9 @@ class UNet(nn.Module):
         for _ in range(self.blocks):
             hidden = _Block(fine)(hidden, time)
         hidden = jax.nn.silu(nn.LayerNorm()(hidden))
-        last = nn.Conv(4 * x.shape[-1] * self.outputs, (3, 3), kernel_init=nn.initializers.zeros_init())
+        last = nn.Conv(
+            4 * x.shape[-1] * self.outputs, (3, 3), kernel_init=nn.initializers.zeros_init()
+        )
         return _depth_to_space(last(hidden)).reshape(*x.shape, self.outputs)
 
     def _whole_image(self, hidden: Array, time: Array) -> Array:

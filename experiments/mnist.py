@@ -1,0 +1,173 @@
+"""MNIST: the paper's Figure App.1, and K in bits per image, per dim and 8-bit bits/dim.
+
+    python experiments/mnist.py --workdir=runs/mnist --preset=best
+
+Gaussian diffusion, T = 1000, of uniformly dequantised digits scaled by one constant to unit variance.
+Preset "paper" is the dense tanh network with bump readout (App. D.2) and the mean of the authors'
+code; preset "best" a small U-Net conditioned on log-SNR. The paper reports no K for MNIST, only
+Parzen windows. K depends on β_1, the noise floor: at 0.002 no model can pass K − L_null = 4.48
+bits/dim (the entropy of the noise alone).
+"""
+
+import math
+from functools import partial
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+import common
+from dpm_jax import gaussian, model, plots, readout, reporting
+from dpm_jax.data import images
+
+EVENT = (28, 28, 1)
+DIMS = 784
+_SHARED = {
+    "seed": 0,
+    "T": 1000,
+    "beta_1": 2e-3,
+    "schedule": "geometric",
+    "network": "bump_dense",
+    "readout": "code",
+    "variance": "eq64",
+    "last_step": "fixed",
+    "num_steps": 4000,
+    "batch_size": 128,
+    "learning_rate": 1e-3,
+    "lr_schedule": "cosine",
+    "warmup": 100,
+    "clip_norm": 1.0,
+    "ema_decay": 0.999,
+    "objective": "bound",
+    "num_t": 8,
+    "steps_per_dispatch": 0,
+    "log_every": 25,
+    "checkpoint_every": 500,
+    "sample_steps": 1000,
+    "num_samples": 100,
+    "num_eval": 10000,
+    "passes": 10,
+    "data_dir": "",
+    "manual_dir": "",
+}
+_BEST = {
+    "network": "unet",
+    "readout": "v",
+    "variance": "posterior",
+    "num_steps": 8000,
+    "batch_size": 64,
+    "learning_rate": 2e-3,
+    "objective": "v",
+    "num_t": -1,
+    "sample_steps": 50,
+}
+PRESETS = {"paper": _SHARED, "best": {**_SHARED, **_BEST}}
+
+
+def setup(config) -> common.Problem:
+    """The model, the data and the noise-floor ceiling for these flags."""
+    if config["num_samples"] < 1:
+        raise ValueError(f"num_samples: expected at least 1, got {config['num_samples']}")
+    if config["passes"] < 1:
+        raise ValueError(f"passes: expected at least 1, got {config['passes']}")
+    if not 2 <= config["sample_steps"] <= config["T"]:
+        raise ValueError(f"sample_steps: expected 2..{config['T']}, got {config['sample_steps']}")
+    family = gaussian.family()
+    read = readout.by_name(family, config["readout"], config["variance"])
+    build = partial(
+        model.build,
+        family,
+        common.make_schedule(config),
+        common.make_network(config["network"], config["T"], read.outputs),
+        EVENT,
+        config["readout"],
+        config["variance"],
+        config["last_step"],
+        learn_schedule=config["schedule"] == "learned",
+    )
+    built = build()
+    data = images.load("mnist", config["data_dir"] or None, config["manual_dir"] or None)
+    mean, scale = data.mean, data.scale
+
+    def dequantize(key, rows):
+        return images.dequantize(key, rows, mean, scale)
+
+    def draw(key, rows, n):
+        key_rows, key_noise = jax.random.split(key)
+        index = jax.random.randint(key_rows, (n,), 0, rows.shape[0])
+        return dequantize(key_noise, rows[index])
+
+    # h(X_1) >= h(noise of the β_1 step): no density of x^1 is narrower than its noise.
+    ceiling = None
+    if config["last_step"] == "fixed":
+        ceiling = -0.5 * DIMS * math.log(2 * math.pi * math.e * config["beta_1"])
+    evaluated = build(x0_range=images.data_range(mean, scale))
+    facts = {
+        "ceiling": "noise floor: minus the entropy of the noise of the beta_1 step",
+        "dims": DIMS,
+        "mean_levels": mean,
+        "scale_levels": scale,
+    }
+    return common.Problem(built, evaluated, data.train, draw, data.test, dequantize, ceiling, facts)
+
+
+def figures(config, problem, params, folder):
+    """Figure App.1: true samples, not means; all are counted, the first 100 are shown."""
+    n, steps, chunk = config["num_samples"], config["sample_steps"], min(config["num_samples"], 100)
+    draw = jax.jit(lambda p, key: model.sample(problem.evaluated, p, key, chunk, steps))
+    seed = jax.random.key(config["seed"] + 2)
+    parts = [
+        np.asarray(draw(params, jax.random.fold_in(seed, i)))
+        for i in tqdm(range(-(-n // chunk)), desc="sample", leave=False)
+    ]
+    samples = np.concatenate(parts)[:n]
+    facts = {"samples": n, "nan_samples": int(np.isnan(samples).any(axis=(1, 2, 3)).sum())}
+    scaling = problem.facts["mean_levels"], problem.facts["scale_levels"]
+    levels = np.asarray(images.to_levels(samples[:100], *scaling))
+    title = f"MNIST, true samples, {steps} steps"
+    path = plots.image_grid(folder / "figure_app1.png", levels, 10, title)
+    return {"figure_app1": str(path)}, facts
+
+
+def measures(problem, result):
+    """K per dim, and the 8-bit bits/dim, which is lower the better: facts and rows of the table."""
+    bits, number = reporting.bits, reporting.number
+    per_dim = {
+        "K_bits_per_dim": bits(result.K) / DIMS,
+        "K_minus_L_null_bits_per_dim": bits(result.K_minus_L_null) / DIMS,
+        "K_minus_L_null_standard_error_bits_per_dim": bits(result.K_minus_L_null_error) / DIMS,
+        "bits_per_dim_8bit": reporting.bits_per_dim_8bit(
+            result.K, DIMS, problem.facts["scale_levels"]
+        ),
+    }
+    error = bits(result.K_error) / DIMS
+    ceilings = [None, None, None]
+    if problem.ceiling is not None:
+        ceilings = [
+            bits(problem.ceiling) / DIMS,
+            bits(problem.ceiling - result.L_null) / DIMS,
+            reporting.bits_per_dim_8bit(problem.ceiling, DIMS, problem.facts["scale_levels"]),
+        ]
+    gain_error = per_dim["K_minus_L_null_standard_error_bits_per_dim"]
+    values = [
+        ("K per dim", "K_bits_per_dim", error, "bits/dim"),
+        ("K − L_null per dim", "K_minus_L_null_bits_per_dim", gain_error, "bits/dim"),
+        ("8-bit code length (lower is better)", "bits_per_dim_8bit", error, "bits/dim"),
+    ]
+    rows = [
+        (name, "–", number(per_dim[key], e, 4), number(c, digits=4), unit)
+        for (name, key, e, unit), c in zip(values, ceilings)
+    ]
+    return per_dim, rows
+
+
+EXPERIMENT = common.Experiment("mnist", "bits/image", PRESETS, None, None, setup, figures, measures)
+
+if __name__ == "__main__":
+    common.define_flags(
+        PRESETS,
+        sample_steps="Steps of the samples, at most T: the chain is respaced to them.",
+        num_samples="Samples drawn and counted; the first 100 are shown.",
+        passes="Stratified draws of t for each example of the final K.",
+    )
+    common.run(EXPERIMENT)
