@@ -135,7 +135,8 @@ def test_bit_logits_give_the_best_factorised_kernel(beta, noise_prev):
 @pytest.mark.parametrize("log_alpha_bar", [-math.inf, -100.0, -1e-6, -1e-7])
 @pytest.mark.parametrize("rate", [1e-3, 0.2, 0.999])
 def test_paper_size_stays_finite(log_alpha_bar, rate):
-    x = jnp.concatenate([heartbeat.sequences(), jnp.zeros((1, 20)), jnp.ones((1, 20))])
+    rows = heartbeat.sequences()
+    x = jnp.concatenate([rows, jnp.zeros_like(rows[:1]), jnp.ones_like(rows[:1])])
     log_alpha_bar = jnp.float32(log_alpha_bar)
     phase = jax.vmap(lambda x: heartbeat.phase_posterior(x, log_alpha_bar, rate))(x)
     logits = jax.vmap(lambda x: heartbeat.bit_logits(x, log_alpha_bar, rate))(x)

@@ -84,7 +84,7 @@ def noised(key, n, beta_1, noise):
     """n draws of x^1."""
     key_x, key_eps = jax.random.split(key)
     x = swiss_roll.sample(key_x, n, noise)
-    x = math.sqrt(1 - beta_1) * x + math.sqrt(beta_1) * jax.random.normal(key_eps, (n, 2))
+    x = math.sqrt(1 - beta_1) * x + math.sqrt(beta_1) * jax.random.normal(key_eps, (n, 2), x.dtype)
     return np.asarray(x, np.float64)
 
 

@@ -66,7 +66,7 @@ def log_density(x, beta_1: float, noise: float = 0.0) -> np.ndarray:
     """log q(x^1) of x^1 = √(1−β_1) x^0 + √β_1 ε, by quadrature along the curve, in float64.
 
     With 1−ᾱ_t in the place of β_1 it is log q(x^t). Exact to 1e-4 nats within 6 standard
-    deviations of the curve, and to 0.1 % of log q far beyond its ends. At β_1 = 1e-6, 10⁴ draws of
+    deviations of the curve, and to 0.2 % of log q far beyond its ends. At β_1 = 1e-6, 10⁴ draws of
     the law take 0.2 s and as many points far from the curve seconds; larger β_1 are faster.
 
     Args:
