@@ -1,4 +1,4 @@
-"""Table App.1, right column: binomial diffusion. Read beside gaussian.py: same functions, same order.
+"""Table App.1, right column: binomial diffusion. Beside gaussian.py: same functions and order.
 
 All in logits: Bayes' rule and the perturbation are additions there, and no probability near 0 or 1
 is ever rounded to it. Every bit x is 0 or 1 in a float array. The stationary rate ρ is a scalar or
@@ -55,7 +55,7 @@ def marginal(rate: Array, x0: Array, log_alpha_bar: Array) -> Bernoulli:
 def posterior(
     rate: Array, x0: Array, xt: Array, beta: Array, log_alpha_bar_prev: Array
 ) -> Bernoulli:
-    """q(x^{t-1} | x^t, x^0) by Bayes' rule per bit: logit q(x^{t-1}|x^0) + log q(x^t|1)/q(x^t|0)."""
+    """q(x^{t-1} | x^t, x^0) by Bayes' rule: logit q(x^{t-1}|x^0) + log q(x^t|1)/q(x^t|0)."""
     log_ratio_1 = jnp.log(1 - beta + rate * beta) - jnp.log(rate * beta)
     log_ratio_0 = jnp.log(beta * (1 - rate)) - jnp.log1p(-rate * beta)
     evidence = jnp.where(xt > 0.5, log_ratio_1, log_ratio_0)

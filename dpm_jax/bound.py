@@ -45,7 +45,7 @@ class Draws(NamedTuple):
 def term(
     key: Array, family: Family, schedule: Schedule, reverse: Reverse, x0: Array, t: Array
 ) -> Array:
-    """The t-th term of K for one example at one draw of x^t: −KL_t, at t = 1 log p(x^0|x^1); nats."""
+    """The t-th term of K for one example at one x^t: −KL_t, at t = 1 log p(x^0|x^1); nats."""
     xt = family.sample(key, family.marginal(x0, schedule.log_alpha_bar[t]))
     p = reverse(xt, t)
     # q(x^0|x^1,x^0) is a point mass and its KL infinite: at t = 1 the branch that is not used is
@@ -56,7 +56,7 @@ def term(
 
 
 def ends(family: Family, schedule: Schedule, x0: Array, last_step: str = "fixed") -> Array:
-    """The terms of K that need no network, for one example, in nats: prior, and last step if fixed."""
+    """The terms of K without a network, for one example, nats: prior, and last step if fixed."""
     prior = family.prior(x0.shape)
     value = -family.kl(family.marginal(x0, schedule.log_alpha_bar[-1]), prior)
     if first_t(last_step) == 2:
@@ -127,9 +127,9 @@ def trajectory_bound(
 ) -> Array:
     """Unbiased Monte Carlo form of eq. 12 for one example, in nats: one trajectory, no closed form.
 
-    log p(x^T) + Σ_{t=1}^T log p(x^{t-1}|x^t) − log q(x^t|x^{t-1}) along x^{1..T} ~ q(.|x^0). Its mean
-    is K; it is also −W, the negative work of eq. 9. `reverse` must hold at t = 1 too: the fixed
-    last step is `fix_last_step(family, schedule, reverse)`.
+    log p(x^T) + Σ_{t=1}^T log p(x^{t-1}|x^t) − log q(x^t|x^{t-1}) along x^{1..T} ~ q(.|x^0). Its
+    mean is K; it is also −W, the negative work of eq. 9. `reverse` must hold at t = 1 too: with
+    the fixed last step it is `fix_last_step(family, schedule, reverse)`.
     """
 
     def body(carry, t: Array):
@@ -145,7 +145,7 @@ def trajectory_bound(
 
 
 def fix_last_step(family: Family, schedule: Schedule, reverse: Reverse) -> Reverse:
-    """`reverse` with p(x^0|x^1) = T_π(x^0|x^1; β_1) at t = 1 (App. B.2): the forward kernel itself."""
+    """`reverse` with p(x^0|x^1) = T_π(x^0|x^1; β_1) at t = 1 (App. B.2): the forward kernel."""
 
     def fixed(xt: Array, t: Array) -> Params:
         last = family.step(xt, schedule.beta[1])

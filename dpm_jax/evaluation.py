@@ -42,16 +42,16 @@ def evaluate(
         params: its parameters, e.g. ``state.ema``.
         data: (n, *) rows; `draw` makes examples of them.
         seed: of the noise of x^t (and of `draw`).
-        draw: (key, rows) -> examples (rows, *event), e.g. dequantisation; None: the rows as they are.
+        draw: (key, rows) -> examples (rows, *event), e.g. dequantisation; None: the rows as is.
         batch_size: examples a device handles at once.
-        passes: None: the exact sum over all t, one x^t each. Otherwise that many draws of t for each
-            example, stratified within a batch (bound.estimate).
+        passes: None: the exact sum over all t, one x^t each. Otherwise so many draws of t for
+            each example, stratified within a batch (bound.estimate).
         steps: respace the chain to so many steps first.
         progress: wraps the iteration over batches, e.g. in a progress bar.
 
     Returns:
-        Evaluation. Standard errors are over examples, or over batch means where t is stratified; they
-        hold the spread of the examples as well as the noise.
+        Evaluation. Standard errors are over examples, or over batch means where t is stratified;
+        they hold the spread of the examples as well as the noise.
 
     Raises:
         ValueError: for no data, or batch_size or passes below 1.

@@ -1,4 +1,4 @@
-"""Table App.1, left column: Gaussian diffusion. Read beside binomial.py: same functions, same order.
+"""Table App.1, left column: Gaussian diffusion. Beside binomial.py: same functions and order.
 
 Source: Sohl-Dickstein et al. 2015, Table App.1, eq. 2, 4, 14 and 61. Conventions: family.py.
 """
@@ -54,7 +54,7 @@ def marginal(x0: Array, log_alpha_bar: Array) -> Normal:
 
 
 def posterior(x0: Array, xt: Array, beta: Array, log_alpha_bar_prev: Array) -> Normal:
-    """q(x^{t-1} | x^t, x^0) by Bayes' rule (in eq. 14): event-shaped x0 and xt, scalars β_t, log ᾱ_{t-1}.
+    """q(x^{t-1} | x^t, x^0) by Bayes' rule (in eq. 14); β_t and log ᾱ_{t-1} are scalars.
 
     1−ᾱ_t is formed as (1−ᾱ_{t-1}) + ᾱ_{t-1} β_t, a sum of positive terms.
     """

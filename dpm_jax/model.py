@@ -1,4 +1,4 @@
-"""Model: a family, a schedule, a network and a readout, put together as pure functions of params."""
+"""Model: a family, a schedule, a network and a readout as pure functions of their parameters."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -87,7 +87,7 @@ def build(
 
 
 def sample(model: Model, params, key: Array, num: int, steps: int | None = None) -> Array:
-    """`num` draws x^0 ~ p, (num, *event), by ancestral sampling with T or fewer (respaced) steps."""
+    """`num` draws x^0 ~ p, (num, *event), by ancestral sampling in T or fewer (respaced) steps."""
     schedule = respaced(model, params, steps)
     reverse = model.reverse(params, schedule)
     draw = jax.vmap(
@@ -126,7 +126,8 @@ def _check_network(init, network, event_shape: tuple[int, ...], outputs: int) ->
         raw = jax.eval_shape(network.apply, params["network"], *_example(event_shape))
     except Exception as error:
         raise ValueError(
-            f"network: {type(network).__name__} does not take an event of shape {event_shape}: {error}"
+            f"network: {type(network).__name__} does not take an event of shape {event_shape}:"
+            f" {str(error).splitlines()[0]}"
         ) from error
     if raw.shape != expected:
         raise ValueError(

@@ -1,7 +1,8 @@
 """Data parallelism: the only file that names pmap and its axis.
 
-A function written for one device takes its shard and calls `mean` where devices must agree; `over_devices`
-runs it on all local devices at once. Replicated arguments and results carry no device axis.
+A function written for one device takes its shard and calls `mean` where devices must agree;
+`over_devices` runs it on all local devices at once. Replicated arguments and results carry no
+device axis.
 """
 
 from collections.abc import Callable
@@ -26,9 +27,9 @@ def over_devices(function: Callable, num_args: int, sharded: tuple[int, ...] = (
     """Compile `function` to run on every local device.
 
     Args:
-        function: of `num_args` positional arguments, and pure. A result must be the same on all devices
-            (made of replicated arguments and of `mean`), unless `sharded` is given: then results
-            are sharded too.
+        function: of `num_args` positional arguments, and pure. A result must be the same on all
+            devices (made of replicated arguments and of `mean`), unless `sharded` is given: then
+            results are sharded too.
         num_args: number of its arguments.
         sharded: positions of arguments with a leading device axis; all others are replicated.
         donate: positions of arguments whose memory the result may take.

@@ -19,8 +19,8 @@ Binomial, with z the one output a bit:
 * "sigmoid"  f_b = σ(z)
 * "step"     f_b = σ(z + logit of the forward kernel at x^t), the counterpart of eq. 64
 * "x0"       P(x^0 = 1 | x^t) = σ(z), through the exact posterior
-* "bayes"    P(x^0 = 1 | x^t) = σ(z + log q(x^t|x^0=1)/q(x^t|x^0=0)), the same way: what the bit says
-             of itself is put in exactly, and z is left with what the others say of it
+* "bayes"    P(x^0 = 1 | x^t) = σ(z + log q(x^t|x^0=1)/q(x^t|x^0=0)), the same way: what the bit
+             says of itself is put in exactly, and z is left with what the others say of it
 """
 
 from collections.abc import Callable

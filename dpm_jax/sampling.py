@@ -56,7 +56,7 @@ def reverse_trajectory(
 def forward_trajectory(
     key: Array, family: Family, schedule: Schedule, x0: Array, every: int = 1
 ) -> Array:
-    """The states x^0, x^k, x^2k, .. of one forward trajectory from x0 (eq. 3), (T // every + 1, ...).
+    """The states x^0, x^k, x^2k, .. of one forward trajectory from x0 (eq. 3): (T // every + 1, *).
 
     Raises:
         ValueError: where ``every`` is not in 1..T.

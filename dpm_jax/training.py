@@ -1,7 +1,7 @@
 """Training: maximise K (eq. 15) by stochastic gradients; one pure step, pmapped by parallel.py.
 
-A step is a pure function of (state, data, seed): which examples, which t and which noise all come from
-fold_in(seed, step), so that a run killed and resumed equals one that was not, to the bit.
+A step is a pure function of (state, data, seed): which examples, t and noise it takes all come
+from fold_in(seed, step), so that a run killed and resumed equals one that was not, to the bit.
 """
 
 import dataclasses
@@ -31,7 +31,7 @@ class TrainState(NamedTuple):
     opt_state: Any
     skipped: Array  # int32: updates left out because loss or gradient was not finite
     bad_run: Array  # int32: how many of them in a row, up to now
-    K: Array  # nats: mean of K of the last ~100 batches
+    K: Array  # nats: mean of K of the last ~50 batches
     grad_norm: Array  # before clipping
 
 
@@ -63,6 +63,7 @@ def fit(
     data: Any,
     options: Options,
     draw: Draw | None = None,
+    state: TrainState | None = None,
     checkpoints=None,
     on_log: Callable[[TrainState], None] | None = None,
 ) -> TrainState:
@@ -73,6 +74,7 @@ def fit(
         data: array (n, *event), or any pytree that `draw` understands; stays on the device.
         options: how to train.
         draw: (key, data, n) -> batch (n, *event); None: rows of `data` with replacement.
+        state: where to start; None: the last checkpoint, or step 0. Its memory is taken over.
         checkpoints: a `checkpoint.Checkpoints`, or None.
         on_log: called with the state every options.log_every steps.
 
@@ -91,10 +93,8 @@ def fit(
     optimizer = make_optimizer(options)
     loss = make_loss(model, options.objective, options.num_t)
     step = make_train_step(loss, optimizer, options, draw or draw_rows)
-    state = init_state(model, optimizer, options.seed)
-    if checkpoints is not None:
-        restored = checkpoints.restore(state)
-        state = state if restored is None else restored[1]
+    if state is None:
+        state = initial_state(model, options, checkpoints)
     per_dispatch = options.steps_per_dispatch or _steps_per_dispatch(model, options)
     dispatch = make_dispatch(step, looped=per_dispatch > 1)
     return _loop(state, data, options, dispatch, per_dispatch, checkpoints, on_log)
@@ -133,8 +133,19 @@ def make_optimizer(options: Options) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(options.clip_norm), optax.adam(rate))
 
 
-def init_state(model: Model, optimizer: optax.GradientTransformation, seed: int) -> TrainState:
-    """The state at step 0."""
+def initial_state(model: Model, options: Options, checkpoints=None) -> TrainState:
+    """The last checkpoint that reads whole, else the state at step 0.
+
+    Raises:
+        ValueError: for a checkpoint of another tree or shape; names the difference.
+        checkpoint.CheckpointError: where there are checkpoints and all are damaged.
+    """
+    start = _state_at_0(model, make_optimizer(options), options.seed)
+    restored = None if checkpoints is None else checkpoints.restore(start)
+    return start if restored is None else restored[1]
+
+
+def _state_at_0(model: Model, optimizer, seed: int) -> TrainState:
     params = model.init(jax.random.fold_in(jax.random.key(seed), 0x1A17))
     zero = jnp.zeros((), jnp.int32)
     nan = jnp.full((), jnp.nan)  # no batch seen yet
@@ -147,7 +158,7 @@ def make_loss(model: Model, objective: str = "bound", num_t: int | None = None) 
 
     Args:
         model: its schedule too is a function of params, so β is learned by the same gradient.
-        objective: "bound": −K per dimension (eq. 15). "v": the same terms with the weights that make
+        objective: "bound": −K per dimension (eq. 15). "v": the same terms with weights that make
             them the mean squared error of v, with noise levels as in the cosine schedule.
         num_t: as in `bound.draw_terms`; 0: the exact sum over all t.
     """
@@ -230,7 +241,7 @@ def make_train_step(
         new = (params, ema, opt_state)
         old = (state.params, state.ema, state.opt_state)
         params, ema, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-        mean_K = jnp.where(jnp.isnan(state.K), K, 0.99 * state.K + 0.01 * K)
+        mean_K = jnp.where(jnp.isnan(state.K), K, 0.98 * state.K + 0.02 * K)
         return TrainState(
             state.step + 1,
             params,
@@ -248,8 +259,8 @@ def make_train_step(
 def make_dispatch(step, looped: bool):
     """Compile `num` steps into one dispatch on all devices: (state, data, key, num) -> state.
 
-    With `looped` False there is no loop in the compiled code and num must be 1: on CPU the gradient of a
-    convolution is 30–60 times slower inside a loop. The state's memory is taken over.
+    With `looped` False there is no loop in the compiled code and num must be 1: on CPU the gradient
+    of a convolution is 30–60 times slower inside a loop. The state's memory is taken over.
     """
 
     def steps(state: TrainState, data, key: Array, num: Array) -> TrainState:

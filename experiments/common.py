@@ -1,4 +1,4 @@
-"""What every experiment shares: flags, presets, work directory, training with progress, the report."""
+"""What every experiment shares: flags, presets, work directory, training, the report."""
 
 import dataclasses
 import json
@@ -18,8 +18,10 @@ from dpm_jax.model import Model
 
 FLAGS = flags.FLAGS
 
-# Flags that say where things are or how to run; they may differ when a run is resumed.
+# Flags that say where things are, how to run or what to measure; they may differ when a run is
+# resumed or measured again. All others define the run.
 _PLACES = ("workdir", "data_dir", "manual_dir", "log_every", "checkpoint_every")
+_MEASURES = ("num_eval", "passes", "num_samples", "sample_steps")
 
 
 class Problem(NamedTuple):
@@ -60,9 +62,14 @@ def define_flags(presets: dict[str, dict[str, Any]], **help_of: str) -> None:
     flags.DEFINE_enum("preset", "paper", sorted(presets), "Default values of all other flags.")
     helps = {**_HELP, **help_of}
     for name, value in presets["paper"].items():
-        kind = {int: flags.DEFINE_integer, float: flags.DEFINE_float, str: flags.DEFINE_string}
         per_preset = ", ".join(f"{p}: {presets[p][name]}" for p in sorted(presets))
-        kind[type(value)](name, None, f"{helps[name]} ({per_preset})")
+        text = f"{helps[name]} ({per_preset})"
+        if isinstance(value, int):
+            flags.DEFINE_integer(name, None, text)
+        elif isinstance(value, float):
+            flags.DEFINE_float(name, None, text)
+        else:
+            flags.DEFINE_string(name, None, text)
 
 
 _HELP = {
@@ -71,6 +78,8 @@ _HELP = {
     "beta_1": "First diffusion rate, inside (0, 1): the noise floor of K.",
     "schedule": "learned, or a fixed one: constant_fraction, geometric, linear, cosine.",
     "network": "Network by name: rbf, perceptron, mlp, residual_mlp, bump_dense, unet.",
+    "width": "Units of a layer; of the unet: channels of its fine scale.",
+    "depth": "Hidden layers; of the unet: residual blocks of each stage.",
     "readout": "Mean of the reverse kernel by name (dpm_jax/readout.py).",
     "variance": "Variance of the reverse kernel: eq64, between, posterior (Gaussian only).",
     "last_step": "fixed (App. B.2) or learned.",
@@ -83,7 +92,7 @@ _HELP = {
     "ema_decay": "Of the moving average of parameters that is evaluated.",
     "objective": "bound (eq. 15), or v (its terms reweighted to the squared error of v).",
     "num_t": "Random t drawn a step and device; 0: the sum over all t, -1: one for each example.",
-    "steps_per_dispatch": "Steps compiled into one dispatch; 0: 1 for convolutions on CPU, else log_every.",
+    "steps_per_dispatch": "Steps in one dispatch; 0: 1 for convolutions on CPU, else log_every.",
     "log_every": "Steps between rows of metrics.csv.",
     "checkpoint_every": "Steps between checkpoints.",
     "num_eval": "Examples for the final K.",
@@ -203,19 +212,23 @@ def make_schedule(config: dict[str, Any]) -> schedule.Schedule:
     return schedule.by_name(name, config["T"], config["beta_1"])
 
 
-def make_network(name: str, T: int, outputs: int, **sizes) -> Any:
-    """A network by its flag name, with the number of outputs that the readout needs."""
-    makers = {
-        "rbf": lambda **s: networks.RBF(T, **s),
-        "perceptron": lambda **s: networks.SigmoidPerceptron(T, **s),
-        "bump_dense": lambda **s: networks.BumpDense(T, **s),
-        "mlp": networks.MLP,
-        "residual_mlp": networks.ResidualMLP,
-        "unet": networks.UNet,
+def make_network(config: dict[str, Any], outputs: int) -> Any:
+    """The network named by the flags, with as many outputs as the readout needs."""
+    T, width, depth = config["T"], config["width"], config["depth"]
+    if width < 1 or depth < 1:
+        name = "width" if width < 1 else "depth"
+        raise ValueError(f"{name}: expected at least 1, got {config[name]}")
+    makers: dict[str, Callable[[], Any]] = {
+        "rbf": lambda: networks.RBF(T, width, outputs),
+        "perceptron": lambda: networks.SigmoidPerceptron(T, (width,) * depth, outputs),
+        "bump_dense": lambda: networks.BumpDense(T, (width,) * depth, outputs=outputs),
+        "mlp": lambda: networks.MLP(width, depth, config.get("octaves", 0), outputs),
+        "residual_mlp": lambda: networks.ResidualMLP(width, depth, outputs),
+        "unet": lambda: networks.UNet((width, 2 * width), depth, outputs=outputs),
     }
-    if name not in makers:
-        raise ValueError(f"network: expected one of {sorted(makers)}, got {name!r}")
-    return makers[name](outputs=outputs, **sizes)
+    if config["network"] not in makers:
+        raise ValueError(f"network: expected one of {sorted(makers)}, got {config['network']!r}")
+    return makers[config["network"]]()
 
 
 def _name_flag(message: str, config: dict[str, Any]) -> str:
@@ -229,7 +242,7 @@ def _claim(workdir: Path, config: dict[str, Any], write: bool) -> Path:
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"workdir: expected a directory, {workdir} is a file")
     path = workdir / "config.json"
-    wanted = {name: value for name, value in config.items() if name not in _PLACES}
+    wanted = {n: v for n, v in config.items() if n not in _PLACES + _MEASURES}
     if path.exists():
         _check_same(workdir, json.loads(path.read_text(encoding="utf-8")), wanted)
         return workdir
@@ -253,35 +266,32 @@ def _train(problem: Problem, options: training.Options, workdir: Path, checkpoin
     """training.fit with a progress bar, metrics.csv and TensorBoard events: state, seconds."""
     from tensorboardX import SummaryWriter
 
+    state = training.initial_state(problem.model, options, checkpoints)
+    start = int(state.step)
     metrics = reporting.MetricsFile(workdir / "metrics.csv")
-    steps = checkpoints.steps()
-    begun = metrics.seconds_at(steps[-1]) if steps else 0.0
-    start = time.monotonic()
+    before = metrics.seconds_at(start)
+    begun = time.monotonic()
+    if start == options.num_steps:
+        return state, before
     with (
-        SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=steps[-1] + 1 if steps else 0
-        ) as board,
-        tqdm(
-            total=options.num_steps, initial=steps[-1] if steps else 0, desc="train", unit="step"
-        ) as bar,
+        SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1) as board,
+        tqdm(total=options.num_steps, initial=start, desc="train", unit="step") as bar,
     ):
 
         def on_log(state: training.TrainState) -> None:
             step, K = int(state.step), reporting.bits(float(state.K))
-            row = {"step": step, "seconds": round(begun + time.monotonic() - start, 2), "K_bits": K}
+            seconds = round(before + time.monotonic() - begun, 2)
+            row = {"step": step, "seconds": seconds, "K_bits": K}
             row |= {"grad_norm": float(state.grad_norm), "skipped": int(state.skipped)}
             if metrics.append(**row):
                 for name in ("K_bits", "grad_norm", "skipped"):
                     board.add_scalar(name, row[name], step)
+            bar.set_postfix_str(f"K = {K:.3f} bits", refresh=False)
             bar.update(step - bar.n)
-            bar.set_postfix_str(f"K = {K:.3f} bits")
 
-        state = training.fit(
-            problem.model, problem.data, options, problem.draw, checkpoints, on_log
-        )
-    return state, begun + time.monotonic() - start if int(state.step) > (steps or [0])[
-        -1
-    ] else begun
+        data, draw = problem.data, problem.draw
+        state = training.fit(problem.model, data, options, draw, state, checkpoints, on_log)
+    return state, before + time.monotonic() - begun
 
 
 def _report(experiment, config, problem, state, result, seconds) -> dict[str, Any]:

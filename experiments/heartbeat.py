@@ -59,7 +59,7 @@ LENGTH = 20
 
 
 class BayesNetwork:
-    """The exact logits of P(x^0 | x^t) in place of a trained network: the ceiling of the readout x0."""
+    """The exact logits of P(x^0 | x^t) in place of a trained network: what K can reach."""
 
     def __init__(self, log_alpha_bar, rate: float):
         self.log_alpha_bar, self.rate = log_alpha_bar, rate
@@ -79,15 +79,11 @@ def setup(config) -> common.Problem:
     steps = common.make_schedule(config)
     if config["schedule"] == "learned":
         raise ValueError("schedule: expected a fixed one for bits (Sec. 2.4.1), got 'learned'")
-    paper = config["network"] == "perceptron"
-    sizes = {"width": config["width"], "depth": config["depth"]}
-    if paper:
-        sizes = {"units": (config["width"],) * config["depth"]}
     last_step = config["last_step"]
     built = model.build(
         family,
         steps,
-        common.make_network(config["network"], config["T"], 1, **sizes),
+        common.make_network(config, 1),
         (LENGTH,),
         config["readout"],
         last_step=last_step,
@@ -148,7 +144,5 @@ if __name__ == "__main__":
     common.define_flags(
         PRESETS,
         rate="Stationary rate ρ of the bits, inside (0, 1).",
-        width="Units of the network's layers.",
-        depth="Hidden layers of the network.",
     )
     common.run(EXPERIMENT)

@@ -2,9 +2,9 @@
 
     python experiments/swiss_roll.py --workdir=runs/swiss_roll
 
-Gaussian diffusion in 2-D, T = 40, normalised RBF network of 16 units with a readout for each t, β_2..β_T
-learned (App. D.1). The paper reports K = 2.35 bits without the noise and the β_1 on which any such
-number depends: K is bounded by −h(X_1), the ceiling printed beside it.
+Gaussian diffusion in 2-D, T = 40, normalised RBF network of 16 units with a readout for each t,
+β_2..β_T learned (App. D.1). The paper reports K = 2.35 bits without the noise and the β_1 on which
+any such number depends: K is bounded by −h(X_1), the ceiling printed beside it.
 """
 
 import jax
@@ -64,13 +64,10 @@ def setup(config) -> common.Problem:
     swiss_roll.moments(config["noise"])
     family = gaussian.family()
     read = readout.by_name(family, config["readout"], config["variance"])
-    sizes = {name: config[name] for name in ("width", "depth", "octaves")}
-    if config["network"] == "rbf":
-        sizes = {"units": config["width"]}
     built = model.build(
         family,
         common.make_schedule(config),
-        common.make_network(config["network"], config["T"], read.outputs, **sizes),
+        common.make_network(config, read.outputs),
         (2,),
         config["readout"],
         config["variance"],
@@ -130,8 +127,6 @@ if __name__ == "__main__":
     common.define_flags(
         PRESETS,
         noise="Noise of the roll in the generator's units (scikit-learn's), at least 0.",
-        width="Units of the network's layers.",
-        depth="Hidden layers of the mlp.",
         octaves="Octaves of sines and cosines of x that the mlp sees beside x.",
     )
     common.run(EXPERIMENT)

@@ -1,4 +1,4 @@
-"""The paper's networks: normalised RBF and sigmoid perceptron (App. D.1), dense tanh with bumps (D.2)."""
+"""The paper's networks: RBF and sigmoid perceptron (App. D.1), dense tanh with bumps (D.2)."""
 
 import flax.linen as nn
 import jax
@@ -8,7 +8,7 @@ Array = jax.Array
 
 
 class StepReadout(nn.Module):
-    """A linear readout of its own for each t in 1..T (App. D.1): features (h,) -> (features_out,)."""
+    """A linear readout of its own for each t in 1..T (App. D.1): (h,) -> (features,)."""
 
     T: int
     features: int
