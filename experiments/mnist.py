@@ -58,7 +58,7 @@ _BEST = {
     "depth": 2,
     "readout": "v",
     "variance": "posterior",
-    "num_steps": 4000,
+    "num_steps": 3000,
     "batch_size": 64,
     "learning_rate": 2e-3,
     "objective": "v",
