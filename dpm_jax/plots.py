@@ -84,19 +84,20 @@ def image_grid(path, images, columns: int, title: str = "") -> Path:
     return save(figure, path)
 
 
-def bound_terms(path, kl_bits, noise, ylabel: str) -> Path:
-    """Where the bound is spent: the KL term of K at each t against the noise-to-signal ratio.
+def bound_terms(path, kl_bits, noise) -> Path:
+    """Where the bound is spent: the KL term of K (eq. 14) at each t, beside the noise 1 − ᾱ_t.
 
     Args:
         path: of the PNG.
-        kl_bits: (T−1,) mean KL_t for t = 2..T, in bits.
+        kl_bits: (T−1,) mean KL_t for t = 2..T, in bits per example.
         noise: (T−1,) 1 − ᾱ_t for the same t.
-        ylabel: what one unit is.
     """
+    t = np.arange(2, len(kl_bits) + 2)
     figure, axis = plt.subplots(figsize=(6, 3.4))
-    axis.plot(np.arange(2, len(kl_bits) + 2), kl_bits, color="tab:blue", lw=1)
-    axis.set(xlabel="t", ylabel=ylabel, yscale="log", title="KL terms of K (eq. 14)")
+    axis.plot(t, kl_bits, color="tab:blue", lw=1)
+    axis.set(xlabel="t", ylabel="KL$_t$, bits per example", yscale="log")
+    axis.set_title(f"KL terms of K (eq. 14), sum {np.sum(kl_bits):.2f} bits")
     twin = axis.twinx()
-    twin.plot(np.arange(2, len(noise) + 2), noise, color="tab:gray", lw=1, ls="--")
+    twin.plot(t, noise, color="tab:gray", lw=1, ls="--")
     twin.set(ylabel=r"$1 - \bar\alpha_t$ (dashed)", yscale="log")
     return save(figure, path)

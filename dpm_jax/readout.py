@@ -130,9 +130,10 @@ def _binomial(family: Family, mean, raw, xt, schedule, t) -> binomial.Bernoulli:
     before = schedule.log_alpha_bar[t - 1]
     if_1 = family.posterior(ones, xt, beta, before).logits
     if_0 = family.posterior(zeros, xt, beta, before).logits
-    # P(x^{t-1}) = P(x^0=1|x^t) q(x^{t-1}|x^t,1) + P(x^0=0|x^t) q(x^{t-1}|x^t,0), in logs.
-    log_1 = jnp.logaddexp(log_sigmoid(z) + log_sigmoid(if_1), log_sigmoid(-z) + log_sigmoid(if_0))
-    log_0 = jnp.logaddexp(log_sigmoid(z) + log_sigmoid(-if_1), log_sigmoid(-z) + log_sigmoid(-if_0))
+    # P(x^{t-1}) = P(x^0=1|x^t) q(x^{t-1}|x^t,1) + P(x^0=0|x^t) q(x^{t-1}|x^t,0), in logs; the
+    # normaliser 1 + e^z of P(x^0|x^t) is common to both values of x^{t-1} and drops out.
+    log_1 = jnp.logaddexp(z + log_sigmoid(if_1), log_sigmoid(if_0))
+    log_0 = jnp.logaddexp(z + log_sigmoid(-if_1), log_sigmoid(-if_0))
     return binomial.Bernoulli(log_1 - log_0)
 
 

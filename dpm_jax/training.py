@@ -102,7 +102,11 @@ def fit(
 
 def check(options: Options) -> None:
     """Refuse bad options: ValueError that names the field, what was expected and what came."""
-    parallel.check_batch(options.batch_size)
+    per_device = parallel.check_batch(options.batch_size)
+    if options.num_t and (options.num_t < 0 or per_device % options.num_t):
+        raise ValueError(
+            f"num_t: expected a divisor of the device's batch {per_device}, got {options.num_t}"
+        )
     positive = ("num_steps", "learning_rate", "clip_norm", "log_every", "checkpoint_every")
     for name in positive:
         if not getattr(options, name) > 0:

@@ -1,5 +1,6 @@
 """What every experiment shares: flags, presets, work directory, training, the report."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -10,10 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from dpm_jax import checkpoint, evaluation, networks, reporting, schedule, training
+from dpm_jax import bound, checkpoint, evaluation, networks, plots, reporting, schedule, training
 from dpm_jax.model import Model
 
 FLAGS = flags.FLAGS
@@ -33,7 +35,7 @@ class Problem(NamedTuple):
     draw: training.Draw | None
     test: Any  # rows for K
     draw_test: Callable | None  # (key, rows) -> examples
-    ceiling: float | None  # of K in nats, for this very setting; None where unknown
+    ceiling: Callable[[], float | None]  # of K in nats, for this very setting; None if unknown
     facts: dict[str, Any]  # more for report.json
 
 
@@ -47,7 +49,7 @@ class Experiment(NamedTuple):
     paper_gain_bits: float | None  # K − L_null
     setup: Callable[[dict[str, Any]], Problem]
     figures: Callable[..., tuple]  # config, problem, params, folder -> {figure: path}, facts
-    measures: Callable[..., tuple]  # problem, evaluation -> facts, rows of the table
+    measures: Callable[..., tuple]  # problem, evaluation, ceiling -> facts, rows
 
 
 class Invalid(Exception):
@@ -163,11 +165,8 @@ def execute(experiment: Experiment, config: dict[str, Any]) -> str:
         _claim(workdir, config, write=True)
     except (ValueError, OSError) as error:
         raise Invalid(_name_flag(str(error), config)) from error
-    checkpoints = checkpoint.Checkpoints(workdir / "checkpoints")
-    try:
+    with contextlib.closing(checkpoint.Checkpoints(workdir / "checkpoints")) as checkpoints:
         state, seconds = _train(problem, options, workdir, checkpoints)
-    except ValueError as error:  # a checkpoint of another tree or shape
-        raise Invalid(f"--workdir: {error}") from error
     result = evaluation.evaluate(
         problem.evaluated,
         state.ema,
@@ -178,14 +177,16 @@ def execute(experiment: Experiment, config: dict[str, Any]) -> str:
         progress=lambda batches: tqdm(batches, desc="bound", unit="batch", leave=False),
     )
     figures, facts = experiment.figures(config, problem, state.ema, workdir / "figures")
-    measured, rows = experiment.measures(problem, result)
-    content = _report(experiment, config, problem, state, result, seconds)
+    figures["bound_terms"] = str(_draw_bound_terms(problem, state.ema, config, workdir / "figures"))
+    ceiling = problem.ceiling()
+    measured, rows = experiment.measures(problem, result, ceiling)
+    content = _report(experiment, config, problem, state, result, seconds, ceiling)
     content |= {**problem.facts, **facts, **measured, "figures": figures}
     reporting.write_json(workdir / "report.json", content)
     for name in ("valid_samples", "nan_samples"):
         if name in facts:
             rows.append((name.replace("_", " "), "–", f"{facts[name]:g}", "–", "of all samples"))
-    return _final_table(experiment, problem, result, content, rows, workdir)
+    return _final_table(experiment, result, content, rows, workdir)
 
 
 def training_options(config: dict[str, Any]) -> training.Options:
@@ -266,7 +267,10 @@ def _train(problem: Problem, options: training.Options, workdir: Path, checkpoin
     """training.fit with a progress bar, metrics.csv and TensorBoard events: state, seconds."""
     from tensorboardX import SummaryWriter
 
-    state = training.initial_state(problem.model, options, checkpoints)
+    try:
+        state = training.initial_state(problem.model, options, checkpoints)
+    except ValueError as error:  # a checkpoint of another tree or shape
+        raise Invalid(f"--workdir: {error}") from error
     start = int(state.step)
     metrics = reporting.MetricsFile(workdir / "metrics.csv")
     before = metrics.seconds_at(start)
@@ -294,7 +298,29 @@ def _train(problem: Problem, options: training.Options, workdir: Path, checkpoin
     return state, before + time.monotonic() - begun
 
 
-def _report(experiment, config, problem, state, result, seconds) -> dict[str, Any]:
+def _draw_bound_terms(problem: Problem, params, config: dict[str, Any], folder: Path) -> Path:
+    """Where K is spent: the mean KL term at each t, over enough examples to see its shape."""
+    model = problem.evaluated
+    steps = model.schedule(params)
+    x0 = problem.test[: max(8, 20_000 // steps.T)]
+    key_draw, key = jax.random.split(jax.random.key(config["seed"] + 3))
+    x0 = x0 if problem.draw_test is None else problem.draw_test(key_draw, x0)
+
+    @jax.jit
+    def mean_terms(params, keys, x0):
+        reverse = model.reverse(params, steps)
+        each = jax.vmap(
+            lambda k, x: bound.exact_terms(k, model.family, steps, reverse, x, model.last_step)
+        )
+        return each(keys, x0).mean(axis=0)
+
+    terms = np.asarray(mean_terms(params, jax.random.split(key, len(x0)), x0), np.float64)
+    return plots.bound_terms(
+        folder / "bound_terms.png", -terms[2:] / reporting.LN2, np.asarray(steps.noise[2:])
+    )
+
+
+def _report(experiment, config, problem, state, result, seconds, ceiling) -> dict[str, Any]:
     bits = reporting.bits
     beta = problem.evaluated.schedule(state.ema).beta
     return {
@@ -305,7 +331,7 @@ def _report(experiment, config, problem, state, result, seconds) -> dict[str, An
         "K_minus_L_null_bits": bits(result.K_minus_L_null),
         "K_minus_L_null_standard_error_bits": reporting.or_null(bits(result.K_minus_L_null_error)),
         "L_null_bits": bits(result.L_null),
-        "ceiling_bits": None if problem.ceiling is None else bits(problem.ceiling),
+        "ceiling_bits": None if ceiling is None else bits(ceiling),
         "paper_K_bits": experiment.paper_K_bits,
         "paper_K_minus_L_null_bits": experiment.paper_gain_bits,
         "unit": experiment.unit,
@@ -323,7 +349,11 @@ def _report(experiment, config, problem, state, result, seconds) -> dict[str, An
     }
 
 
-def _final_table(experiment, problem, result, content, rows, workdir: Path) -> str:
+def _minus(a: float | None, b: float) -> float | None:
+    return None if a is None else a - b
+
+
+def _final_table(experiment, result, content, rows, workdir: Path) -> str:
     bits, number = reporting.bits, reporting.number
     table = [
         ("", "paper", "ours", "ceiling", "unit"),
@@ -338,7 +368,7 @@ def _final_table(experiment, problem, result, content, rows, workdir: Path) -> s
             "K − L_null",
             number(experiment.paper_gain_bits),
             number(bits(result.K_minus_L_null), bits(result.K_minus_L_null_error)),
-            number(None if problem.ceiling is None else bits(problem.ceiling - result.L_null)),
+            number(_minus(content["ceiling_bits"], content["L_null_bits"])),
             experiment.unit,
         ),
         *rows,

@@ -92,19 +92,21 @@ def setup(config) -> common.Problem:
     test = heartbeat.sample(key_test, config["num_eval"])
     exact = BayesNetwork(steps.log_alpha_bar, config["rate"])
     best = model.build(family, steps, exact, (LENGTH,), "x0", last_step=last_step)
-    ceiling = evaluation.evaluate(
-        best, {"network": {}}, test, seed=config["seed"] + 1, batch_size=500
-    )
     facts = {
         "true_bits": float(-np.log2(5)),
         "negative_entropy_X1_bits": reporting.bits(
             -heartbeat.entropy_x1(float(steps.beta[1]), config["rate"])
         ),
-        "ceiling_standard_error_bits": reporting.bits(ceiling.K_error),
         "rate": config["rate"],
     }
+
+    def ceiling():
+        """K of the exact best factorised kernel, on the same examples and with the same noise."""
+        seed = config["seed"] + 1
+        return evaluation.evaluate(best, {"network": {}}, test, seed=seed, batch_size=500).K
+
     train = heartbeat.sample(key_train, 10_000)
-    return common.Problem(built, built, train, None, test, None, ceiling.K, facts)
+    return common.Problem(built, built, train, None, test, None, ceiling, facts)
 
 
 def figures(config, problem, params, folder):
@@ -126,7 +128,7 @@ def figures(config, problem, params, folder):
     return {"figure2": str(path)}, {"samples": len(states), "valid_samples": valid}
 
 
-def measures(problem, result):
+def measures(problem, result, ceiling):
     """The truth and −H(X_1), as rows of the table."""
     number, facts = reporting.number, problem.facts
     rows = [

@@ -60,7 +60,7 @@ class SigmoidPerceptron(nn.Module):
             # Sigmoids shrink a centred signal four-fold: the gain keeps it alive over the layers.
             init = nn.initializers.variance_scaling(16.0, "fan_in", "truncated_normal")
             hidden = jax.nn.sigmoid(nn.Dense(width, kernel_init=init)(hidden - 0.5))
-        return StepReadout(self.T, x.shape[0] * self.outputs)(hidden, t).reshape(
+        return StepReadout(self.T, x.shape[0] * self.outputs)(hidden - 0.5, t).reshape(
             x.shape[0], self.outputs
         )
 
