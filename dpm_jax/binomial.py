@@ -55,7 +55,7 @@ def marginal(rate: Array, x0: Array, log_alpha_bar: Array) -> Bernoulli:
 def posterior(
     rate: Array, x0: Array, xt: Array, beta: Array, log_alpha_bar_prev: Array
 ) -> Bernoulli:
-    """q(x^{t-1} | x^t, x^0) by Bayes' rule: logit q(x^{t-1}|x^0) + log q(x^t|1)/q(x^t|0)."""
+    """q(x^{t-1} | x^t, x^0), eq. 14, by Bayes: logit q(x^{t-1}|x^0) + log q(x^t|1)/q(x^t|0)."""
     log_ratio_1 = jnp.log(1 - beta + rate * beta) - jnp.log(rate * beta)
     log_ratio_0 = jnp.log(beta * (1 - rate)) - jnp.log1p(-rate * beta)
     evidence = jnp.where(xt > 0.5, log_ratio_1, log_ratio_0)
@@ -82,7 +82,8 @@ def perturb(params: Bernoulli, log_r) -> Bernoulli:
 def sample(key: Array, params: Bernoulli) -> Array:
     """Draw bits ~ params as floats 0 or 1."""
     logits = params.logits
-    # x = 1 where logistic noise stays below the logit: exact at ±inf and in both tails.
+    # x = 1 where logistic noise stays below the logit: certain at ±inf, and elsewhere resolved to
+    # the 1.2e-7 of a float32 uniform.
     return (jax.random.logistic(key, logits.shape, logits.dtype) < logits).astype(logits.dtype)
 
 
@@ -118,7 +119,8 @@ def kl(q: Bernoulli, p: Bernoulli) -> Array:
         jnp.log1p(prob_q * jnp.expm1(near)),
         jax.nn.softplus(logit_p) - jax.nn.softplus(logit_q),
     )
-    return jnp.sum(jnp.where(certain, jax.nn.softplus(logit_p), log_normaliser - prob_q * d))
+    uncertain = jnp.where(jnp.isposinf(logit_p), jnp.inf, log_normaliser - prob_q * d)
+    return jnp.sum(jnp.where(certain, jax.nn.softplus(logit_p), uncertain))
 
 
 def family(rate: float | Array = 0.5) -> Family:

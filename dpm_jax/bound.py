@@ -30,7 +30,7 @@ LAST_STEPS = ("fixed", "learned")
 class Bound(NamedTuple):
     """K and L_null of one example, in nats."""
 
-    K: Array
+    K: Array  # unbiased estimate of a bound on log p(x^0)
     L_null: Array  # log π(x^0): what the prior alone gives
 
 

@@ -157,7 +157,7 @@ class Checkpoints:
             (self._directory / str(step)).rename(aside)
         self._damaged = []
         for path in self._directory.iterdir():
-            if _UNFINISHED.fullmatch(path.name):
+            if _UNFINISHED.fullmatch(path.name) and path.is_dir():
                 shutil.rmtree(path)
 
     def _drop_old(self) -> None:
@@ -214,6 +214,8 @@ def _check_files(folder: Path) -> None:
         saved = json.loads((folder / _CHECKSUMS).read_bytes())
     except (OSError, ValueError) as error:
         raise _DamagedError(f"{_CHECKSUMS} is missing or does not read") from error
+    if not isinstance(saved, dict):
+        raise _DamagedError(f"{_CHECKSUMS} does not read")
     for name, digest in saved.items():
         try:
             found = _sha256(folder / name)

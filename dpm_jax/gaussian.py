@@ -44,13 +44,14 @@ def prior(shape: tuple[int, ...]) -> Normal:
 
 def step(x_prev: Array, beta: Array) -> Normal:
     """q(x^t | x^{t-1}) = N(√(1−β) x^{t-1}, β I) (eq. 2): x_prev of the event's shape, scalar β."""
-    return Normal(jnp.sqrt(1 - beta) * x_prev, jnp.full_like(x_prev, beta))
+    mean = jnp.sqrt(1 - beta) * x_prev
+    return Normal(mean, jnp.full_like(mean, beta))
 
 
 def marginal(x0: Array, log_alpha_bar: Array) -> Normal:
     """q(x^t | x^0) = N(√ᾱ x^0, (1−ᾱ) I): x0 of the event's shape, scalar log ᾱ_t."""
-    variance = -jnp.expm1(log_alpha_bar)
-    return Normal(jnp.exp(0.5 * log_alpha_bar) * x0, jnp.full_like(x0, variance))
+    mean = jnp.exp(0.5 * log_alpha_bar) * x0
+    return Normal(mean, jnp.full_like(mean, -jnp.expm1(log_alpha_bar)))
 
 
 def posterior(x0: Array, xt: Array, beta: Array, log_alpha_bar_prev: Array) -> Normal:
@@ -62,7 +63,8 @@ def posterior(x0: Array, xt: Array, beta: Array, log_alpha_bar_prev: Array) -> N
     noise = noise_prev + jnp.exp(log_alpha_bar_prev) * beta
     from_x0 = jnp.exp(0.5 * log_alpha_bar_prev) * beta / noise
     from_xt = jnp.sqrt(1 - beta) * noise_prev / noise
-    return Normal(from_x0 * x0 + from_xt * xt, jnp.full_like(xt, beta * noise_prev / noise))
+    mean = from_x0 * x0 + from_xt * xt
+    return Normal(mean, jnp.full_like(mean, beta * noise_prev / noise))
 
 
 def perturb(params: Normal, log_r) -> Normal:

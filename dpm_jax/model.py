@@ -19,6 +19,7 @@ class Model(NamedTuple):
     family: Family
     event_shape: tuple[int, ...]
     last_step: str  # "fixed" (App. B.2) or "learned"
+    learns_schedule: bool  # whether β_2..β_T are parameters (Sec. 2.4.1)
     init: Callable[[Array], Any]  # key -> params
     schedule: Callable[[Any], Schedule]  # params -> β_t, learned or not
     reverse: Callable[[Any, Schedule], Reverse]  # params, schedule -> p(x^{t-1}|x^t), last step too
@@ -83,7 +84,8 @@ def build(
         return reverse
 
     _check_network(init, network, event_shape, read.outputs)
-    return Model(family, tuple(event_shape), last_step, init, schedule_of, reverse_of)
+    shape = tuple(event_shape)
+    return Model(family, shape, last_step, learn_schedule, init, schedule_of, reverse_of)
 
 
 def sample(model: Model, params, key: Array, num: int, steps: int | None = None) -> Array:
@@ -99,7 +101,10 @@ def sample(model: Model, params, key: Array, num: int, steps: int | None = None)
 def log_likelihood_bound(
     model: Model, params, key: Array, x0: Array, steps: int | None = None
 ) -> bound.Bound:
-    """K and L_null (eq. 14), (n,) nats each, of a batch (n, *event): the sum over every t."""
+    """K and L_null (eq. 14), (n,) nats each, of a batch (n, *event): the sum over every t.
+
+    Each K has one draw of x^t at every t: an unbiased estimate of a bound on log p(x^0).
+    """
     schedule = respaced(model, params, steps)
     reverse = model.reverse(params, schedule)
     each = jax.vmap(
@@ -127,7 +132,7 @@ def _check_network(init, network, event_shape: tuple[int, ...], outputs: int) ->
     except Exception as error:
         raise ValueError(
             f"network: {type(network).__name__} does not take an event of shape {event_shape}:"
-            f" {str(error).splitlines()[0]}"
+            f" {(str(error).splitlines() or [type(error).__name__])[0]}"
         ) from error
     if raw.shape != expected:
         raise ValueError(

@@ -19,8 +19,6 @@ Binomial, with z the one output a bit:
 * "sigmoid"  f_b = σ(z)
 * "step"     f_b = σ(z + logit of the forward kernel at x^t), the counterpart of eq. 64
 * "x0"       P(x^0 = 1 | x^t) = σ(z), through the exact posterior
-* "bayes"    P(x^0 = 1 | x^t) = σ(z + log q(x^t|x^0=1)/q(x^t|x^0=0)), the same way: what the bit
-             says of itself is put in exactly, and z is left with what the others say of it
 """
 
 from collections.abc import Callable
@@ -44,7 +42,7 @@ class Readout(NamedTuple):
 
 GAUSSIAN_MEANS = ("eq65", "code", "x0", "v")
 GAUSSIAN_VARIANCES = ("eq64", "between", "posterior")
-BINOMIAL_MEANS = ("sigmoid", "step", "x0", "bayes")
+BINOMIAL_MEANS = ("sigmoid", "step", "x0")
 
 
 def by_name(
@@ -53,7 +51,7 @@ def by_name(
     variance: str = "eq64",
     x0_range: tuple[float, float] | None = None,
 ) -> Readout:
-    """The readout of that name for a family.
+    """The readout of that name for a family (eq. 62–65 and alternatives).
 
     Args:
         family: gaussian.family() or binomial.family(rate).
@@ -65,6 +63,9 @@ def by_name(
     Raises:
         ValueError: for a name that the family does not have.
     """
+    _check("family", family.name, ("gaussian", "binomial"))
+    if x0_range is not None and not x0_range[0] < x0_range[1]:
+        raise ValueError(f"x0_range: expected (low, high) with low < high, got {x0_range}")
     if family.name == "binomial":
         _check("readout", mean, BINOMIAL_MEANS)
         return Readout(1, partial(_binomial, family, mean))
@@ -121,15 +122,9 @@ def _binomial(family: Family, mean, raw, xt, schedule, t) -> binomial.Bernoulli:
     if mean == "step":
         return binomial.Bernoulli(z + family.step(xt, beta).logits)
     log_sigmoid = jax.nn.log_sigmoid
-    ones, zeros = jnp.ones_like(xt), jnp.zeros_like(xt)
-    if mean == "bayes":
-        sign = 2 * xt - 1
-        given_1 = family.marginal(ones, schedule.log_alpha_bar[t]).logits
-        given_0 = family.marginal(zeros, schedule.log_alpha_bar[t]).logits
-        z = z + log_sigmoid(sign * given_1) - log_sigmoid(sign * given_0)
     before = schedule.log_alpha_bar[t - 1]
-    if_1 = family.posterior(ones, xt, beta, before).logits
-    if_0 = family.posterior(zeros, xt, beta, before).logits
+    if_1 = family.posterior(jnp.ones_like(xt), xt, beta, before).logits
+    if_0 = family.posterior(jnp.zeros_like(xt), xt, beta, before).logits
     # P(x^{t-1}) = P(x^0=1|x^t) q(x^{t-1}|x^t,1) + P(x^0=0|x^t) q(x^{t-1}|x^t,0), in logs; the
     # normaliser 1 + e^z of P(x^0|x^t) is common to both values of x^{t-1} and drops out.
     log_1 = jnp.logaddexp(z + log_sigmoid(if_1), log_sigmoid(if_0))

@@ -56,14 +56,23 @@ class MetricsFile:
 
     def __init__(self, path):
         self.path = Path(path)
+        self._drop_cut_line()
         rows = self.read()
         self.last_step = int(rows[-1]["step"]) if rows else -1
         if not rows:
             with self.path.open("w", newline="", encoding="utf-8") as file:
                 csv.writer(file).writerow(self.FIELDS)
 
+    def _drop_cut_line(self) -> None:
+        """A kill may leave half a line: the next row must not be glued to it."""
+        content = self.path.read_bytes() if self.path.exists() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            with self.path.open("r+b") as file:
+                file.truncate(len(whole))
+
     def read(self) -> list[dict[str, str]]:
-        """All whole rows; a last line cut off by a kill is left out."""
+        """All whole rows."""
         if not self.path.exists():
             return []
         with self.path.open(newline="", encoding="utf-8") as file:

@@ -32,7 +32,7 @@ def reverse_trajectory(
     shape: tuple[int, ...],
     every: int = 1,
 ) -> Array:
-    """The states x^0, x^k, x^2k, .. of one reverse trajectory, (T // every + 1, *shape).
+    """The states x^0, x^k, x^2k, .. of one reverse trajectory (eq. 5), (T // every + 1, *shape).
 
     The same key gives the same x^0 as `sample`.
 

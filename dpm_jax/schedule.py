@@ -94,7 +94,9 @@ def geometric(T: int, beta_1: float | None = None, final_ratio: float = 100.0) -
     beta_1 = check_beta_1(1e-3 if beta_1 is None else beta_1)
     first = beta_1 / (1 - beta_1)
     if not first < final_ratio < np.inf:
-        raise ValueError(f"final_ratio: expected a finite number above {first}, got {final_ratio}")
+        raise ValueError(
+            f"beta_1: expected beta_1/(1-beta_1) below final_ratio = {final_ratio}, got {beta_1}"
+        )
     log_alpha_bar = -np.log1p(np.geomspace(first, final_ratio, T))
     return _from_log_alpha_bar(np.concatenate([[0.0], log_alpha_bar]))
 
@@ -147,7 +149,7 @@ def by_name(name: str, T: int, beta_1: float | None = None) -> Schedule:
         ValueError: for an unknown name, or what the schedule itself refuses.
     """
     if name not in FIXED:
-        raise ValueError(f"schedule: expected one of {sorted(FIXED)}, got {name!r}")
+        raise ValueError(f"schedule: expected one of {sorted(FIXED)} (or learned), got {name!r}")
     return FIXED[name](T, beta_1)
 
 

@@ -5,11 +5,13 @@ from fold_in(seed, step), so that a run killed and resumed equals one that was n
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from dpm_jax import bound, parallel
@@ -19,6 +21,7 @@ from dpm_jax.schedule import Schedule
 
 Draw = Callable[[Array, Any, int], Array]  # key, data, n -> batch (n, *event)
 Loss = Callable[[Any, Array, Array], tuple[Array, Array]]  # params, key, batch -> loss, K in nats
+MAX_SEED = 2**31 - 8  # experiments add small numbers to it for keys of their own
 MAX_BAD_RUN = 10  # non-finite updates in a row that end a run
 
 
@@ -76,7 +79,8 @@ def fit(
         draw: (key, data, n) -> batch (n, *event); None: rows of `data` with replacement.
         state: where to start; None: the last checkpoint, or step 0. Its memory is taken over.
         checkpoints: a `checkpoint.Checkpoints`, or None.
-        on_log: called with the state every options.log_every steps.
+        on_log: called with the state every options.log_every steps; the next step takes over the
+            state's memory, so copy what is to be kept.
 
     Returns:
         The final state; ``state.ema`` are the parameters to use.
@@ -87,6 +91,7 @@ def fit(
     """
     check(options)
     if draw is None:
+        data = np.asarray(data)
         model.family.validate(data)
         _check_event(model, data)
     data = jax.tree.map(jnp.asarray, data)
@@ -109,8 +114,13 @@ def check(options: Options) -> None:
         )
     positive = ("num_steps", "learning_rate", "clip_norm", "log_every", "checkpoint_every")
     for name in positive:
-        if not getattr(options, name) > 0:
-            raise ValueError(f"{name}: expected more than 0, got {getattr(options, name)}")
+        if not 0 < getattr(options, name) < math.inf:
+            raise ValueError(f"{name}: expected a number above 0, got {getattr(options, name)}")
+    for name in ("warmup", "steps_per_dispatch"):
+        if getattr(options, name) < 0:
+            raise ValueError(f"{name}: expected at least 0, got {getattr(options, name)}")
+    if not 0 <= options.seed < MAX_SEED:
+        raise ValueError(f"seed: expected 0..{MAX_SEED - 1}, got {options.seed}")
     if not 0 <= options.ema_decay < 1:
         raise ValueError(f"ema_decay: expected a number in [0, 1), got {options.ema_decay}")
     for name, known in (("lr_schedule", LR_SCHEDULES), ("objective", OBJECTIVES)):
@@ -165,14 +175,25 @@ def make_loss(model: Model, objective: str = "bound", num_t: int | None = None) 
         objective: "bound": −K per dimension (eq. 15). "v": the same terms with weights that make
             them the mean squared error of v, with noise levels as in the cosine schedule.
         num_t: as in `bound.draw_terms`; 0: the exact sum over all t.
+
+    Raises:
+        ValueError: objective "v" with anything but random t, a Gaussian family, a fixed last step
+            and a fixed schedule: elsewhere it is no bound's gradient.
     """
+    plain = model.family.name == "gaussian" and model.last_step == "fixed"
+    if objective == "v" and (num_t == 0 or not plain or model.learns_schedule):
+        raise ValueError(
+            "objective: 'v' expects num_t other than 0, a Gaussian family, a fixed last step and a"
+            f" fixed schedule; got num_t={num_t}, {model.family.name}, last_step={model.last_step},"
+            f" learned schedule={model.learns_schedule}"
+        )
 
     def all_t(params, key: Array, batch: Array):
         schedule = model.schedule(params)
         reverse = model.reverse(params, schedule)
         family, last_step = model.family, model.last_step
         # Side by side, not by scan: the gradient of a scan would add a full gradient of the weights
-        # at every t, which readouts of their own for each of 2000 t make 100 times dearer.
+        # at every t, which readouts of their own for each of 2000 t make many times dearer.
         t = jnp.arange(bound.first_t(last_step), schedule.T + 1)
         each = jax.vmap(bound.term, in_axes=(0, None, None, None, 0, None))
         terms = jax.vmap(each, in_axes=(0, None, None, None, None, 0))(
@@ -245,7 +266,7 @@ def make_train_step(
         new = (params, ema, opt_state)
         old = (state.params, state.ema, state.opt_state)
         params, ema, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
-        mean_K = jnp.where(jnp.isnan(state.K), K, 0.98 * state.K + 0.02 * K)
+        mean_K = jnp.where(jnp.isfinite(state.K), 0.98 * state.K + 0.02 * K, K)
         return TrainState(
             state.step + 1,
             params,
@@ -303,11 +324,11 @@ def _loop(state, data, options, dispatch, per_dispatch, checkpoints, on_log) -> 
 def _stop_if_diverged(state: TrainState, saved: int | None) -> None:
     if int(state.bad_run) < MAX_BAD_RUN:
         return
-    kept = "no checkpoint was asked for" if saved is None else f"last good checkpoint: step {saved}"
+    kept = f"last good checkpoint: step {saved}" if saved else "no checkpoint was saved"
     raise Diverged(
         f"training stopped at step {int(state.step)}: {int(state.bad_run)} updates in a row had a"
         f" loss or gradient that is not finite ({int(state.skipped)} in all); {kept}."
-        " Try a lower learning_rate or clip_norm"
+        " Try a lower learning_rate or clip_norm, in a new run"
     )
 
 

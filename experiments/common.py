@@ -162,6 +162,7 @@ def execute(experiment: Experiment, config: dict[str, Any]) -> str:
         evaluation_size(config)
         workdir = _claim(Path(config["workdir"]), config, write=False)
         problem = experiment.setup(config)
+        training.make_loss(problem.model, options.objective, options.num_t)
         _claim(workdir, config, write=True)
     except (ValueError, OSError) as error:
         raise Invalid(_name_flag(str(error), config)) from error
@@ -182,8 +183,9 @@ def execute(experiment: Experiment, config: dict[str, Any]) -> str:
     measured, rows = experiment.measures(problem, result, ceiling)
     content = _report(experiment, config, problem, state, result, seconds, ceiling)
     content |= {**problem.facts, **facts, **measured, "figures": figures}
+    content = {k: reporting.or_null(v) if isinstance(v, float) else v for k, v in content.items()}
     reporting.write_json(workdir / "report.json", content)
-    for name in ("valid_samples", "nan_samples"):
+    for name in ("valid_samples", "non_finite_samples"):
         if name in facts:
             rows.append((name.replace("_", " "), "–", f"{facts[name]:g}", "–", "of all samples"))
     return _final_table(experiment, result, content, rows, workdir)
@@ -193,7 +195,9 @@ def training_options(config: dict[str, Any]) -> training.Options:
     """The fields of training.Options among the flags."""
     fields = {f.name for f in dataclasses.fields(training.Options)}
     values = {name: value for name, value in config.items() if name in fields}
-    values["num_t"] = None if values["num_t"] < 0 else values["num_t"]
+    if values["num_t"] < -1:
+        raise ValueError(f"num_t: expected at least -1, got {values['num_t']}")
+    values["num_t"] = None if values["num_t"] == -1 else values["num_t"]
     return training.Options(**values)
 
 
@@ -206,9 +210,7 @@ def evaluation_size(config: dict[str, Any]) -> None:
 def make_schedule(config: dict[str, Any]) -> schedule.Schedule:
     """The fixed schedule named by the flags; "learned" starts from the geometric one."""
     name = "geometric" if config["schedule"] == "learned" else config["schedule"]
-    if name not in schedule.FIXED:
-        known = ["learned", *sorted(schedule.FIXED)]
-        raise ValueError(f"schedule: expected one of {known}, got {name!r}")
+    schedule.check_steps(config["T"])
     schedule.check_beta_1(config["beta_1"])
     return schedule.by_name(name, config["T"], config["beta_1"])
 
@@ -227,6 +229,8 @@ def make_network(config: dict[str, Any], outputs: int) -> Any:
         "residual_mlp": lambda: networks.ResidualMLP(width, depth, outputs),
         "unet": lambda: networks.UNet((width, 2 * width), depth, outputs=outputs),
     }
+    if config.get("octaves", 0) < 0:
+        raise ValueError(f"octaves: expected at least 0, got {config['octaves']}")
     if config["network"] not in makers:
         raise ValueError(f"network: expected one of {sorted(makers)}, got {config['network']!r}")
     return makers[config["network"]]()
@@ -242,18 +246,31 @@ def _claim(workdir: Path, config: dict[str, Any], write: bool) -> Path:
     workdir = workdir.expanduser()
     if workdir.exists() and not workdir.is_dir():
         raise ValueError(f"workdir: expected a directory, {workdir} is a file")
+    parent = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"workdir: cannot write {workdir}: {parent} is no directory to write in")
     path = workdir / "config.json"
     wanted = {n: v for n, v in config.items() if n not in _PLACES + _MEASURES}
     if path.exists():
-        _check_same(workdir, json.loads(path.read_text(encoding="utf-8")), wanted)
+        _check_same(workdir, _read_config(path), wanted)
         return workdir
-    for name in ("checkpoints", "metrics.csv", "report.json", "figures"):
+    for name in ("checkpoints", "metrics.csv", "report.json", "figures", "tensorboard"):
         if (workdir / name).exists():
             raise ValueError(f"workdir: {workdir} holds {name} but no config.json: not overwritten")
     if write:
         workdir.mkdir(parents=True, exist_ok=True)
         reporting.write_json(path, wanted)
     return workdir
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"workdir: {path} does not read: {error}") from error
+    if not isinstance(held, dict):
+        raise ValueError(f"workdir: {path} is not the configuration of a run")
+    return held
 
 
 def _check_same(workdir: Path, held: dict[str, Any], wanted: dict[str, Any]) -> None:
@@ -327,9 +344,9 @@ def _report(experiment, config, problem, state, result, seconds, ceiling) -> dic
         "experiment": experiment.name,
         "preset": config["preset"],
         "K_bits": bits(result.K),
-        "K_standard_error_bits": reporting.or_null(bits(result.K_error)),
+        "K_standard_error_bits": bits(result.K_error),
         "K_minus_L_null_bits": bits(result.K_minus_L_null),
-        "K_minus_L_null_standard_error_bits": reporting.or_null(bits(result.K_minus_L_null_error)),
+        "K_minus_L_null_standard_error_bits": bits(result.K_minus_L_null_error),
         "L_null_bits": bits(result.L_null),
         "ceiling_bits": None if ceiling is None else bits(ceiling),
         "paper_K_bits": experiment.paper_K_bits,
@@ -380,4 +397,4 @@ def _final_table(experiment, result, content, rows, workdir: Path) -> str:
     )
     files = [str(workdir / "report.json"), *content["figures"].values()]
     lines = [title, reporting.table(table), "", *(f"wrote {name}" for name in files)]
-    return os.linesep.join(["", *lines])
+    return "\n".join(["", *lines])

@@ -17,7 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 import common
-from dpm_jax import evaluation, gaussian, model, plots, readout, reporting
+from dpm_jax import evaluation, gaussian, model, plots, readout, reporting, schedule
 from dpm_jax.data import images
 
 EVENT = (28, 28, 1)
@@ -70,6 +70,9 @@ PRESETS = {"paper": _SHARED, "best": {**_SHARED, **_BEST}}
 
 def setup(config) -> common.Problem:
     """The model, the data and the noise-floor ceiling for these flags."""
+    schedule.check_steps(config["T"])
+    if not 2 <= config["num_eval"] <= 10_000:
+        raise ValueError(f"num_eval: expected 2..10000, got {config['num_eval']}")
     if config["num_samples"] < 1:
         raise ValueError(f"num_samples: expected at least 1, got {config['num_samples']}")
     if config["passes"] < 1:
@@ -136,7 +139,10 @@ def figures(config, problem, params, folder):
         passes=config["passes"],
         steps=steps,
     )
-    facts = {"samples": n, "nan_samples": int(np.isnan(samples).any(axis=(1, 2, 3)).sum())}
+    facts = {
+        "samples": n,
+        "non_finite_samples": int((~np.isfinite(samples)).any(axis=(1, 2, 3)).sum()),
+    }
     facts["sample_steps"] = steps
     facts["sampled_chain_K_minus_L_null_bits_per_dim"] = reporting.bits(chain.K_minus_L_null) / DIMS
     scaling = problem.facts["mean_levels"], problem.facts["scale_levels"]

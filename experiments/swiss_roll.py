@@ -74,7 +74,7 @@ def setup(config) -> common.Problem:
         config["last_step"],
         learn_schedule=config["schedule"] == "learned",
     )
-    key_train, key_test = jax.random.split(jax.random.fold_in(jax.random.key(config["seed"]), 1))
+    key_train, key_test = jax.random.split(jax.random.key(config["seed"] + 5))
     draw = jax.jit(swiss_roll.sample, static_argnums=(1, 2))
     data = draw(key_train, 100_000, config["noise"])
     test = draw(key_test, config["num_eval"], config["noise"])
@@ -85,7 +85,11 @@ def setup(config) -> common.Problem:
             return swiss_roll.negative_entropy(config["beta_1"], config["noise"])
         return swiss_roll.negative_entropy(0.0, config["noise"]) if config["noise"] else None
 
-    return common.Problem(built, built, data, None, test, None, ceiling, {})
+    facts = {
+        "scale_raw": float(swiss_roll.moments(config["noise"])[1]),
+        "ceiling_kind": "-h(X_1), by quadrature",
+    }
+    return common.Problem(built, built, data, None, test, None, ceiling, facts)
 
 
 def figures(config, problem, params, folder):
