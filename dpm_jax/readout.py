@@ -51,7 +51,7 @@ def by_name(
     variance: str = "eq64",
     x0_range: tuple[float, float] | None = None,
 ) -> Readout:
-    """The readout of that name for a family (eq. 62–65 and alternatives).
+    """The readout of that name for a family: eq. 64 and eq. 65, or an alternative.
 
     Args:
         family: gaussian.family() or binomial.family(rate).
