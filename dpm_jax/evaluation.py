@@ -10,7 +10,6 @@ import numpy as np
 from dpm_jax import bound, parallel
 from dpm_jax.family import Array
 from dpm_jax.model import Model, respaced
-from dpm_jax.schedule import Schedule
 
 
 class Evaluation(NamedTuple):
@@ -66,7 +65,7 @@ def evaluate(
     per_device = min(batch_size, -(-n // devices))
     batch = per_device * devices
     kernel = parallel.over_devices(
-        _make_kernel(model, draw, passes, respaced(model, params, steps)),
+        _make_kernel(model, draw, passes, steps),
         num_args=3,
         sharded=(1, 2),
     )
@@ -80,13 +79,14 @@ def evaluate(
     return _summary(rows, by_batch=passes is not None)
 
 
-def _make_kernel(model: Model, draw, passes: int | None, schedule: Schedule):
+def _make_kernel(model: Model, draw, passes: int | None, steps: int | None):
     """(params, rows, key) -> (rows, 2): K and L_null of each row, on one device."""
     family, last_step = model.family, model.last_step
 
     def kernel(params, rows: Array, key: Array) -> Array:
         key_draw, key_t = jax.random.split(key)
         x0 = rows if draw is None else draw(key_draw, rows)
+        schedule = respaced(model, params, steps)
         reverse = model.reverse(params, schedule)
         null = jax.vmap(lambda x: family.log_prob(family.prior(x.shape), x))(x0)
         if passes is None:

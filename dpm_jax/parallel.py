@@ -23,6 +23,16 @@ def device_key(key: jax.Array) -> jax.Array:
     return jax.random.fold_in(key, jax.lax.axis_index(_AXIS))
 
 
+def replicate(tree):
+    """A pytree put on every local device, placed as the results of `over_devices` are.
+
+    A function fed with its own results then compiles once, and data are copied to the devices once
+    and not at every call.
+    """
+    mesh = jax.sharding.Mesh(jax.local_devices(), (_AXIS,))
+    return jax.device_put(tree, jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()))
+
+
 def over_devices(function: Callable, num_args: int, sharded: tuple[int, ...] = (), donate=()):
     """Compile `function` to run on every local device.
 

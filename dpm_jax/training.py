@@ -94,7 +94,7 @@ def fit(
         data = np.asarray(data)
         model.family.validate(data)
         _check_event(model, data)
-    data = jax.tree.map(jnp.asarray, data)
+    data = parallel.replicate(jax.tree.map(jnp.asarray, data))
     optimizer = make_optimizer(options)
     loss = make_loss(model, options.objective, options.num_t)
     step = make_train_step(loss, optimizer, options, draw or draw_rows)
@@ -102,6 +102,7 @@ def fit(
         state = initial_state(model, options, checkpoints)
     per_dispatch = options.steps_per_dispatch or _steps_per_dispatch(model, options)
     dispatch = make_dispatch(step, looped=per_dispatch > 1)
+    state = parallel.replicate(state)
     return _loop(state, data, options, dispatch, per_dispatch, checkpoints, on_log)
 
 
@@ -115,7 +116,7 @@ def check(options: Options) -> None:
     positive = ("num_steps", "learning_rate", "clip_norm", "log_every", "checkpoint_every")
     for name in positive:
         if not 0 < getattr(options, name) < math.inf:
-            raise ValueError(f"{name}: expected a number above 0, got {getattr(options, name)}")
+            raise ValueError(f"{name}: expected more than 0, got {getattr(options, name)}")
     for name in ("warmup", "steps_per_dispatch"):
         if getattr(options, name) < 0:
             raise ValueError(f"{name}: expected at least 0, got {getattr(options, name)}")
@@ -162,7 +163,7 @@ def initial_state(model: Model, options: Options, checkpoints=None) -> TrainStat
 def _state_at_0(model: Model, optimizer, seed: int) -> TrainState:
     params = model.init(jax.random.fold_in(jax.random.key(seed), 0x1A17))
     zero = jnp.zeros((), jnp.int32)
-    nan = jnp.full((), jnp.nan)  # no batch seen yet
+    nan = jnp.full((), jnp.nan, jnp.result_type(float))  # no batch seen yet
     ema = jax.tree.map(jnp.copy, params)  # a buffer of its own: both are donated
     return TrainState(zero, params, ema, optimizer.init(params), zero + 0, zero + 0, nan, nan + 0)
 
@@ -255,7 +256,7 @@ def make_train_step(
         # The gradient of a mean over devices is not reduced by itself: reduce the gradient.
         (value, K), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, key_loss, batch)
         value, K, gradient = parallel.mean((value, K, gradient))
-        norm = optax.global_norm(gradient)
+        norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises floats to integers
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
@@ -297,10 +298,10 @@ def make_dispatch(step, looped: bool):
 
 
 def _loop(state, data, options, dispatch, per_dispatch, checkpoints, on_log) -> TrainState:
-    key = jax.random.key(options.seed)
+    key = parallel.replicate(jax.random.key(options.seed))
     step = int(state.step)
     blocking = jax.default_backend() == "cpu" and jax.local_device_count() > 1
-    saved = step
+    saved = step if checkpoints is not None and step else None  # nothing is saved at step 0
     while step < options.num_steps:
         ahead = [per_dispatch, options.num_steps - step]
         ahead += [every - step % every for every in (options.log_every, options.checkpoint_every)]
@@ -311,13 +312,13 @@ def _loop(state, data, options, dispatch, per_dispatch, checkpoints, on_log) -> 
         if blocking:  # collectives of several queued steps can deadlock on few cores
             jax.block_until_ready(state)
         if step % options.log_every == 0 or last:
-            _stop_if_diverged(state, saved if checkpoints is not None else None)
+            _stop_if_diverged(state, saved)
             if on_log is not None:
                 on_log(state)
         if checkpoints is not None and (step % options.checkpoint_every == 0 or last):
             _stop_if_diverged(state, saved)
             checkpoints.save(step, state)
-            saved = step
+            saved = step if checkpoints is not None and step else None  # nothing is saved at step 0
     return state
 
 

@@ -244,11 +244,11 @@ def _name_flag(message: str, config: dict[str, Any]) -> str:
 def _claim(workdir: Path, config: dict[str, Any], write: bool) -> Path:
     """Check that `workdir` is new or holds this very run; with `write`, put config.json there."""
     workdir = workdir.expanduser()
-    if workdir.exists() and not workdir.is_dir():
-        raise ValueError(f"workdir: expected a directory, {workdir} is a file")
     parent = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
-    if not parent.is_dir() or not os.access(parent, os.W_OK):
-        raise ValueError(f"workdir: cannot write {workdir}: {parent} is no directory to write in")
+    if not parent.is_dir():
+        raise ValueError(f"workdir: expected a directory, got {workdir}: {parent} is a file")
+    if not os.access(parent, os.W_OK):
+        raise ValueError(f"workdir: cannot write into {parent}")
     path = workdir / "config.json"
     wanted = {n: v for n, v in config.items() if n not in _PLACES + _MEASURES}
     if path.exists():
@@ -258,7 +258,10 @@ def _claim(workdir: Path, config: dict[str, Any], write: bool) -> Path:
         if (workdir / name).exists():
             raise ValueError(f"workdir: {workdir} holds {name} but no config.json: not overwritten")
     if write:
-        workdir.mkdir(parents=True, exist_ok=True)
+        try:
+            workdir.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"workdir: cannot make {workdir} ({error.strerror})") from error
         reporting.write_json(path, wanted)
     return workdir
 
@@ -312,7 +315,7 @@ def _train(problem: Problem, options: training.Options, workdir: Path, checkpoin
 
         data, draw = problem.data, problem.draw
         state = training.fit(problem.model, data, options, draw, state, checkpoints, on_log)
-    return state, before + time.monotonic() - begun
+    return state, metrics.seconds_at(int(state.step))
 
 
 def _draw_bound_terms(problem: Problem, params, config: dict[str, Any], folder: Path) -> Path:

@@ -1,4 +1,4 @@
-"""The README's promises: its example runs, its table of equations is true, its commands are CI's."""
+"""The README keeps its word: the example runs, the equation table is true, CI runs its command."""
 
 import importlib
 import re

@@ -1,0 +1,54 @@
+"""Two virtual CPU devices, fast compilation, strict arrays, warnings as errors, the data folder."""
+
+import os
+from pathlib import Path
+
+# Before the first import of jax: XLA reads its flags once.
+# Most of the time goes into compiling small functions that run once: level 0 halves it. To test
+# what users run, set XLA_FLAGS=--xla_backend_optimization_level=2; a flag that is set stays.
+for flag, value in (
+    ("--xla_force_host_platform_device_count", 2),
+    ("--xla_backend_optimization_level", 0),
+):
+    if flag not in os.environ.get("XLA_FLAGS", ""):
+        os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={value}".strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import hypothesis  # noqa: E402
+import jax  # noqa: E402
+import pytest  # noqa: E402
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+# Collectives of two virtual devices on two busy cores can dead-lock when dispatched asynchronously.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+
+# The same examples on every run, and no deadline: the first call of a function compiles it.
+hypothesis.settings.register_profile(
+    "dpm_jax", deadline=None, derandomize=True, max_examples=25, database=None
+)
+hypothesis.settings.load_profile("dpm_jax")
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def pytest_configure(config):
+    """Every warning is an error; what follows exempts third parties only."""
+    config.addinivalue_line("filterwarnings", "error")
+
+
+@pytest.fixture
+def x64():
+    """Run a test in float64, where identities hold to rounding."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def dpm_data() -> Path:
+    """The folder of data sets, $DPM_DATA or ../shared/data; the test is skipped without it."""
+    folder = ROOT / os.environ.get("DPM_DATA", "../shared/data")  # an absolute path wins
+    if not folder.is_dir():
+        pytest.skip(f"no data sets in {folder}; set DPM_DATA")
+    return folder

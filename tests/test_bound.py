@@ -1,0 +1,402 @@
+"""K against closed forms: Gaussian data, data ~ π, three bits enumerated; its estimators."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpm_jax import binomial, bound, gaussian, schedule
+from dpm_jax.binomial import Bernoulli
+from dpm_jax.gaussian import Normal
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+T = 4
+C_DIAGONAL = np.diag([0.3, 1.2, 2.0])
+C_CORRELATED = np.array([[1.0, 0.6, -0.2], [0.6, 1.5, 0.3], [-0.2, 0.3, 0.7]])
+LOG_2PIE = np.log(2 * np.pi * np.e)
+
+
+def keys(n, seed=0):
+    return jax.random.split(jax.random.key(seed), n)
+
+
+def error_of(values):
+    return np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
+
+
+def mean_is(values, expected, errors=5.0, expected_error=0.0):
+    """The mean of independent draws (n, ...) is `expected` within so many standard errors."""
+    values = np.asarray(values)
+    error = np.hypot(error_of(values), expected_error) + 1e-12
+    z = np.abs(values.mean(axis=0) - expected) / error
+    assert np.all(z < errors), f"off by {z} standard errors of {error}"
+
+
+def averaged(function, n, *args):
+    """(n, ...) values of function(key, *args), compiled once."""
+    return np.asarray(jax.jit(jax.vmap(lambda key: function(key, *args)))(keys(n)))
+
+
+def bent(family, steps):
+    """A reverse kernel that is neither exact nor far off, for both families, at every t."""
+
+    def reverse(xt, t):
+        forward = family.step(xt, steps.beta[t])
+        if family.name == "gaussian":
+            return Normal(0.8 * forward.mean + 0.1, 1.3 * forward.variance)
+        return Bernoulli(0.8 * forward.logits + 0.1)
+
+    return reverse
+
+
+BOTH = {
+    "gaussian": (gaussian.family, [0.7, -1.9, 0.2]),
+    "binomial": (lambda: binomial.family(np.array([0.2, 0.2, 0.7])), [1.0, 0.0, 0.0]),
+}
+
+
+@pytest.fixture(params=BOTH)
+def setting(request, x64):
+    """A family, a schedule with β_T = 1, and one example."""
+    make, x0 = BOTH[request.param]
+    return make(), schedule.constant_fraction(T, 0.05), jnp.asarray(x0)
+
+
+# --- Gaussian data N(0, C): everything is known -------------------------------------------------
+
+
+def gaussian_reverse(C, steps):
+    """The best diagonal kernel for data N(0, C), and the nats it loses at each t (0 if C is too).
+
+    q(x^{t-1}|x^t) is N(√(1−β) S_{t-1} S_t^{-1} x^t, V) with S_t = ᾱC + (1−ᾱ)I and
+    V = S_{t-1} − (1−β) S_{t-1} S_t^{-1} S_{t-1}; the best diagonal fit has its mean and diag V.
+    """
+    alpha_bar, beta = np.asarray(steps.alpha_bar), np.asarray(steps.beta)
+    S = [a * C + (1 - a) * np.eye(len(C)) for a in alpha_bar]
+    gains, variances, lost = [np.eye(len(C))], [np.ones(len(C))], [0.0]
+    for t in range(1, steps.T + 1):
+        back = S[t - 1] @ np.linalg.inv(S[t])
+        V = S[t - 1] - (1 - beta[t]) * back @ S[t - 1]
+        gains.append(np.sqrt(1 - beta[t]) * back)
+        variances.append(np.diag(V))
+        lost.append(0.5 * (np.log(np.diag(V)).sum() - np.linalg.slogdet(V)[1]))
+    A, v = jnp.asarray(np.stack(gains)), jnp.asarray(np.stack(variances))
+    return (lambda xt, t: Normal(A[t] @ xt, v[t])), np.array(lost)
+
+
+def normal_data(C, n):
+    return jax.random.normal(jax.random.key(11), (n, len(C))) @ jnp.linalg.cholesky(C).T
+
+
+def log_density(C, x):
+    return -0.5 * (x @ np.linalg.inv(C) @ x + np.linalg.slogdet(2 * np.pi * C)[1])
+
+
+def negative_entropy(C):
+    return -0.5 * (len(C) * LOG_2PIE + np.linalg.slogdet(C)[1])
+
+
+@pytest.mark.parametrize("C", [C_DIAGONAL, C_CORRELATED], ids=["diagonal", "correlated"])
+@pytest.mark.parametrize("last_step", bound.LAST_STEPS)
+def test_K_of_gaussian_data_is_its_closed_form(C, last_step):
+    family, steps = gaussian.family(), schedule.constant_fraction(T, 0.1)
+    reverse, lost = gaussian_reverse(C, steps)
+    x0 = normal_data(C, 4000)
+    one = lambda key, x: bound.exact(key, family, steps, reverse, x, last_step).K  # noqa: E731
+    K = jax.jit(jax.vmap(one))(keys(4000), x0)
+    if last_step == "learned":
+        expected = negative_entropy(C) - lost[1:].sum()
+    else:  # −h(X_1), and what the edge costs data that are not of unit variance
+        beta = float(steps.beta[1])
+        first = (1 - beta) * C + beta * np.eye(3)
+        edge = beta * (3 - np.trace(C)) / 2
+        expected = negative_entropy(first) - lost[2:].sum() + edge
+    mean_is(K, expected)
+    assert error_of(np.asarray(K)) < 0.04
+
+
+def test_K_of_one_gaussian_example_is_its_log_density_and_eq_12_has_no_variance():
+    family, steps = gaussian.family(), schedule.constant_fraction(T, 0.1)
+    reverse, _ = gaussian_reverse(C_DIAGONAL, steps)
+    for x0 in ([0.1, -2.0, 1.0], [1.5, 0.3, -4.0]):
+        x0 = jnp.asarray(x0)
+        expected = log_density(C_DIAGONAL, np.asarray(x0))
+        one = lambda key, x0=x0: bound.exact(key, family, steps, reverse, x0, "learned").K  # noqa: E731
+        mean_is(averaged(one, 4000), expected)
+        work = averaged(bound.trajectory_bound, 20, family, steps, reverse, x0)
+        np.testing.assert_allclose(work, expected, rtol=1e-9)
+
+
+# --- data ~ π -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("last_step", bound.LAST_STEPS)
+def test_K_of_every_example_is_log_prior_where_the_chain_is_stationary(setting, last_step):
+    """T_π is reversible: its own kernel is the exact reverse of a chain in equilibrium."""
+    family, _, x0 = setting
+    steps = schedule.linear(T, 0.1, 0.5)  # ᾱ_T > 0: holds all the same
+    reverse = lambda xt, t: family.step(xt, steps.beta[t])  # noqa: E731
+    one = lambda key: bound.exact(key, family, steps, reverse, x0, last_step)  # noqa: E731
+    K, L_null = jax.jit(jax.vmap(one))(keys(4000))
+    mean_is(K, L_null[0])
+    work = averaged(bound.trajectory_bound, 20, family, steps, reverse, x0)
+    np.testing.assert_allclose(work, L_null[:20], rtol=1e-9)
+
+
+def test_K_of_data_from_the_prior_is_minus_its_entropy(setting):
+    family, steps, x0 = setting
+    prior = family.prior(x0.shape)
+    data = jax.vmap(lambda key: family.sample(key, prior))(keys(4000, 5))
+    reverse = lambda xt, t: family.step(xt, steps.beta[t])  # noqa: E731
+    one = lambda key, x: bound.exact(key, family, steps, reverse, x)  # noqa: E731
+    K, L_null = jax.jit(jax.vmap(one))(keys(4000), data)
+    mean_is(K, -family.entropy(prior))
+    mean_is(K - L_null, 0.0)
+
+
+# --- three bits, enumerated ---------------------------------------------------------------------
+
+STATES = np.array(list(itertools.product([0.0, 1.0], repeat=3)))
+LAW = np.array([0.3, 0.02, 0.05, 0.13, 0.2, 0.1, 0.05, 0.15])
+RATE = np.array([0.2, 0.5, 0.7])
+
+
+def bits_given(p):
+    """P(all 8 states) of independent bits with P(1) = p: (..., 3) -> (..., 8)."""
+    p = np.asarray(p)[..., None, :]
+    return np.where(STATES == 1, p, 1 - p).prod(axis=-1)
+
+
+def enumerated(steps):
+    """Exact log p(x^0) and K of the best factorised kernels, by sums over all states: (8,) each."""
+    beta, alpha_bar = np.asarray(steps.beta), np.asarray(steps.alpha_bar)
+    marginal = [bits_given(STATES * a + (1 - a) * RATE) for a in alpha_bar]  # [t][x0, xt]
+    p = bits_given(RATE)  # p(x^T)
+    K = -(marginal[-1] * np.log(marginal[-1] / p)).sum(axis=1)
+    logits = np.zeros((steps.T + 1, 8, 3))
+    for t in range(steps.T, 0, -1):
+        forward = bits_given(STATES * (1 - beta[t]) + beta[t] * RATE)  # [x_prev, xt]
+        joint = LAW[:, None, None] * marginal[t - 1][:, :, None] * forward  # [x0, x_prev, xt]
+        pair = joint.sum(axis=0)
+        rate = (pair.T @ STATES) / pair.sum(axis=0)[:, None]  # P(bit of x_prev = 1 | xt)
+        logits[t] = np.log(rate) - np.log1p(-rate)
+        kernel = bits_given(rate)  # [xt, x_prev]
+        given_x0 = joint / LAW[:, None, None]  # q(x_prev, xt | x0)
+        log_p = np.where(given_x0 > 0, np.log(kernel.T), 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_q = np.log(given_x0 / marginal[t][:, None, :])
+        K += (given_x0 * (log_p - np.where(given_x0 > 0, log_q, 0))).sum(axis=(1, 2))
+        p = kernel.T @ p
+    return np.log(p), K, jnp.asarray(logits)
+
+
+@pytest.mark.parametrize("T", [2, 3])
+def test_three_bits_against_enumeration(T):
+    family, steps = binomial.family(RATE), schedule.constant_fraction(T, 0.3)
+    log_p, K, logits = enumerated(steps)
+    assert np.exp(log_p).sum() == pytest.approx(1)
+    assert (log_p - K > 1e-4).all()  # the kernels factorise and the law does not: a strict bound
+    place = jnp.asarray([4, 2, 1])
+
+    def reverse(xt, t):
+        return Bernoulli(logits[t, place @ xt.astype(int)])
+
+    one = lambda key, x: bound.exact(key, family, steps, reverse, x, "learned").K  # noqa: E731
+    each = jax.vmap(jax.vmap(one, (0, None)), (None, 0), out_axes=1)
+    values = jax.jit(each)(keys(4000), jnp.asarray(STATES))
+    mean_is(values, K)
+    # Eq. 9: the exponential of the same trajectories is unbiased for p(x^0) itself.
+    one = lambda key, x: bound.trajectory_bound(key, family, steps, reverse, x)  # noqa: E731
+    each = jax.vmap(jax.vmap(one, (0, None)), (None, 0), out_axes=1)
+    work = jax.jit(each)(keys(4000, 1), jnp.asarray(STATES))
+    mean_is(work, K)
+    mean_is(np.exp(work), np.exp(log_p))
+
+
+# --- the forms of K agree -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("last_step", bound.LAST_STEPS)
+def test_exact_is_the_mean_of_eq_12(setting, last_step):
+    family, steps, x0 = setting
+    reverse = bent(family, steps)
+    if last_step == "fixed":
+        reverse = bound.fix_last_step(family, steps, reverse)
+    one = lambda key: bound.exact(key, family, steps, reverse, x0, last_step).K  # noqa: E731
+    K = averaged(one, 3000)
+    work = averaged(bound.trajectory_bound, 3000, family, steps, reverse, x0)
+    mean_is(work, K.mean(), expected_error=error_of(K))
+
+
+@pytest.mark.parametrize("last_step", bound.LAST_STEPS)
+def test_terms_sum_to_exact_and_every_step_after_the_first_costs(setting, last_step):
+    family, steps, x0 = setting
+    args = (jax.random.key(3), family, steps, bent(family, steps), x0, last_step)
+    terms = bound.exact_terms(*args)
+    assert terms.shape == (T + 1,)
+    np.testing.assert_allclose(terms.sum(), bound.exact(*args).K, rtol=1e-12)
+    assert (np.asarray(terms)[2:] < 0).all() and terms[0] <= 0
+
+
+@pytest.mark.parametrize(
+    "family, rows",
+    [
+        (gaussian.family, [[1.5, 0.0, 0.5], [-0.5, 1.0, -1.5]]),  # mean |x|² = 3
+        (lambda: binomial.family(0.25), [[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0.0]]),
+    ],
+    ids=["gaussian", "binomial"],
+)
+def test_K_is_eq_14_as_printed_on_data_as_it_assumes(family, rows):
+    """Both sides share their noise and the rest is analytic: equal to rounding, ᾱ_T > 0 or not."""
+    family, x0 = family(), jnp.asarray(rows)
+    for steps in (schedule.constant_fraction(T, 0.1), schedule.linear(T, 0.1, 0.4)):
+        reverse = bent(family, steps)
+
+        def both(key, x, steps=steps, reverse=reverse):
+            K = bound.exact(key, family, steps, reverse, x).K
+            terms = bound.exact_terms(key, family, steps, reverse, x)
+            entropy = [family.entropy(family.marginal(x, steps.log_alpha_bar[t])) for t in (T, 1)]
+            H_p = family.entropy(family.prior(x.shape))
+            return K, terms[2:].sum() + entropy[0] - entropy[1] - H_p
+
+        K, printed = jax.jit(jax.vmap(both))(keys(len(rows)), x0)
+        np.testing.assert_allclose(K.mean(), printed.mean(), rtol=1e-10)
+        if family.name == "gaussian":  # what eq. 14 drops for one example: edge and prior
+            scale = float(steps.beta[1] + steps.alpha_bar[-1])
+            dropped = scale * (3 - (np.asarray(rows) ** 2).sum(axis=1)) / 2
+            np.testing.assert_allclose(K - printed, dropped, rtol=1e-8)
+
+
+def test_gradient_of_the_schedule_with_frozen_noise_is_the_finite_difference():
+    family, x0 = gaussian.family(), jnp.asarray([0.7, -1.9, 0.2])
+    logits = schedule.to_logits(schedule.constant_fraction(6, 0.05))
+
+    @jax.jit
+    def K(logits):
+        steps = schedule.learned(0.05, logits)
+
+        def reverse(xt, t):
+            sigma = jax.nn.sigmoid(0.3 + jnp.log(steps.beta[t]) - jnp.log1p(-steps.beta[t]))
+            return Normal((1 - sigma) * xt + sigma * jnp.tanh(xt), sigma * jnp.ones(3))
+
+        return bound.exact(jax.random.key(9), family, steps, reverse, x0).K
+
+    gradient, h = jax.grad(K)(logits), 1e-5
+    for i in range(5):
+        shift = h * jnp.eye(5)[i]
+        difference = (K(logits + shift) - K(logits - shift)) / (2 * h)
+        np.testing.assert_allclose(gradient[i], difference, rtol=1e-6)
+
+
+def test_gradient_of_the_schedule_is_finite_however_far_it_has_been_learned():
+    """In float32 σ(17) is 1, where the derivative of √(1−β) is infinite."""
+    with jax.enable_x64(False):
+        family = gaussian.family()
+
+        def K(logits):
+            steps = schedule.learned(1e-3, logits)
+            return bound.exact(jax.random.key(0), family, steps, bent(family, steps), jnp.ones(2)).K
+
+        compiled = jax.jit(jax.value_and_grad(K))
+        for logit in (-30.0, 16.0, 20.0, 40.0):
+            for place in range(3):
+                logits = np.zeros(3, np.float32)
+                logits[place] = logit
+                value, gradient = compiled(jnp.asarray(logits))
+                assert np.isfinite(value) and np.isfinite(gradient).all(), (logits, gradient)
+
+
+def test_exact_is_one_loop_whatever_T_and_traces_once(setting):
+    family, _, x0 = setting
+    sizes, traces = [], []
+
+    def K(key, steps, x):
+        def reverse(xt, t):
+            traces.append(t)
+            return family.step(xt, steps.beta[t])
+
+        return bound.exact(key, family, steps, reverse, x).K
+
+    compiled = jax.jit(K)
+    for beta_1 in (0.1, 0.2, 0.3):
+        compiled(jax.random.key(0), schedule.cosine(5, beta_1), x0)
+    assert len(traces) == 1
+    for steps in (schedule.cosine(5), schedule.cosine(50)):
+        jaxpr = str(jax.make_jaxpr(K)(jax.random.key(0), steps, x0))
+        assert jaxpr.count("scan[") == 1 and "while[" not in jaxpr.split("scan[")[0]
+        sizes.append(len(jaxpr.splitlines()))
+    assert sizes[0] == sizes[1]
+
+
+# --- random t -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("last_step, num_t", [("fixed", None), ("learned", 2)])
+def test_estimate_is_unbiased(setting, last_step, num_t):
+    family, steps, x0 = setting
+    reverse = bent(family, steps)
+    batch = jnp.stack([x0, x0[::-1]] if family.name == "gaussian" else [x0, 1 - x0])
+    batch = jnp.concatenate([batch, batch])
+    one = lambda key, x: bound.exact(key, family, steps, reverse, x, last_step).K  # noqa: E731
+    K = jax.jit(jax.vmap(jax.vmap(one, (0, None)), (None, 0), out_axes=1))(keys(3000), batch[:2])
+    K = np.asarray(K)
+    estimates = averaged(
+        lambda key: bound.estimate(key, family, steps, reverse, batch, last_step, num_t), 3000
+    )
+    for half in (estimates[:, :2], estimates[:, 2:]):
+        mean_is(half, K.mean(axis=0), expected_error=error_of(K))
+    mean_is(estimates.mean(axis=1), K.mean(), expected_error=error_of(K.mean(axis=1)))
+
+
+@pytest.mark.parametrize("last_step", bound.LAST_STEPS)
+def test_time_weights_are_a_law_over_the_t_that_are_learned(last_step):
+    steps = schedule.constant_fraction(10)
+    weights = np.asarray(bound.time_weights(steps, last_step))
+    first = bound.first_t(last_step)
+    assert weights.shape == (11,) and weights.sum() == pytest.approx(1)
+    assert (weights[:first] == 0).all() and (weights[first:] > 0).all()
+    t = np.arange(first, 11)
+    expected = 0.5 / len(t) + 0.5 / t / (1 / t).sum()
+    np.testing.assert_allclose(weights[first:], expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("num_t", [None, 16])
+def test_draws_of_t_are_stratified_and_follow_their_weights(num_t):
+    family, steps, n = gaussian.family(), schedule.constant_fraction(10), 64
+    weights = bound.time_weights(steps)
+    x0 = jnp.zeros((n, 1))
+
+    def draw(key):
+        return bound.draw_terms(key, family, steps, bent(family, steps), x0, weights, num_t)
+
+    draws = jax.jit(jax.vmap(draw))(keys(300))
+    t = np.asarray(draws.t)
+    assert t.shape == (300, n) and t.min() == 2 and t.max() == 10
+    np.testing.assert_array_equal(draws.probability, np.asarray(weights)[t])
+    assert np.isfinite(draws.term).all()
+    groups = t.reshape(300, num_t or n, -1)
+    assert (groups == groups[:, :, :1]).all()  # equal groups of examples share one t
+    counts = np.stack([(groups[:, :, 0] == k).sum(axis=1) for k in range(11)], axis=1)
+    expected = groups.shape[1] * np.asarray(weights)
+    assert (np.abs(counts - expected) < 2).all()
+    mean_is(counts, expected)
+    mean_is(t[:, 0] == 2, weights[2])  # the order is random: no example has a t of its own
+    mean_is(t[:, -1] == 2, weights[2])
+
+
+@pytest.mark.parametrize("num_t", [0, 3, 5, 8])
+def test_num_t_must_divide_the_batch(num_t):
+    family, steps = gaussian.family(), schedule.constant_fraction(T)
+    with pytest.raises(ValueError, match=f"num_t: expected a divisor of .* size 4, got {num_t}"):
+        bound.estimate(
+            jax.random.key(0), family, steps, bent(family, steps), jnp.zeros((4, 2)), num_t=num_t
+        )
+
+
+def test_unknown_last_step():
+    family, steps = gaussian.family(), schedule.constant_fraction(T)
+    with pytest.raises(ValueError, match=r"last_step: expected one of .*fixed.*got 'none'"):
+        bound.exact(jax.random.key(0), family, steps, bent(family, steps), jnp.zeros(2), "none")

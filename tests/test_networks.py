@@ -1,0 +1,177 @@
+"""Networks: shapes, gradients, what each is conditioned on, bumps (eq. 63); build's errors."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpm_jax import binomial, bound, gaussian, model, networks, schedule
+from dpm_jax.networks.paper import bumps
+
+T = 8
+STEPS = schedule.constant_fraction(T, 0.05)
+NETWORKS = {
+    "RBF": (networks.RBF(T, units=5), (3,)),
+    "SigmoidPerceptron": (networks.SigmoidPerceptron(T, units=(6, 5), outputs=2), (3,)),
+    "BumpDense": (networks.BumpDense(T, units=(7, 6), num_bumps=3), (2, 3)),
+    "MLP": (networks.MLP(width=8, depth=2, octaves=2, outputs=2), (3,)),
+    "ResidualMLP": (networks.ResidualMLP(width=8, depth=2, outputs=2), (2, 2)),
+    "UNet": (networks.UNet((4, 6), blocks=1, bottleneck=5, outputs=2), (8, 4, 2)),
+}
+KNOW_T = ("RBF", "SigmoidPerceptron", "BumpDense")
+
+
+@pytest.fixture(params=NETWORKS)
+def case(request):
+    """A network's name, itself, its event, and parameters without the zeros it starts from."""
+    network, shape = NETWORKS[request.param]
+    x = jnp.linspace(-1.0, 1.0, int(np.prod(shape))).reshape(shape)
+    params = jax.jit(network.init)(jax.random.key(0), x, jnp.asarray(1), jnp.asarray(0.0))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    leaves = [a + 0.1 * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys)]
+    return request.param, network, x, jax.tree.unflatten(tree, leaves)
+
+
+def test_outputs_conditioning_and_gradients(case):
+    name, network, x, params = case
+
+    def loss(params, x, t, log_snr):
+        raw = network.apply(params, x, t, log_snr)
+        return jnp.sum(raw**2), raw
+
+    compiled = jax.jit(jax.grad(loss, (0, 1), has_aux=True))
+
+    def call(t, log_snr):
+        gradient, raw = compiled(params, x, jnp.asarray(t), jnp.asarray(log_snr))
+        return jax.tree.map(np.asarray, jax.tree.leaves(gradient)), np.asarray(raw)
+
+    gradient, raw = call(3, 0.5)
+    assert raw.shape == (*x.shape, 2) and raw.dtype == np.float32
+    assert np.any(raw != call(4, 0.5)[1]) == (name in KNOW_T)
+    assert np.any(raw != call(3, -2.0)[1]) == (name not in KNOW_T)
+    assert all(np.any(leaf != 0) for leaf in gradient)
+    for log_snr in (-20.0, 20.0):
+        gradient, raw = call(3, log_snr)
+        assert all(np.isfinite(leaf).all() for leaf in (*gradient, raw))
+
+
+@pytest.mark.parametrize("case", ["RBF", "MLP"], indirect=True)
+def test_same_parameters_serve_the_respaced_chain(case):
+    _, network, x, params = case
+    built = model.build(gaussian.family(), STEPS, network, x.shape, "v")
+    params = {"network": params}
+    short = model.respaced(built, params, 3)
+    assert list(np.asarray(short.network_t)) == [0, 1, 4, 8]
+    batch = jnp.stack([x, -x])
+
+    @jax.jit
+    def use(key):
+        x0 = model.sample(built, params, key, 2, steps=3)
+        return model.log_likelihood_bound(built, params, key, batch, steps=3), x0
+
+    (K, L_null), x0 = use(jax.random.key(0))
+    assert K.shape == L_null.shape == (2,) and np.isfinite(K).all()
+    assert x0.shape == batch.shape and np.isfinite(x0).all()
+
+
+class Echo(NamedTuple):
+    """A network without parameters whose raw outputs are t and log-SNR: shows what reaches it."""
+
+    which: str
+    outputs: int = 1
+
+    def init(self, key, x, t, log_snr) -> Any:
+        return {}
+
+    def apply(self, variables, x, t, log_snr):
+        value = t.astype(x.dtype) if self.which == "t" else log_snr
+        return jnp.full((*x.shape, self.outputs), value)
+
+
+@pytest.mark.parametrize("which", ["t", "log_snr"])
+def test_networks_are_told_the_original_t_and_the_log_snr_of_the_respaced_chain(which):
+    family, event = binomial.family(0.2), (2,)
+    built = model.build(family, STEPS, Echo(which), event, "sigmoid", last_step="learned")
+    short = model.respaced(built, {"network": {}}, 4)
+    reverse = built.reverse({"network": {}}, short)
+    table = STEPS.network_t if which == "t" else STEPS.log_snr
+    for t in range(1, 5):
+        logits = reverse(jnp.zeros(event), jnp.asarray(t)).logits
+        np.testing.assert_allclose(logits, np.full(2, table[short.network_t[t]]), rtol=1e-6)
+
+
+def test_build_fixes_the_last_step_or_leaves_it_to_the_network():
+    family, event = binomial.family(0.2), (2,)
+    x1 = jnp.asarray([1.0, 0.0])
+    for last_step in bound.LAST_STEPS:
+        built = model.build(family, STEPS, Echo("t"), event, "sigmoid", last_step=last_step)
+        kernel = built.reverse({"network": {}}, STEPS)
+        expected = family.step(x1, STEPS.beta[1]).logits if last_step == "fixed" else jnp.ones(2)
+        np.testing.assert_allclose(kernel(x1, jnp.asarray(1)).logits, expected, rtol=1e-6)
+        np.testing.assert_allclose(kernel(x1, jnp.asarray(2)).logits, np.full(2, 2.0), rtol=1e-6)
+
+
+def test_a_learned_schedule_starts_where_it_was_told_and_has_gradients():
+    network, shape = NETWORKS["MLP"]
+    built = model.build(gaussian.family(), STEPS, network, shape, "v", learn_schedule=True)
+    params = jax.jit(built.init)(jax.random.key(0))
+    np.testing.assert_allclose(built.schedule(params).beta[:-1], STEPS.beta[:-1], rtol=1e-5)
+
+    def K(params, key):
+        return jnp.sum(model.log_likelihood_bound(built, params, key, jnp.ones((2, *shape))).K)
+
+    gradient = jax.jit(jax.grad(K))(params, jax.random.key(0))
+    assert jnp.isfinite(gradient["beta_logits"]).all()
+    assert jnp.all(gradient["beta_logits"] != 0)
+
+
+def test_bumps_of_eq_63():
+    T, num = 1000, 10
+    t = jnp.arange(0.0, T + 1)
+    g = np.asarray(jax.vmap(lambda t: bumps(t, T, num))(t))
+    np.testing.assert_allclose(g.sum(axis=1), 1.0, rtol=1e-6)
+    centres, width = (np.arange(num) + 0.5) * 100, 100.0
+    weights = np.exp(-((np.arange(T + 1)[:, None] - centres) ** 2) / (2 * width**2))
+    np.testing.assert_allclose(
+        g, weights / weights.sum(axis=1, keepdims=True), rtol=1e-4, atol=1e-7
+    )
+    np.testing.assert_array_equal(g[centres.astype(int)].argmax(axis=1), np.arange(num))
+    # The outermost bumps are pulled outwards by the normalisation; the inner ones are not.
+    np.testing.assert_allclose(g.argmax(axis=0)[3:-3], centres[3:-3], atol=3)
+
+
+@pytest.mark.parametrize(
+    "name, shape",
+    [("RBF", (2, 2)), ("SigmoidPerceptron", (2, 2)), ("UNet", (3,)), ("UNet", (6, 8, 1))],
+)
+def test_an_event_that_the_network_does_not_take_is_refused(name, shape):
+    with pytest.raises(ValueError, match=rf"network: {name} does not take an event of shape"):
+        model.build(gaussian.family(), STEPS, NETWORKS[name][0], shape)
+
+
+def test_a_network_that_fails_without_a_message_is_refused_too():
+    class Bare(Echo):
+        def apply(self, variables, x, t, log_snr):
+            raise AssertionError
+
+    with pytest.raises(ValueError, match=r"network: Bare does not take an event of shape \(3,\)"):
+        model.build(binomial.family(), STEPS, Bare("t"), (3,), "x0")
+
+
+def test_outputs_that_the_readout_does_not_take_are_refused():
+    network, shape = NETWORKS["MLP"]
+    with pytest.raises(ValueError, match=r"network: expected .* \(3, 1\) .*, got \(3, 2\)"):
+        model.build(gaussian.family(), STEPS, network, shape, "v", "posterior")
+    with pytest.raises(ValueError, match=r"network: .* and one for the variance\), got \(3, 1\)"):
+        model.build(gaussian.family(), STEPS, networks.MLP(), shape, "v")
+
+
+def test_build_refuses_a_learned_schedule_for_bits_and_unknown_last_steps():
+    network = networks.MLP(width=4, depth=1)
+    with pytest.raises(ValueError, match=r"learn_schedule: expected a gaussian .* got binomial"):
+        model.build(binomial.family(), STEPS, network, (3,), "x0", learn_schedule=True)
+    with pytest.raises(ValueError, match="last_step: expected one of"):
+        model.build(binomial.family(), STEPS, network, (3,), "x0", last_step="none")
