@@ -119,7 +119,7 @@ def kl(q: Bernoulli, p: Bernoulli) -> Array:
         jnp.log1p(prob_q * jnp.expm1(near)),
         jax.nn.softplus(logit_p) - jax.nn.softplus(logit_q),
     )
-    uncertain = jnp.where(jnp.isposinf(logit_p), jnp.inf, log_normaliser - prob_q * d)
+    uncertain = jnp.where(jnp.isinf(logit_p), jnp.inf, log_normaliser - prob_q * d)
     return jnp.sum(jnp.where(certain, jax.nn.softplus(logit_p), uncertain))
 
 

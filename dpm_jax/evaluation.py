@@ -50,7 +50,7 @@ def evaluate(
 
     Returns:
         Evaluation. Standard errors are over examples, or over batch means where t is stratified;
-        they hold the spread of the examples as well as the noise.
+        NaN (unknown) for a single batch. They hold the spread of the examples as well as the noise.
 
     Raises:
         ValueError: for no data, or batch_size or passes below 1.

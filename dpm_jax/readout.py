@@ -121,15 +121,28 @@ def _binomial(family: Family, mean, raw, xt, schedule, t) -> binomial.Bernoulli:
         return binomial.Bernoulli(z)
     if mean == "step":
         return binomial.Bernoulli(z + family.step(xt, beta).logits)
-    log_sigmoid = jax.nn.log_sigmoid
-    before = schedule.log_alpha_bar[t - 1]
-    if_1 = family.posterior(jnp.ones_like(xt), xt, beta, before).logits
-    if_0 = family.posterior(jnp.zeros_like(xt), xt, beta, before).logits
     # P(x^{t-1}) = P(x^0=1|x^t) q(x^{t-1}|x^t,1) + P(x^0=0|x^t) q(x^{t-1}|x^t,0), in logs; the
     # normaliser 1 + e^z of P(x^0|x^t) is common to both values of x^{t-1} and drops out.
-    log_1 = jnp.logaddexp(z + log_sigmoid(if_1), log_sigmoid(if_0))
-    log_0 = jnp.logaddexp(z + log_sigmoid(-if_1), log_sigmoid(-if_0))
+    before = schedule.log_alpha_bar[t - 1]
+    one_if_1, zero_if_1 = _log_posterior(family, 1.0, xt, beta, before)
+    one_if_0, zero_if_0 = _log_posterior(family, 0.0, xt, beta, before)
+    log_1 = jnp.logaddexp(z + one_if_1, one_if_0)
+    log_0 = jnp.logaddexp(z + zero_if_1, zero_if_0)
     return binomial.Bernoulli(log_1 - log_0)
+
+
+def _log_posterior(family: Family, x0: float, xt: Array, beta: Array, before: Array):
+    """log q(x^{t-1} = 1 | x^t, x^0 = x0 everywhere), and = 0; two logs for each value of a bit x^t,
+    then picked, since a logarithm for each element is what a step of this readout costs."""
+    dtype = xt.dtype
+    logits = [
+        family.posterior(jnp.full((), x0, dtype), jnp.full((), bit, dtype), beta, before).logits
+        for bit in (1.0, 0.0)
+    ]
+    return tuple(
+        jnp.where(xt > 0.5, *(jax.nn.log_sigmoid(sign * logit) for logit in logits))
+        for sign in (1, -1)
+    )
 
 
 def _check(argument: str, name: str, known: tuple[str, ...]) -> None:

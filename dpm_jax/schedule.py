@@ -93,7 +93,9 @@ def geometric(T: int, beta_1: float | None = None, final_ratio: float = 100.0) -
     check_steps(T)
     beta_1 = check_beta_1(1e-3 if beta_1 is None else beta_1)
     first = beta_1 / (1 - beta_1)
-    if not first < final_ratio < np.inf:
+    if not 0 < final_ratio < np.inf:
+        raise ValueError(f"final_ratio: expected a finite number above 0, got {final_ratio}")
+    if not first < final_ratio:
         raise ValueError(
             f"beta_1: expected beta_1/(1-beta_1) below final_ratio = {final_ratio}, got {beta_1}"
         )
@@ -167,6 +169,8 @@ def learned(beta_1: Array, logits: Array) -> Schedule:
 
     β_1 is fixed because maximising K over it would overfit: it sets the noise floor of the data.
     """
+    # σ(17) is 1 in float32 and the derivative of √(1−β) infinite there: learning stops short of it.
+    logits = jnp.clip(logits, -15.0, 15.0)
     first = jnp.asarray(beta_1, logits.dtype)
     beta = jnp.concatenate([jnp.stack([jnp.zeros_like(first), first]), jax.nn.sigmoid(logits)])
     steps = jnp.concatenate([jnp.log1p(-first)[None], jax.nn.log_sigmoid(-logits)])

@@ -318,7 +318,7 @@ def _loop(state, data, options, dispatch, per_dispatch, checkpoints, on_log) -> 
         if checkpoints is not None and (step % options.checkpoint_every == 0 or last):
             _stop_if_diverged(state, saved)
             checkpoints.save(step, state)
-            saved = step if checkpoints is not None and step else None  # nothing is saved at step 0
+            saved = step
     return state
 
 

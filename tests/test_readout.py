@@ -206,7 +206,5 @@ def test_a_family_or_range_that_is_none():
     with pytest.raises(ValueError, match=r"family: expected one of .* got 'poisson'"):
         readout.by_name(gaussian.family()._replace(name="poisson"), "x0")
     for x0_range in ((1.0, -1.0), (0.0, 0.0), (0.0, np.nan)):
-        with pytest.raises(
-            ValueError, match=r"x0_range: expected .low, high. with low < high, got"
-        ):
+        with pytest.raises(ValueError, match=r"x0_range: expected .low, high. with"):
             readout.by_name(gaussian.family(), "x0", x0_range=x0_range)
