@@ -27,7 +27,7 @@ _SHARED = {
     "depth": 3,
     "readout": "x0",
     "last_step": "fixed",
-    "num_steps": 6000,
+    "num_steps": 8000,
     "batch_size": 8,
     "learning_rate": 3e-2,
     "lr_schedule": "cosine",
