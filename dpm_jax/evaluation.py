@@ -109,7 +109,7 @@ def _summary(rows: list[np.ndarray], by_batch: bool) -> Evaluation:
             return _standard_error(column(values))
         size = len(rows[0])
         means = np.array([column(r).mean() for r in rows if len(r) == size])
-        return _standard_error(means) * np.sqrt(len(means) * size / len(values))
+        return float(_standard_error(means) * np.sqrt(len(means) * size / len(values)))
 
     return Evaluation(
         K=float(values[:, 0].mean()),

@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import logging
 
 from dpm_jax import bound, parallel
 from dpm_jax.family import Array
@@ -69,6 +70,7 @@ def fit(
     state: TrainState | None = None,
     checkpoints=None,
     on_log: Callable[[TrainState], None] | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> TrainState:
     """Train a model, from its last checkpoint where there is one.
 
@@ -81,6 +83,7 @@ def fit(
         checkpoints: a `checkpoint.Checkpoints`, or None.
         on_log: called with the state every options.log_every steps; the next step takes over the
             state's memory, so copy what is to be kept.
+        stop: asked after each dispatch; True ends the training early, with a checkpoint.
 
     Returns:
         The final state; ``state.ema`` are the parameters to use.
@@ -94,6 +97,7 @@ def fit(
         data = np.asarray(data)
         model.family.validate(data)
         _check_event(model, data)
+        _warn_of_scale(model, data)
     data = parallel.replicate(jax.tree.map(jnp.asarray, data))
     optimizer = make_optimizer(options)
     loss = make_loss(model, options.objective, options.num_t)
@@ -103,7 +107,7 @@ def fit(
     per_dispatch = options.steps_per_dispatch or _steps_per_dispatch(model, options)
     dispatch = make_dispatch(step, looped=per_dispatch > 1)
     state = parallel.replicate(state)
-    return _loop(state, data, options, dispatch, per_dispatch, checkpoints, on_log)
+    return _loop(state, data, options, dispatch, per_dispatch, checkpoints, on_log, stop)
 
 
 def check(options: Options) -> None:
@@ -297,7 +301,7 @@ def make_dispatch(step, looped: bool):
     return parallel.over_devices(steps, num_args=4, donate=(0,))
 
 
-def _loop(state, data, options, dispatch, per_dispatch, checkpoints, on_log) -> TrainState:
+def _loop(state, data, options, dispatch, per_dispatch, checkpoints, on_log, stop) -> TrainState:
     key = parallel.replicate(jax.random.key(options.seed))
     step = int(state.step)
     blocking = jax.default_backend() == "cpu" and jax.local_device_count() > 1
@@ -308,7 +312,7 @@ def _loop(state, data, options, dispatch, per_dispatch, checkpoints, on_log) -> 
         num = min(ahead)
         state = dispatch(state, data, key, jnp.asarray(num, jnp.int32))
         step += num
-        last = step == options.num_steps
+        last = step == options.num_steps or (stop is not None and stop())
         if blocking:  # collectives of several queued steps can deadlock on few cores
             jax.block_until_ready(state)
         if step % options.log_every == 0 or last:
@@ -319,6 +323,8 @@ def _loop(state, data, options, dispatch, per_dispatch, checkpoints, on_log) -> 
             _stop_if_diverged(state, saved)
             checkpoints.save(step, state)
             saved = step
+        if last:
+            break
     return state
 
 
@@ -345,6 +351,17 @@ def _steps_per_dispatch(model: Model, options: Options) -> int:
 
     convolves = "conv_general_dilated" in str(jax.make_jaxpr(kernel)(params, example, t))
     return 1 if convolves else options.log_every
+
+
+def _warn_of_scale(model: Model, data: np.ndarray) -> None:
+    mean, deviation = np.mean(data, dtype=np.float64), np.std(data, dtype=np.float64)
+    if model.family.name == "gaussian" and not (0.2 < deviation < 5 and abs(mean) < 5):
+        logging.warning(
+            "data: mean %.3g and standard deviation %.3g; the prior is N(0, I) and networks learn"
+            " best on data scaled by one constant to mean 0 and variance 1",
+            mean,
+            deviation,
+        )
 
 
 def _check_event(model: Model, data) -> None:

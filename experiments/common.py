@@ -4,7 +4,9 @@ import contextlib
 import dataclasses
 import json
 import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -72,6 +74,8 @@ def define_flags(presets: dict[str, dict[str, Any]], **help_of: str) -> None:
             flags.DEFINE_float(name, None, text)
         else:
             flags.DEFINE_string(name, None, text)
+    for name in ("workdir", "preset", *presets["paper"]):  # what --help of the binary lists
+        FLAGS.register_key_flag_for_module(sys.argv[0], FLAGS[name])
 
 
 _HELP = {
@@ -182,6 +186,7 @@ def execute(experiment: Experiment, config: dict[str, Any]) -> str:
     ceiling = problem.ceiling()
     measured, rows = experiment.measures(problem, result, ceiling)
     content = _report(experiment, config, problem, state, result, seconds, ceiling)
+    figures = {name: str(Path(path).relative_to(workdir)) for name, path in figures.items()}
     content |= {**problem.facts, **facts, **measured, "figures": figures}
     content = {k: reporting.or_null(v) if isinstance(v, float) else v for k, v in content.items()}
     reporting.write_json(workdir / "report.json", content)
@@ -283,6 +288,31 @@ def _check_same(workdir: Path, held: dict[str, Any], wanted: dict[str, Any]) -> 
         raise ValueError(f"workdir: {workdir} holds another run ({what}); choose another directory")
 
 
+@contextlib.contextmanager
+def _signals_asked():
+    """SIGINT and SIGTERM end the training after the present dispatch, with a checkpoint.
+
+    Yields a function that says whether one came. A second signal ends the program at once.
+    """
+    came: list[int] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    before = {s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)}
+
+    def handle(number, frame):
+        came.append(number)
+        signal.signal(number, before[number])
+
+    for number in before:
+        signal.signal(number, handle)
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 def _train(problem: Problem, options: training.Options, workdir: Path, checkpoints):
     """training.fit with a progress bar, metrics.csv and TensorBoard events: state, seconds."""
     from tensorboardX import SummaryWriter
@@ -314,7 +344,11 @@ def _train(problem: Problem, options: training.Options, workdir: Path, checkpoin
             bar.update(step - bar.n)
 
         data, draw = problem.data, problem.draw
-        state = training.fit(problem.model, data, options, draw, state, checkpoints, on_log)
+        with _signals_asked() as asked:
+            fit = training.fit
+            state = fit(problem.model, data, options, draw, state, checkpoints, on_log, asked)
+    if int(state.step) < options.num_steps:
+        raise KeyboardInterrupt
     return state, metrics.seconds_at(int(state.step))
 
 
@@ -393,11 +427,19 @@ def _final_table(experiment, result, content, rows, workdir: Path) -> str:
         ),
         *rows,
     ]
+    preset = experiment.presets[content["preset"]]
+    differ = [
+        f"{n}={v}" for n, v in content["config"].items() if preset.get(n, v) != v and n != "seed"
+    ]
+    changed = f" with {', '.join(differ)}" if differ else ""
     title = (
-        f"{experiment.name}, preset {content['preset']}, β_1 = {content['beta_1']:.3g},"
+        f"{experiment.name}, preset {content['preset']}{changed}, β_1 = {content['beta_1']:.3g},"
         f" last step {content['last_step']}, seed {content['config']['seed']};"
         f" ± one standard error over {result.examples} examples"
     )
-    files = [str(workdir / "report.json"), *content["figures"].values()]
-    lines = [title, reporting.table(table), "", *(f"wrote {name}" for name in files)]
+    files = ["report.json", *content["figures"].values()]
+    notes = [
+        f"{n.split('_')[0]}: {content[n]}" for n in ("ceiling_kind", "paper_note") if n in content
+    ]
+    lines = [title, reporting.table(table), *notes, "", *(f"wrote {workdir / f}" for f in files)]
     return "\n".join(["", *lines])

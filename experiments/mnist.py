@@ -113,6 +113,7 @@ def setup(config) -> common.Problem:
     evaluated = build(x0_range=images.data_range(mean, scale))
     facts = {
         "ceiling_kind": "noise floor: minus the entropy of the noise of the beta_1 step",
+        "paper_note": "reports Parzen windows alone for MNIST, no K",
         "dims": DIMS,
         "mean_levels": mean,
         "scale_levels": scale,
@@ -147,7 +148,7 @@ def figures(config, problem, params, folder):
     facts["sampled_chain_K_minus_L_null_bits_per_dim"] = reporting.bits(chain.K_minus_L_null) / DIMS
     scaling = problem.facts["mean_levels"], problem.facts["scale_levels"]
     levels = np.asarray(images.to_levels(samples[:100], *scaling))
-    title = f"MNIST, true samples, {steps} steps"
+    title = f"MNIST, samples of the model, {steps} steps"
     path = plots.image_grid(folder / "figure_app1.png", levels, 10, title)
     return {"figure_app1": str(path)}, facts
 

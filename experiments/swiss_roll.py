@@ -87,7 +87,8 @@ def setup(config) -> common.Problem:
 
     facts = {
         "scale_raw": float(swiss_roll.moments(config["noise"])[1]),
-        "ceiling_kind": "-h(X_1), by quadrature",
+        "ceiling_kind": "-h(X_1) for this noise and beta_1, by quadrature",
+        "paper_note": "states neither noise nor beta_1, on which K depends: of another setting",
     }
     return common.Problem(built, built, data, None, test, None, ceiling, facts)
 

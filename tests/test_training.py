@@ -609,3 +609,17 @@ def test_objective_v_is_refused_for_bits():
     built = model.build(binomial.family(0.2), steps, networks.MLP(4, 1), (2,))
     with pytest.raises(ValueError, match=r"objective: .v. expects .* got .* binomial"):
         training.make_loss(built, "v")
+
+
+def test_a_run_asked_to_stop_saves_and_resumes_to_the_bit(tmp_path):
+    steps = schedule.geometric(5, 1e-2)
+    built = model.build(gaussian.family(), steps, networks.MLP(4, 1, outputs=2), (2,))
+    data = jax.random.normal(jax.random.key(0), (64, 2))
+    options = Options(num_steps=40, batch_size=4 * DEVICES, log_every=10, checkpoint_every=40)
+    whole = training.fit(built, data, options)
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    asked = iter([False, True])
+    cut = training.fit(built, data, options, checkpoints=checkpoints, stop=lambda: next(asked))
+    assert int(cut.step) == 20 and checkpoints.steps() == [20]
+    resumed = training.fit(built, data, options, checkpoints=checkpoints)
+    jax.tree.map(np.testing.assert_array_equal, resumed, whole)
