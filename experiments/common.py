@@ -17,7 +17,17 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
-from dpm_jax import bound, checkpoint, evaluation, networks, plots, reporting, schedule, training
+from dpm_jax import (
+    bound,
+    checkpoint,
+    evaluation,
+    networks,
+    objective,
+    plots,
+    reporting,
+    schedule,
+    training,
+)
 from dpm_jax.model import Model
 
 FLAGS = flags.FLAGS
@@ -166,7 +176,7 @@ def execute(experiment: Experiment, config: dict[str, Any]) -> str:
         evaluation_size(config)
         workdir = _claim(Path(config["workdir"]), config, write=False)
         problem = experiment.setup(config)
-        training.make_loss(problem.model, options.objective, options.num_t)
+        objective.make_loss(problem.model, options.objective, options.num_t)
         _claim(workdir, config, write=True)
     except (ValueError, OSError) as error:
         raise Invalid(_name_flag(str(error), config)) from error

@@ -10,7 +10,7 @@ import numpy as np
 import optax
 import pytest
 
-from dpm_jax import binomial, bound, gaussian, model, networks, schedule, training
+from dpm_jax import binomial, bound, gaussian, model, networks, objective, schedule, training
 from dpm_jax.checkpoint import Checkpoints
 from dpm_jax.training import Options
 
@@ -176,7 +176,7 @@ def test_K_of_a_learned_schedule_rises_with_it():
     np.testing.assert_allclose(built.schedule(params).beta[1], BETA_1, rtol=1e-6)
     moved = {**params, "beta_logits": params["beta_logits"] + 3}
     np.testing.assert_allclose(built.schedule(moved).beta[1], BETA_1, rtol=1e-6)
-    loss = training.make_loss(built, num_t=0)
+    loss = objective.make_loss(built, num_t=0)
     batch, key = make_data(64), jax.random.key(3)
 
     @jax.jit
@@ -404,7 +404,7 @@ def test_losses_are_unbiased(last_step):
     per_dim = -K.reshape(1000, 4).mean(axis=1) / 2
     cases = {"fixed": ((0, 500), (None, 2000), (2, 2000)), "learned": ((None, 2000),)}
     for num_t, n in cases[last_step]:
-        mean, error = mean_and_error(training.make_loss(built, num_t=num_t), params, batch, n)
+        mean, error = mean_and_error(objective.make_loss(built, num_t=num_t), params, batch, n)
         assert abs(mean - per_dim.mean()) < 4 * math.hypot(error, per_dim.std() / 1000**0.5)
         assert error < 0.05 * abs(mean)  # so that the line above says something
 
@@ -417,11 +417,11 @@ def test_v_loss_is_the_squared_error_of_v():
     params["network"] |= {"slope": slope, "offset": offset}
     steps, family = built.schedule(params), built.family
     batch, key = make_data(8, (3,)), jax.random.key(9)
-    loss, K = jax.jit(training.make_loss(built, "v"))(params, key, batch)
+    loss, K = jax.jit(objective.make_loss(built, "v"))(params, key, batch)
 
     @jax.jit
     def drawn_t(key):
-        law, reverse = training.v_weights(steps)[0], built.reverse(params, steps)
+        law, reverse = objective.v_weights(steps)[0], built.reverse(params, steps)
         return bound.draw_terms(key, family, steps, reverse, batch, law).t
 
     t = np.asarray(drawn_t(key))
@@ -442,7 +442,7 @@ def test_v_weights_turn_each_term_into_the_squared_error():
     built = make_model("v", "posterior", event=(3,))
     params = built.init(jax.random.key(0))
     steps = built.schedule(params)
-    _, weights = training.v_weights(steps)
+    _, weights = objective.v_weights(steps)
     x0, reverse = make_data(1, (3,))[0], built.reverse(params, steps)
 
     def both(t):
@@ -461,7 +461,7 @@ def test_v_weights_turn_each_term_into_the_squared_error():
 def test_law_of_v_is_uniform_in_the_angle(name):
     """Whatever the schedule, t is drawn as often as its share of the angle of the cosine one."""
     steps = schedule.by_name(name, 20, 1e-3)
-    law, weights = (np.asarray(x) for x in training.v_weights(steps))
+    law, weights = (np.asarray(x) for x in objective.v_weights(steps))
     assert law.shape == weights.shape == (21,)
     assert (law[:2] == 0).all() and (law >= 0).all() and np.isfinite(weights).all()
     np.testing.assert_allclose(law.sum(), 1, rtol=1e-5)
@@ -601,14 +601,14 @@ def test_objective_v_is_refused_where_it_is_no_bound(setting, num_t):
     steps = schedule.geometric(5, 1e-2)
     built = model.build(gaussian.family(), steps, networks.MLP(4, 1, outputs=2), (2,), **setting)
     with pytest.raises(ValueError, match=r"objective: .v. expects"):
-        training.make_loss(built, "v", num_t)
+        objective.make_loss(built, "v", num_t)
 
 
 def test_objective_v_is_refused_for_bits():
     steps = schedule.constant_fraction(5)
     built = model.build(binomial.family(0.2), steps, networks.MLP(4, 1), (2,))
     with pytest.raises(ValueError, match=r"objective: .v. expects .* got .* binomial"):
-        training.make_loss(built, "v")
+        objective.make_loss(built, "v")
 
 
 def test_a_run_asked_to_stop_saves_and_resumes_to_the_bit(tmp_path):
