@@ -6,15 +6,28 @@ Networks, training, checkpoints, data and plots are imported where they are used
 (``from dpm_jax import training``), so that ``import dpm_jax`` costs JAX alone.
 """
 
-from dpm_jax import binomial, bound, family, gaussian, model, readout, sampling, schedule
+from dpm_jax import (
+    binomial,
+    bound,
+    family,
+    gaussian,
+    likelihood,
+    model,
+    readout,
+    sampling,
+    schedule,
+    thermodynamics,
+)
 
 __all__ = [
     "binomial",
     "bound",
     "family",
     "gaussian",
+    "likelihood",
     "model",
     "readout",
     "sampling",
     "schedule",
+    "thermodynamics",
 ]

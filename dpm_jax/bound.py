@@ -122,28 +122,6 @@ def exact_terms(
     return jnp.concatenate([jnp.stack([prior, *fixed]), terms])
 
 
-def trajectory_bound(
-    key: Array, family: Family, schedule: Schedule, reverse: Reverse, x0: Array
-) -> Array:
-    """Unbiased Monte Carlo form of eq. 12 for one example, in nats: one trajectory, no closed form.
-
-    log p(x^T) + Σ_{t=1}^T log p(x^{t-1}|x^t) − log q(x^t|x^{t-1}) along x^{1..T} ~ q(.|x^0). Its
-    mean is K; it is also −W, the negative work of eq. 9. `reverse` must hold at t = 1 too: with
-    the fixed last step it is `fix_last_step(family, schedule, reverse)`.
-    """
-
-    def body(carry, t: Array):
-        x_prev, total = carry
-        q = family.step(x_prev, schedule.beta[t])
-        xt = family.sample(jax.random.fold_in(key, t), q)
-        gain = family.log_prob(reverse(xt, t), x_prev) - family.log_prob(q, xt)
-        return (xt, total + gain), None
-
-    start = (x0, jnp.zeros((), x0.dtype))
-    (x_T, total), _ = jax.lax.scan(body, start, jnp.arange(1, schedule.T + 1))
-    return total + family.log_prob(family.prior(x0.shape), x_T)
-
-
 def fix_last_step(family: Family, schedule: Schedule, reverse: Reverse) -> Reverse:
     """`reverse` with p(x^0|x^1) = T_π(x^0|x^1; β_1) at t = 1 (App. B.2): the forward kernel."""
 

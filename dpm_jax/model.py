@@ -6,11 +6,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dpm_jax import bound, sampling
+from dpm_jax import bound, likelihood, sampling
 from dpm_jax import readout as readouts
 from dpm_jax import schedule as schedules
 from dpm_jax.family import Array, Family, Params, Reverse
 from dpm_jax.schedule import Schedule
+from dpm_jax.thermodynamics import Estimate
 
 
 class Model(NamedTuple):
@@ -109,6 +110,28 @@ def log_likelihood_bound(
     reverse = model.reverse(params, schedule)
     each = jax.vmap(
         lambda k, x: bound.exact(k, model.family, schedule, reverse, x, model.last_step)
+    )
+    return each(jax.random.split(key, x0.shape[0]), x0)
+
+
+def log_likelihood(
+    model: Model,
+    params,
+    key: Array,
+    x0: Array,
+    num: int = 64,
+    steps: int | None = None,
+    chunk: int = 64,
+) -> Estimate:
+    """log p(x^0) itself (eq. 9), an Estimate of arrays (n,), nats, of a batch (n, *event).
+
+    Each example is estimated from `num` trajectories, `chunk` of them at once; where its `ess` is
+    below 2, `value` is a lower bound and no more (thermodynamics.Estimate).
+    """
+    schedule = respaced(model, params, steps)
+    reverse = model.reverse(params, schedule)
+    each = jax.vmap(
+        lambda k, x: likelihood.estimate(k, model.family, schedule, reverse, x, num, chunk)
     )
     return each(jax.random.split(key, x0.shape[0]), x0)
 

@@ -227,6 +227,8 @@ def make_schedule(config: dict[str, Any]) -> schedule.Schedule:
     name = "geometric" if config["schedule"] == "learned" else config["schedule"]
     schedule.check_steps(config["T"])
     schedule.check_beta_1(config["beta_1"])
+    if name == "geometric" and "final_ratio" in config:
+        return schedule.geometric(config["T"], config["beta_1"], config["final_ratio"])
     return schedule.by_name(name, config["T"], config["beta_1"])
 
 

@@ -22,11 +22,13 @@ from dpm_jax.data import images
 
 EVENT = (28, 28, 1)
 DIMS = 784
+VALIDATION = 10_000  # the last training images: held out, as in Goodfellow et al. 2014
 _SHARED = {
     "seed": 0,
     "T": 1000,
     "beta_1": 2e-3,
     "schedule": "geometric",
+    "final_ratio": 100.0,
     "network": "bump_dense",
     "width": 500,
     "depth": 3,
@@ -53,6 +55,8 @@ _SHARED = {
     "manual_dir": "",
 }
 _BEST = {
+    # At the default 100, x^T still holds 0.1 x^0, and samples begun from N(0, I) lack 14 % of ink.
+    "final_ratio": 1e4,
     "network": "unet",
     "width": 32,
     "depth": 2,
@@ -118,7 +122,8 @@ def setup(config) -> common.Problem:
         "mean_levels": mean,
         "scale_levels": scale,
     }
-    return common.Problem(built, evaluated, data.train, draw, data.test, dequantize, ceiling, facts)
+    train = data.train[:-VALIDATION]
+    return common.Problem(built, evaluated, train, draw, data.test, dequantize, ceiling, facts)
 
 
 def figures(config, problem, params, folder):
@@ -192,6 +197,7 @@ if __name__ == "__main__":
         PRESETS,
         sample_steps="Steps of the samples, at most T: the chain is respaced to them.",
         num_samples="Samples drawn and counted; the first 100 are shown.",
+        final_ratio="(1−ᾱ_T)/ᾱ_T of the geometric schedule: how little of x^0 is left in x^T.",
         passes="Stratified draws of t for each example of the final K.",
     )
     common.run(EXPERIMENT)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import mean_is
 from hypothesis import given
 
 from dpm_jax import binomial, bound, gaussian, schedule
@@ -80,14 +81,6 @@ def after_step(family, mean, variance, beta):
 
 def close(actual, expected, rtol=1e-10, atol=1e-12):
     jax.tree.map(lambda a, e: np.testing.assert_allclose(a, e, rtol, atol), actual, expected)
-
-
-def mean_is(values, expected, errors=5.0):
-    """The mean of independent draws (n, ...) is `expected` within so many standard errors."""
-    values = np.asarray(values, np.float64)
-    error = values.std(axis=0, ddof=1) / np.sqrt(len(values)) + 1e-12
-    z = np.abs(values.mean(axis=0) - expected) / error
-    assert np.all(z < errors), f"off by {z} standard errors"
 
 
 # --- the contract -----------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import mean_is
 
 from dpm_jax import binomial, bound, gaussian, sampling, schedule
 from dpm_jax.gaussian import Normal
@@ -14,13 +15,6 @@ SHAPE = (3,)
 
 def keys(n, seed=0):
     return jax.random.split(jax.random.key(seed), n)
-
-
-def mean_is(values, expected, errors=5.0):
-    values = np.asarray(values, np.float64)
-    error = values.std(axis=0, ddof=1) / np.sqrt(len(values)) + 1e-12
-    z = np.abs(values.mean(axis=0) - np.asarray(expected)) / error
-    assert np.all(z < errors), f"off by {z} standard errors"
 
 
 @pytest.fixture(params=["gaussian", "binomial"])

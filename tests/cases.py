@@ -1,0 +1,131 @@
+"""Settings in which everything is known, and what it takes to compare with them."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpm_jax import binomial, gaussian
+from dpm_jax.binomial import Bernoulli
+from dpm_jax.gaussian import Normal
+
+T = 4
+C_DIAGONAL = np.diag([0.3, 1.2, 2.0])
+C_CORRELATED = np.array([[1.0, 0.6, -0.2], [0.6, 1.5, 0.3], [-0.2, 0.3, 0.7]])
+LOG_2PIE = np.log(2 * np.pi * np.e)
+
+
+def keys(n, seed=0):
+    return jax.random.split(jax.random.key(seed), n)
+
+
+def error_of(values):
+    return np.std(values, axis=0, ddof=1) / np.sqrt(len(values))
+
+
+def mean_is(values, expected, errors=5.0, expected_error=0.0):
+    """The mean of independent draws (n, ...) is `expected` within so many standard errors."""
+    values = np.asarray(values)
+    error = np.hypot(error_of(values), expected_error) + 1e-12
+    z = np.abs(values.mean(axis=0) - expected) / error
+    assert np.all(z < errors), f"off by {z} standard errors of {error}"
+
+
+def averaged(function, n, *args):
+    """(n, ...) values of function(key, *args), compiled once."""
+    return np.asarray(jax.jit(jax.vmap(lambda key: function(key, *args)))(keys(n)))
+
+
+def bent(family, steps):
+    """A reverse kernel that is neither exact nor far off, for both families, at every t."""
+
+    def reverse(xt, t):
+        forward = family.step(xt, steps.beta[t])
+        if family.name == "gaussian":
+            return Normal(0.8 * forward.mean + 0.1, 1.3 * forward.variance)
+        return Bernoulli(0.8 * forward.logits + 0.1)
+
+    return reverse
+
+
+BOTH = {
+    "gaussian": (gaussian.family, [0.7, -1.9, 0.2]),
+    "binomial": (lambda: binomial.family(np.array([0.2, 0.2, 0.7])), [1.0, 0.0, 0.0]),
+}
+
+
+# --- Gaussian data N(0, C): everything is known -------------------------------------------------
+
+
+def gaussian_reverse(C, steps):
+    """The best diagonal kernel for data N(0, C), and the nats it loses at each t (0 if C is too).
+
+    q(x^{t-1}|x^t) is N(√(1−β) S_{t-1} S_t^{-1} x^t, V) with S_t = ᾱC + (1−ᾱ)I and
+    V = S_{t-1} − (1−β) S_{t-1} S_t^{-1} S_{t-1}; the best diagonal fit has its mean and diag V.
+    """
+    alpha_bar, beta = np.asarray(steps.alpha_bar), np.asarray(steps.beta)
+    S = [a * C + (1 - a) * np.eye(len(C)) for a in alpha_bar]
+    gains, variances, lost = [np.eye(len(C))], [np.ones(len(C))], [0.0]
+    for t in range(1, steps.T + 1):
+        back = S[t - 1] @ np.linalg.inv(S[t])
+        V = S[t - 1] - (1 - beta[t]) * back @ S[t - 1]
+        gains.append(np.sqrt(1 - beta[t]) * back)
+        variances.append(np.diag(V))
+        lost.append(0.5 * (np.log(np.diag(V)).sum() - np.linalg.slogdet(V)[1]))
+    A, v = jnp.asarray(np.stack(gains)), jnp.asarray(np.stack(variances))
+    return (lambda xt, t: Normal(A[t] @ xt, v[t])), np.array(lost)
+
+
+def normal_data(C, n):
+    return jax.random.normal(jax.random.key(11), (n, len(C))) @ jnp.linalg.cholesky(C).T
+
+
+def log_density(C, x):
+    return -0.5 * (x @ np.linalg.inv(C) @ x + np.linalg.slogdet(2 * np.pi * C)[1])
+
+
+def negative_entropy(C):
+    return -0.5 * (len(C) * LOG_2PIE + np.linalg.slogdet(C)[1])
+
+
+# --- three bits, enumerated ---------------------------------------------------------------------
+
+STATES = np.array(list(itertools.product([0.0, 1.0], repeat=3)))
+LAW = np.array([0.3, 0.02, 0.05, 0.13, 0.2, 0.1, 0.05, 0.15])
+RATE = np.array([0.2, 0.5, 0.7])
+
+
+def bits_given(p):
+    """P(all 8 states) of independent bits with P(1) = p: (..., 3) -> (..., 8)."""
+    p = np.asarray(p)[..., None, :]
+    return np.where(STATES == 1, p, 1 - p).prod(axis=-1)
+
+
+def enumerated(steps):
+    """Exact log p(x^0) and K of the best factorised kernels, by sums over all states: (8,) each."""
+    beta, alpha_bar = np.asarray(steps.beta), np.asarray(steps.alpha_bar)
+    marginal = [bits_given(STATES * a + (1 - a) * RATE) for a in alpha_bar]  # [t][x0, xt]
+    p = bits_given(RATE)  # p(x^T)
+    K = -(marginal[-1] * np.log(marginal[-1] / p)).sum(axis=1)
+    logits = np.zeros((steps.T + 1, 8, 3))
+    for t in range(steps.T, 0, -1):
+        forward = bits_given(STATES * (1 - beta[t]) + beta[t] * RATE)  # [x_prev, xt]
+        joint = LAW[:, None, None] * marginal[t - 1][:, :, None] * forward  # [x0, x_prev, xt]
+        pair = joint.sum(axis=0)
+        rate = (pair.T @ STATES) / pair.sum(axis=0)[:, None]  # P(bit of x_prev = 1 | xt)
+        logits[t] = np.log(rate) - np.log1p(-rate)
+        kernel = bits_given(rate)  # [xt, x_prev]
+        given_x0 = joint / LAW[:, None, None]  # q(x_prev, xt | x0)
+        log_p = np.where(given_x0 > 0, np.log(kernel.T), 0)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            log_q = np.log(given_x0 / marginal[t][:, None, :])
+        K += (given_x0 * (log_p - np.where(given_x0 > 0, log_q, 0))).sum(axis=(1, 2))
+        p = kernel.T @ p
+    return np.log(p), K, jnp.asarray(logits)
+
+
+def of_states(logits):
+    """The reverse kernel with these logits (T+1, 8, 3) for the 8 states of x^t."""
+    place = jnp.asarray([4, 2, 1])
+    return lambda xt, t: Bernoulli(logits[t, place @ xt.astype(int)])

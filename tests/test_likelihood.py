@@ -1,0 +1,316 @@
+"""Eq. 9 and eq. 24 against closed forms, enumeration, and the bracket as it is printed."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import (
+    BOTH,
+    C_CORRELATED,
+    LAW,
+    RATE,
+    STATES,
+    averaged,
+    bent,
+    bits_given,
+    enumerated,
+    error_of,
+    gaussian_reverse,
+    keys,
+    log_density,
+    mean_is,
+    normal_data,
+    of_states,
+)
+
+from dpm_jax import binomial, bound, gaussian, likelihood, sampling, schedule
+from dpm_jax.binomial import Bernoulli
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+T = 6
+UNIT = C_CORRELATED / np.trace(C_CORRELATED) * 3  # mean variance 1, as eq. 24 assumes
+
+
+@pytest.fixture(params=[(name, last) for name in BOTH for last in bound.LAST_STEPS], ids="-".join)
+def chain(request, x64):
+    """A family, a schedule with β_T = 1, a reverse kernel that is not exact, and one example."""
+    name, last_step = request.param
+    make, x0 = BOTH[name]
+    family, steps = make(), schedule.constant_fraction(T, 0.05)
+    reverse = bent(family, steps)
+    if last_step == "fixed":
+        reverse = bound.fix_last_step(family, steps, reverse)
+    return family, steps, reverse, jnp.asarray(x0), last_step
+
+
+def model_covariance(steps, reverse):
+    """Covariance of x^0 under the model whose kernels are N(A_t x^t, v_t), by its recursion."""
+    S = np.eye(3)
+    for t in range(steps.T, 0, -1):
+        kernel = [reverse(jnp.eye(3)[i], jnp.asarray(t)) for i in range(3)]
+        A = np.stack([k.mean for k in kernel], axis=1)
+        S = A @ S @ A.T + np.diag(kernel[0].variance)
+    return S
+
+
+# --- the work -----------------------------------------------------------------------------------
+
+
+def test_work_is_the_bracket_of_eq_9_along_the_same_trajectory(chain):
+    family, steps, reverse, x0, _ = chain
+    key = jax.random.key(3)
+    x = sampling.forward_trajectory(key, family, steps, x0)
+    log_bracket = family.log_prob(family.prior(x0.shape), x[-1])
+    for t in range(1, T + 1):
+        log_bracket += family.log_prob(reverse(x[t], jnp.asarray(t)), x[t - 1])
+        log_bracket -= family.log_prob(family.step(x[t - 1], steps.beta[t]), x[t])
+    np.testing.assert_allclose(
+        likelihood.work(key, family, steps, reverse, x0), -log_bracket, rtol=1e-9
+    )
+
+
+def test_profile_sums_to_work_and_its_means_are_the_terms_of_K(chain):
+    family, steps, reverse, x0, last_step = chain
+    args = (family, steps, reverse, x0)
+    each = jax.jit(jax.vmap(lambda key: likelihood.profile(key, *args)))(keys(4000))
+    work = jax.jit(jax.vmap(lambda key: likelihood.work(key, *args)))(keys(4000))
+    np.testing.assert_allclose(each.work.sum(axis=1), work, rtol=1e-9, atol=1e-9)
+    terms = averaged(
+        lambda key: bound.exact_terms(key, family, steps, reverse, x0, last_step), 4000
+    )
+    both = np.asarray(each.kl[:, 2:]), np.asarray(each.work[:, 2:])
+    mean_is(both[0] - both[1], 0.0)
+    mean_is(both[0], -terms[:, 2:].mean(axis=0), expected_error=error_of(terms[:, 2:]))
+    mean_is(each.work.sum(axis=1), -terms.sum(axis=1).mean(), expected_error=error_of(terms.sum(1)))
+    assert (np.asarray(each.kl[:, :2]) == 0).all()
+
+
+def test_work_in_float32_is_that_of_float64():
+    """At β_1 = 1e-6 and 200 dimensions: no large numbers are subtracted."""
+    family, T = gaussian.family(), 50
+    noise = np.random.default_rng(0).normal(size=(T + 1, 200))
+
+    def increments(dtype):
+        """log q − log p at every t, x^t and x^{t-1} by the same noise in either precision."""
+        steps = schedule.geometric(T, 1e-6)
+        x0, z = jnp.asarray(np.linspace(-2, 2, 200), dtype), jnp.asarray(noise, dtype)
+        found = []
+        for t in range(2, T + 1):
+            q = family.marginal(x0, steps.log_alpha_bar[t])
+            xt = q.mean + jnp.sqrt(q.variance) * z[t]
+            known = likelihood._posterior(family, steps, x0, xt, jnp.asarray(t))
+            x_prev = known.mean + jnp.sqrt(known.variance) * z[t - 1]
+            p = known._replace(mean=known.mean + 0.01 * jnp.sqrt(known.variance))
+            found.append(float(family.log_prob(known, x_prev) - family.log_prob(p, x_prev)))
+        return found
+
+    exact = increments(jnp.float64)
+    with jax.enable_x64(False):
+        np.testing.assert_allclose(increments(jnp.float32), exact, atol=2e-3)
+
+
+def test_impossible_data_have_log_p_minus_infinity_and_no_nan():
+    family, steps = binomial.family(0.5), schedule.constant_fraction(4)
+    reverse = lambda xt, t: Bernoulli(jnp.full(3, -jnp.inf))  # noqa: E731
+    x0 = jnp.asarray([1.0, 0.0, 0.0])
+    result = likelihood.estimate(jax.random.key(0), family, steps, reverse, x0, 8)
+    assert result.value == -np.inf and -np.inf == result.K and result.ess == 0
+
+
+# --- log p --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("T", [10, 100, 1000])
+def test_gaussian_data_with_the_best_diagonal_kernels(T):
+    """log p of the model is known: the error bars hold it in 90–98 % of 400 repetitions."""
+    family, steps = gaussian.family(), schedule.geometric(T, 1e-3)
+    reverse, _ = gaussian_reverse(C_CORRELATED, steps)
+    reverse = bound.fix_last_step(family, steps, reverse)
+    x0 = jnp.asarray([0.8, -0.5, 0.4])
+    truth = log_density(model_covariance(steps, reverse), np.asarray(x0))
+    with jax.enable_x64(False):  # the precision of use; float64 would only be slower
+        steps = schedule.geometric(T, 1e-3)
+        reverse, _ = gaussian_reverse(C_CORRELATED, steps)
+        reverse = bound.fix_last_step(family, steps, reverse)
+        one = lambda key: likelihood.estimate(  # noqa: E731
+            key, family, steps, reverse, jnp.asarray(x0, jnp.float32), 64, chunk=64
+        )
+        result = jax.jit(lambda k: jax.lax.map(one, k, batch_size=40))(keys(400, 7))
+    value, error, jackknife, K = (
+        np.asarray(v, np.float64) for v in (result.value, result.error, result.jackknife, result.K)
+    )
+    assert 0.90 <= (np.abs(value - truth) < 1.96 * error).mean() <= 0.98
+    assert 0.90 <= (np.abs(value - truth) < 1.96 * jackknife).mean() <= 0.985
+    assert K.mean() + 4 * error_of(K) < truth  # K is a strict bound here
+    mean_is(value + error**2 / 2, truth, errors=4)  # the bias of a logarithm
+
+
+@pytest.mark.parametrize("T", [2, 3])
+def test_three_bits_against_the_sum_over_all_trajectories(T):
+    family, steps = binomial.family(RATE), schedule.constant_fraction(T, 0.3)
+    log_p, _, logits = enumerated(steps)
+    reverse = of_states(logits)
+    one = lambda x: likelihood.estimate(jax.random.key(1), family, steps, reverse, x, 4096)  # noqa: E731
+    result = jax.jit(jax.vmap(one))(jnp.asarray(STATES))
+    z = (np.asarray(result.value) - log_p) / np.asarray(result.error)
+    assert (np.abs(z) < 4).all(), z
+    p = np.exp(result.value)
+    error = np.sqrt(np.sum((p * np.asarray(result.error)) ** 2))
+    assert abs(p.sum() - 1) < 4 * error and error < 0.02
+
+
+def test_more_trajectories_only_raise_the_bound():
+    """K = L_1 <= L_2 <= L_8 <= log p (Burda et al. 2015)."""
+    family, steps = binomial.family(RATE), schedule.constant_fraction(3, 0.3)
+    log_p, _, logits = enumerated(steps)
+    args = (family, steps, of_states(logits), jnp.asarray(STATES[1]))
+    work = averaged(lambda key: likelihood.works(key, *args, 8), 4000)
+    group = lambda m: np.log(np.exp(-work.reshape(4000, -1, m)).mean(-1)).mean(1)  # noqa: E731
+    for few, many in ((1, 2), (2, 8)):
+        gain = group(many) - group(few)
+        assert gain.mean() > 4 * error_of(gain)
+    assert group(8).mean() < log_p[1] + 4 * error_of(group(8))
+
+
+def test_chunks_change_nothing(chain):
+    family, steps, reverse, x0, _ = chain
+    args = (jax.random.key(0), family, steps, reverse, x0)
+    whole = likelihood.works(*args, 50, chunk=50)
+    np.testing.assert_allclose(likelihood.works(*args, 50, chunk=7), whole, rtol=1e-12)
+    assert len(set(np.asarray(whole).tolist())) > 20
+
+
+def test_memory_does_not_grow_with_M_or_T():
+    family = gaussian.family()
+
+    def memory(num, T):
+        steps = schedule.geometric(T, 0.01)
+        args = (family, steps, bent(family, steps), jnp.zeros(3))
+        compiled = jax.jit(lambda k: likelihood.estimate(k, *args, num, chunk=64).value)
+        return compiled.lower(jax.random.key(0)).compile().memory_analysis().temp_size_in_bytes
+
+    few = memory(1000, 10)
+    assert memory(1000, 1000) - few < 990 * 8 * 4  # the schedule's arrays
+    assert memory(100_000, 10) - few < 99_000 * 8 * 12  # keys, works and weights, no states
+
+
+@pytest.mark.parametrize("num, chunk", [(0, 1), (-3, 1), (4, 0)])
+def test_num_and_chunk_are_positive(num, chunk):
+    family, steps = gaussian.family(), schedule.constant_fraction(4)
+    with pytest.raises(ValueError, match=f"num: expected num >= 1 .* got {num} and {chunk}"):
+        likelihood.works(
+            jax.random.key(0), family, steps, bent(family, steps), jnp.zeros(2), num, chunk
+        )
+
+
+def test_the_estimate_is_differentiable():
+    family, steps = gaussian.family(), schedule.geometric(5, 0.01)
+    x0 = jnp.asarray([0.3, -1.0])
+
+    def log_p(scale, chunk=4):
+        def reverse(xt, t):
+            p = family.step(xt, steps.beta[t])
+            return p._replace(mean=scale * p.mean)
+
+        key = jax.random.key(2)
+        return likelihood.estimate(key, family, steps, reverse, x0, 10, chunk=chunk).value
+
+    slope = jax.grad(log_p)(0.9)
+    np.testing.assert_allclose(slope, (log_p(0.9 + 1e-5) - log_p(0.9 - 1e-5)) / 2e-5, rtol=1e-6)
+    np.testing.assert_allclose(slope, jax.grad(log_p)(0.9, 10), rtol=1e-10)
+
+
+# --- the sandwich -------------------------------------------------------------------------------
+
+
+def test_the_models_own_trajectory_measures_one_over_p():
+    family, steps = gaussian.family(), schedule.constant_fraction(10, 0.05)
+    reverse, _ = gaussian_reverse(C_CORRELATED, steps)
+    S = model_covariance(steps, reverse)
+    one = lambda key: likelihood.model_work(key, family, steps, reverse, (3,))  # noqa: E731
+    x0, work = jax.jit(jax.vmap(one))(keys(20_000))
+    log_p = np.array([log_density(S, x) for x in np.asarray(x0)])
+    mean_is(np.exp(np.asarray(work) + log_p), 1.0)
+    assert np.std(np.asarray(work) + log_p) > 0.05  # not trivially exact
+    again = sampling.sample(keys(1)[0], family, steps, reverse, (3,))
+    np.testing.assert_allclose(x0[0], again, rtol=1e-9)
+
+
+def test_sandwich_holds_log_p_between_its_means_and_closes():
+    family, steps = gaussian.family(), schedule.constant_fraction(10, 0.05)
+    reverse, _ = gaussian_reverse(C_CORRELATED, steps)
+    S, widths = model_covariance(steps, reverse), []
+    for num in (2, 32):
+        one = lambda key, num=num: likelihood.sandwich(key, family, steps, reverse, (3,), num)  # noqa: E731
+        result = jax.jit(jax.vmap(one))(keys(4000))
+        log_p = np.array([log_density(S, x) for x in np.asarray(result.x0)])
+        below, above = np.asarray(result.lower) - log_p, np.asarray(result.upper) - log_p
+        assert below.mean() < 4 * error_of(below) and above.mean() > -4 * error_of(above)
+        widths.append((above - below).mean())
+        assert widths[-1] > 4 * error_of(above - below)
+    assert widths[1] < widths[0] / 4
+
+
+# --- entropy bounds, eq. 24 ---------------------------------------------------------------------
+
+
+def test_entropy_bounds_of_gaussian_data_hold_the_closed_form():
+    family, steps = gaussian.family(), schedule.constant_fraction(T, 0.1)
+    entropy = lambda C: 0.5 * np.linalg.slogdet(2 * np.pi * np.e * np.asarray(C))[1]  # noqa: E731
+    zero = jnp.zeros(3)  # they are the same for every state
+    for t in range(2, T + 1):
+        alpha_bar, beta = np.asarray(steps.alpha_bar), float(steps.beta[t])
+        S = [alpha_bar[s] * UNIT + (1 - alpha_bar[s]) * np.eye(3) for s in (t - 1, t)]
+        true = entropy(beta * np.eye(3)) + entropy(S[0]) - entropy(S[1])
+        lower, upper = likelihood.entropy_bounds(family, steps, zero, zero, zero, jnp.asarray(t))
+        printed = [entropy((1 - alpha_bar[s]) * np.eye(3)) for s in (t - 1, t)]
+        np.testing.assert_allclose(lower, entropy(beta * np.eye(3)) + printed[0] - printed[1])
+        np.testing.assert_allclose(upper, entropy(beta * np.eye(3)))
+        assert lower < true < upper + 1e-12
+
+
+def test_entropy_bounds_of_bits_by_enumeration():
+    """Averaged over q they are eq. 24 as printed, about H_q(X^{t-1}|X^t) summed over all states."""
+    rate = LAW @ STATES  # eq. 24's upper bound needs data of mean rate ρ
+    family, steps = binomial.family(rate), schedule.constant_fraction(4, 0.2)
+    beta, alpha_bar = np.asarray(steps.beta), np.asarray(steps.alpha_bar)
+    marginal = [bits_given(STATES * a + (1 - a) * rate) for a in alpha_bar]  # [t][x0, xt]
+    H = lambda p: -np.sum(p * np.log(np.where(p > 0, p, 1)), axis=-1)  # noqa: E731
+    for t in range(2, 5):
+        forward = bits_given(STATES * (1 - beta[t]) + beta[t] * rate)  # [x_prev, xt]
+        law = [LAW @ m for m in (marginal[t - 1], marginal[t])]
+        upper = law[0] @ H(forward)
+        lower = upper + LAW @ (H(marginal[t - 1]) - H(marginal[t]))
+        true = upper + H(law[0]) - H(law[1])
+        joint = LAW[:, None, None] * marginal[t - 1][:, :, None] * forward
+        x = jnp.asarray(STATES)
+
+        def each(x0, x_prev, xt, t=t):
+            return likelihood.entropy_bounds(family, steps, x0, x_prev, xt, jnp.asarray(t))
+
+        grid = jax.vmap(jax.vmap(jax.vmap(each, (None, None, 0)), (None, 0, None)), (0, None, None))
+        ours = [np.sum(joint * np.asarray(bounds)) for bounds in grid(x, x, x)]
+        np.testing.assert_allclose(ours, [lower, upper], rtol=1e-9)
+        assert lower < true < upper
+
+
+def test_the_profile_holds_the_entropy_bounds(chain):
+    family, steps, reverse, x0, _ = chain
+    steps_of = likelihood.profile(jax.random.key(3), family, steps, reverse, x0)
+    x = sampling.forward_trajectory(jax.random.key(3), family, steps, x0)
+    for t in range(2, T + 1):
+        index = jnp.asarray(t)
+        bounds = likelihood.entropy_bounds(family, steps, x0, x[t - 1], x[t], index)
+        ours = steps_of.lower[t], steps_of.upper[t], steps_of.entropy[t]
+        expected = (*bounds, family.entropy(reverse(x[t], index)))
+        np.testing.assert_allclose(ours, expected, rtol=1e-9)
+
+
+def test_gaussian_data_of_the_prior_waste_nothing():
+    """p is q in equilibrium: one trajectory is enough, W = −log π(x^0) (the quasi-static limit)."""
+    family, steps = gaussian.family(), schedule.constant_fraction(T, 0.1)
+    reverse = lambda xt, t: family.step(xt, steps.beta[t])  # noqa: E731
+    x0 = normal_data(np.eye(3), 1)[0]
+    work = averaged(likelihood.work, 50, family, steps, reverse, x0)
+    np.testing.assert_allclose(work, -family.log_prob(family.prior((3,)), x0), rtol=1e-9)
