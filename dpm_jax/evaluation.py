@@ -1,7 +1,7 @@
 """K of a data set with its standard error, on all local devices, in chunks of constant memory."""
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -61,22 +61,33 @@ def evaluate(
             f"evaluate: expected data, batch_size >= 1 and passes >= 1,"
             f" got {n} rows, batch_size={batch_size}, passes={passes}"
         )
-    devices = jax.local_device_count()
-    per_device = min(batch_size, -(-n // devices))
+    kernel = _make_kernel(model, draw, passes, steps)
+    rows = list(over_rows(kernel, params, data, seed, batch_size, progress))
+    return _summary(rows, by_batch=passes is not None)
+
+
+def over_rows(
+    kernel: Callable[[Any, Array, Array], Array],
+    params,
+    data,
+    seed: int,
+    per_device: int,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> Iterator[np.ndarray]:
+    """kernel(params, rows, key) -> (rows, ...) over all data and devices; float64, batch by batch.
+
+    The last batch is padded with the last row, and cut again.
+    """
+    n, devices = len(data), jax.local_device_count()
+    per_device = min(per_device, -(-n // devices))
     batch = per_device * devices
-    kernel = parallel.over_devices(
-        _make_kernel(model, draw, passes, steps),
-        num_args=3,
-        sharded=(1, 2),
-    )
-    rows = []
+    compiled = parallel.over_devices(kernel, num_args=3, sharded=(1, 2))
     for start in progress(range(0, n, batch)):
-        index = np.minimum(np.arange(start, start + batch), n - 1)  # the last batch is padded
+        index = np.minimum(np.arange(start, start + batch), n - 1)
         chunk = jnp.asarray(np.asarray(data[index])).reshape(devices, per_device, *data.shape[1:])
         key = jax.random.fold_in(jax.random.key(seed), start)
-        values = np.asarray(kernel(params, chunk, jax.random.split(key, devices)), np.float64)
-        rows.append(values.reshape(batch, 2)[: min(batch, n - start)])
-    return _summary(rows, by_batch=passes is not None)
+        values = np.asarray(compiled(params, chunk, jax.random.split(key, devices)), np.float64)
+        yield values.reshape(batch, *values.shape[2:])[: min(batch, n - start)]
 
 
 def _make_kernel(model: Model, draw, passes: int | None, steps: int | None):
@@ -106,10 +117,10 @@ def _summary(rows: list[np.ndarray], by_batch: bool) -> Evaluation:
 
     def error(column: Callable[[np.ndarray], np.ndarray]) -> float:
         if not by_batch:
-            return _standard_error(column(values))
+            return standard_error(column(values))
         size = len(rows[0])
         means = np.array([column(r).mean() for r in rows if len(r) == size])
-        return float(_standard_error(means) * np.sqrt(len(means) * size / len(values)))
+        return float(standard_error(means) * np.sqrt(len(means) * size / len(values)))
 
     return Evaluation(
         K=float(values[:, 0].mean()),
@@ -121,6 +132,6 @@ def _summary(rows: list[np.ndarray], by_batch: bool) -> Evaluation:
     )
 
 
-def _standard_error(values: np.ndarray) -> float:
+def standard_error(values: np.ndarray) -> float:
     """Standard error of the mean of independent values; NaN (unknown) for fewer than two."""
     return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")

@@ -101,3 +101,50 @@ def bound_terms(path, kl_bits, noise) -> Path:
     twin.plot(t, noise, color="tab:gray", lw=1, ls="--")
     twin.set(ylabel=r"$1 - \bar\alpha_t$ (dashed)", yscale="log")
     return save(figure, path)
+
+
+def jarzynski(path, sweep, works, free_energy: float) -> Path:
+    """Work and free energy against the switching time, and the work of three drivings.
+
+    Args:
+        path: of the PNG.
+        sweep: arrays (n,) by name: duration, exact (⟨W⟩ − ΔF), and with each its `_error`:
+            dissipation, jarzynski, bennett; units of k_B T.
+        works: three of (duration, W forward (M,), W reverse (M,)).
+        free_energy: ΔF.
+    """
+    figure = plt.figure(figsize=(11, 7.5), layout="constrained")
+    grid, time = figure.add_gridspec(2, 6), np.asarray(sweep["duration"])
+    left, right = figure.add_subplot(grid[0, :3]), figure.add_subplot(grid[0, 3:])
+    left.plot(time, sweep["exact"], color="tab:gray", label="exact")
+    for axis, name, colour, shift in (
+        (left, "dissipation", "black", 1.0),
+        (right, "jarzynski", "tab:red", 0.96),
+        (right, "bennett", "tab:blue", 1.04),
+    ):
+        label = "measured" if name == "dissipation" else name.capitalize()
+        axis.errorbar(time * shift, sweep[name], sweep[f"{name}_error"], c=colour, fmt="o", ms=4)
+        axis.plot([], [], "o", ms=4, c=colour, label=f"{label}, ± one standard error")
+    right.axhline(free_energy, color="black", lw=1, ls="--", label=r"exact $\Delta F$")
+    left.set(title="dissipated work", ylabel=r"$\langle W\rangle - \Delta F$, $k_BT$")
+    if np.min(sweep["exact"]) > 0:
+        left.set_yscale("log")
+    right.set(title="estimates of the free energy", ylabel=r"$\Delta F$, $k_BT$")
+    for axis in (left, right):
+        axis.set(xscale="log", xlabel="switching time, relaxation times of trap A")
+        axis.legend(frameon=False)
+    for column, (duration, forward, reverse) in enumerate(works):
+        axis = figure.add_subplot(grid[1, 2 * column : 2 * column + 2])
+        axis.set_title(f"work, switching time {duration:g}")
+        _work_histograms(axis, forward, reverse, free_energy)
+    return save(figure, path)
+
+
+def _work_histograms(axis, forward, reverse, free_energy: float) -> None:
+    """P_F(W) and P_R(−W), which cross at ΔF (Crooks)."""
+    edges = np.histogram_bin_edges(np.concatenate([forward, -reverse]), 60).tolist()
+    axis.hist(forward, edges, density=True, alpha=0.5, color="tab:red", label="$P_F(W)$")
+    axis.hist(-reverse, edges, density=True, alpha=0.5, color="tab:blue", label="$P_R(-W)$")
+    axis.axvline(free_energy, color="black", lw=1, ls="--", label=r"$\Delta F$")
+    axis.set(xlabel="$W$, $k_BT$", ylabel="density", yticks=[])
+    axis.legend(frameon=False)

@@ -153,7 +153,7 @@ def trap_work(key: Array, centre: Array, stiffness: Array, dt: float) -> Array:
     Raises:
         ValueError: where centre and stiffness are not both (n+1,) with n >= 1.
 
-    Source: Jarzynski 1997; Crooks 1999, Phys. Rev. E 60, 2721; Mazonka and Jarzynski 1999.
+    Source: Jarzynski 1997; Crooks 1999, Phys. Rev. E 60, 2721.
     """
     changes = _changes(centre, stiffness)
 
@@ -258,11 +258,10 @@ def crooks(forward_work, reverse_work) -> Crossing:
         return Crossing(math.nan, math.nan, math.nan, math.nan)
     work = np.concatenate([forward, -reverse])
     is_forward = np.arange(len(work)) < len(forward)
-    centre = bennett(forward, reverse).value  # there W is small where the two laws overlap
-    scale = work.std()
+    centre, scale = work.mean(), work.std()
     design = np.stack([np.ones_like(work), (work - centre) / scale], axis=1)
     shift = math.log(len(forward) / len(reverse))
-    (a, b), covariance = _logistic(design, is_forward, np.array([shift, scale]))
+    (a, b), covariance = _logistic(design, is_forward)
     a -= shift
     # The numbers of works were chosen, not drawn: a then varies by less than Fisher's information
     # says (Prentice and Pyke 1979). b does not.
@@ -273,12 +272,13 @@ def crooks(forward_work, reverse_work) -> Crossing:
     return Crossing(*map(float, (centre - a / slope, scale * error, slope, slope_error)))
 
 
-def _logistic(design: np.ndarray, label: np.ndarray, beta: np.ndarray):
-    """Maximum-likelihood logistic regression by Newton's method with halved steps, from `beta`."""
+def _logistic(design: np.ndarray, label: np.ndarray):
+    """Logistic regression by Newton's method with halved steps: coefficients, covariance."""
 
     def loss(beta):
         return -special.log_expit(np.where(label, 1, -1) * (design @ beta)).sum()
 
+    beta = np.zeros(2)  # where the information cannot be singular
     for _ in range(100):
         p = special.expit(design @ beta)
         information = (design.T * (p * (1 - p))) @ design
@@ -295,7 +295,6 @@ def _works(name: str, work) -> np.ndarray:
     work = np.asarray(work, np.float64)
     if work.ndim != 1 or work.shape[0] < 2:
         raise ValueError(f"{name}: expected shape (n,) with n >= 2, got {work.shape}")
-    bad = int(np.sum(~np.isfinite(work)))
-    if bad:
+    if bad := int(np.sum(~np.isfinite(work))):
         raise ValueError(f"{name}: expected finite works, got {bad} of {len(work)} not finite")
     return work

@@ -77,6 +77,16 @@ def gaussian_reverse(C, steps):
     return (lambda xt, t: Normal(A[t] @ xt, v[t])), np.array(lost)
 
 
+def model_covariance(steps, reverse):
+    """Covariance of x^0 under the model whose kernels are N(A_t x^t, v_t), by its recursion."""
+    S = np.eye(3)
+    for t in range(steps.T, 0, -1):
+        kernel = [reverse(jnp.eye(3)[i], jnp.asarray(t)) for i in range(3)]
+        A = np.stack([k.mean for k in kernel], axis=1)
+        S = A @ S @ A.T + np.diag(kernel[0].variance)
+    return S
+
+
 def normal_data(C, n):
     return jax.random.normal(jax.random.key(11), (n, len(C))) @ jnp.linalg.cholesky(C).T
 

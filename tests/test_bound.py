@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from cases import (
     BOTH,
     C_CORRELATED,
@@ -23,7 +24,6 @@ from cases import (
     normal_data,
     of_states,
 )
-
 from dpm_jax import binomial, bound, gaussian, likelihood, schedule
 from dpm_jax.gaussian import Normal
 

@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import mean_is
 from hypothesis import given
 
+from cases import mean_is
 from dpm_jax import binomial, bound, gaussian, schedule
 from dpm_jax.binomial import Bernoulli
 from dpm_jax.gaussian import Normal

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+
 from cases import (
     BOTH,
     C_CORRELATED,
@@ -19,10 +20,10 @@ from cases import (
     keys,
     log_density,
     mean_is,
+    model_covariance,
     normal_data,
     of_states,
 )
-
 from dpm_jax import binomial, bound, gaussian, likelihood, sampling, schedule
 from dpm_jax.binomial import Bernoulli
 
@@ -42,16 +43,6 @@ def chain(request, x64):
     if last_step == "fixed":
         reverse = bound.fix_last_step(family, steps, reverse)
     return family, steps, reverse, jnp.asarray(x0), last_step
-
-
-def model_covariance(steps, reverse):
-    """Covariance of x^0 under the model whose kernels are N(A_t x^t, v_t), by its recursion."""
-    S = np.eye(3)
-    for t in range(steps.T, 0, -1):
-        kernel = [reverse(jnp.eye(3)[i], jnp.asarray(t)) for i in range(3)]
-        A = np.stack([k.mean for k in kernel], axis=1)
-        S = A @ S @ A.T + np.diag(kernel[0].variance)
-    return S
 
 
 # --- the work -----------------------------------------------------------------------------------

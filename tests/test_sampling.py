@@ -4,8 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import mean_is
 
+from cases import mean_is
 from dpm_jax import binomial, bound, gaussian, sampling, schedule
 from dpm_jax.gaussian import Normal
 

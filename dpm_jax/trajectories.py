@@ -1,0 +1,202 @@
+"""Eq. 9 over a data set: works, log p, sandwich and dissipation, on all local devices.
+
+A device holds `lanes` trajectories at once, so that memory grows with neither M nor the data.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpm_jax import likelihood
+from dpm_jax.evaluation import over_rows, standard_error
+from dpm_jax.family import Array
+from dpm_jax.model import Model, respaced
+from dpm_jax.thermodynamics import jarzynski
+
+Draw = Callable[[Array, Array], Array]
+Progress = Callable[[Iterable[int]], Iterable[int]]
+
+
+class Likelihood(NamedTuple):
+    """log p over a data set from M trajectories of each example (eq. 9); nats per example."""
+
+    num: int  # M, trajectories for one estimate
+    log_p: float  # mean Jarzynski estimate: in the mean the bound L_M; −inf where one example is
+    error: float  # standard error over the examples; it holds that over trajectories too
+    trajectory_error: float  # the part of it that more trajectories would remove
+    K: float  # mean −⟨W⟩ of the same trajectories
+    dissipation: float  # log_p − K: what Jensen's inequality costs
+    ess: float  # median effective sample size of an estimate, 1..M
+    least_ess: float
+    impossible: int  # examples with log p = −inf
+    examples: int
+
+
+class Dissipation(NamedTuple):
+    """Means over examples and trajectories at each t, (T+1,) float64 nats; 0 below t = 2."""
+
+    work: np.ndarray  # increments of W (eq. 9); index 1: −log p(x^0|x^1), 0: the prior
+    kl: np.ndarray  # KL_t of eq. 14
+    entropy: np.ndarray  # of the model's reverse kernel
+    lower: np.ndarray  # eq. 24
+    upper: np.ndarray  # eq. 24
+    cumulative: np.ndarray  # Σ_{2 <= s <= t} of the increments
+    variance: np.ndarray  # of that sum, over trajectories of one example
+
+
+def works(
+    model: Model,
+    params,
+    data,
+    num: int,
+    seed: int = 0,
+    draw: Draw | None = None,
+    steps: int | None = None,
+    lanes: int = 1024,
+    progress: Progress = iter,
+) -> np.ndarray:
+    """W (eq. 9) of `num` forward trajectories of each row of `data`, (n, num) float64 nats.
+
+    `summary` makes likelihoods of them. A device holds `lanes` trajectories at once; the other
+    arguments are those of `evaluation.evaluate`.
+
+    Raises:
+        ValueError: for no data, or num or lanes below 1.
+    """
+    _check_counts(data=len(data), num=num, lanes=lanes)
+
+    def kernel(params, rows: Array, key: Array) -> Array:
+        key_draw, key_walk = jax.random.split(key)
+        x0 = rows if draw is None else draw(key_draw, rows)
+        schedule = respaced(model, params, steps)
+        reverse = model.reverse(params, schedule)
+
+        def one(i: Array) -> Array:  # trajectory i % num of row i // num
+            walk = jax.random.fold_in(key_walk, i)
+            return likelihood.work(walk, model.family, schedule, reverse, x0[i // num])
+
+        index = jnp.arange(len(x0) * num)
+        flat = jax.lax.map(one, index, batch_size=min(lanes, len(x0) * num))
+        return flat.reshape(len(x0), num)
+
+    per_device = max(1, lanes // num)
+    return np.concatenate(list(over_rows(kernel, params, data, seed, per_device, progress)))
+
+
+def summary(work: np.ndarray, num: int | None = None) -> Likelihood:
+    """The mean log p of a data set (eq. 9) from the works (n, M) of its examples.
+
+    Args:
+        work: from `works`, nats.
+        num: trajectories for one estimate; M // num estimates of each example are averaged, so
+            that the bound L_num is known as well as M allows. None: all M in one.
+
+    Raises:
+        ValueError: where num is not in 1..M.
+    """
+    n, most = work.shape
+    num = most if num is None else num
+    if not 1 <= num <= most:
+        raise ValueError(f"num: expected 1..{most}, got {num}")
+    groups = work[:, : most // num * num].reshape(n, -1, num)
+    with jax.enable_x64(True):
+        each = jax.vmap(jax.vmap(jarzynski))(jnp.asarray(groups, jnp.float64))
+        each = jax.tree.map(np.asarray, each)
+    log_p, K = each.value.mean(axis=1), each.K.mean(axis=1)
+    noise = np.sqrt(np.mean(each.error**2, axis=1) / groups.shape[1])
+    possible = np.isfinite(log_p)
+    return Likelihood(
+        num=num,
+        log_p=float(log_p.mean()),
+        error=standard_error(log_p) if possible.all() else float("nan"),
+        trajectory_error=float(np.sqrt(np.sum(noise**2)) / n),
+        K=float(K.mean()),
+        dissipation=float(np.mean(log_p - K)) if np.isfinite(K).all() else float("nan"),
+        ess=float(np.median(each.ess)),
+        least_ess=float(each.ess.min()),
+        impossible=int(n - possible.sum()),
+        examples=n,
+    )
+
+
+def sandwich(
+    model: Model,
+    params,
+    examples: int,
+    num: int,
+    seed: int = 0,
+    steps: int | None = None,
+    lanes: int = 1024,
+    progress: Progress = iter,
+) -> np.ndarray:
+    """Lower and upper estimates of log p (eq. 9) of samples of the model, (examples, 2) nats.
+
+    Raises:
+        ValueError: for examples, num or lanes below 1.
+    """
+    _check_counts(examples=examples, num=num, lanes=lanes)
+
+    def kernel(params, rows: Array, key: Array) -> Array:
+        schedule = respaced(model, params, steps)
+        reverse = model.reverse(params, schedule)
+
+        def one(k: Array) -> Array:
+            found = likelihood.sandwich(
+                k, model.family, schedule, reverse, model.event_shape, num, min(lanes, num)
+            )
+            return jnp.stack([found.lower, found.upper])
+
+        return jax.vmap(one)(jax.random.split(key, len(rows)))
+
+    per_device = max(1, lanes // num)
+    rows = np.arange(examples)
+    return np.concatenate(list(over_rows(kernel, params, rows, seed, per_device, progress)))
+
+
+def profile(
+    model: Model,
+    params,
+    data,
+    num: int = 16,
+    seed: int = 0,
+    draw: Draw | None = None,
+    steps: int | None = None,
+    lanes: int = 1024,
+    progress: Progress = iter,
+) -> Dissipation:
+    """Where the bound is lost, by t (eq. 14, 24): means over `num` trajectories of each row.
+
+    Raises:
+        ValueError: for no data, lanes below 1, or num below 2: a variance takes two.
+    """
+    if num < 2:
+        raise ValueError(f"num: expected at least 2, got {num}")
+    _check_counts(data=len(data), lanes=lanes)
+
+    def kernel(params, rows: Array, key: Array) -> Array:
+        key_draw, key_walk = jax.random.split(key)
+        x0 = rows if draw is None else draw(key_draw, rows)
+        schedule = respaced(model, params, steps)
+        reverse = model.reverse(params, schedule)
+
+        def one(k: Array, x: Array) -> Array:
+            walk = lambda k: likelihood.profile(k, model.family, schedule, reverse, x)  # noqa: E731
+            each = jax.vmap(walk)(jax.random.split(k, num))
+            later = jnp.cumsum(each.work.at[:, :2].set(0.0), axis=1)
+            means = [jnp.mean(value, axis=0) for value in (*each, later)]
+            return jnp.stack([*means, jnp.var(later, axis=0, ddof=1)])
+
+        return jax.vmap(one)(jax.random.split(key_walk, len(x0)), x0)
+
+    per_device = max(1, lanes // num)
+    parts = np.concatenate(list(over_rows(kernel, params, data, seed, per_device, progress)))
+    return Dissipation(*parts.mean(axis=0))
+
+
+def _check_counts(**counts: int) -> None:
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name}: expected at least 1, got {count}")

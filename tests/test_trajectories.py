@@ -1,0 +1,131 @@
+"""Likelihoods of a data set: the same numbers as example by example, and their two errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cases import (
+    C_CORRELATED,
+    gaussian_reverse,
+    keys,
+    log_density,
+    mean_is,
+    model_covariance,
+    normal_data,
+)
+from dpm_jax import bound, gaussian, model, schedule, trajectories
+
+T = 5
+STEPS = schedule.geometric(T, 0.01)
+DATA = np.asarray(normal_data(C_CORRELATED, 7), np.float32)
+
+
+def built(last_step="fixed"):
+    """The best diagonal kernels for correlated data: a model without parameters, and not exact."""
+    family = gaussian.family()
+
+    kernel, _ = gaussian_reverse(C_CORRELATED, STEPS)
+
+    def reverse(params, steps):
+        return bound.fix_last_step(family, steps, kernel) if last_step == "fixed" else kernel
+
+    return model.Model(
+        family, (3,), last_step, False, lambda key: {}, lambda params: STEPS, reverse
+    )
+
+
+def test_works_are_many_independent_draws_whatever_the_lanes():
+    few, many = (
+        trajectories.works(built(), {}, DATA, 400, seed=s, lanes=lanes)
+        for s, lanes in ((0, 3), (1, 10_000))
+    )
+    assert few.shape == many.shape == (7, 400)
+    assert len(np.unique(few)) > 2700
+    gap = few.mean(axis=1) - many.mean(axis=1)
+    error = np.hypot(few.std(axis=1), many.std(axis=1)) / 20
+    assert (np.abs(gap) < 4 * error).all()
+    K = model.log_likelihood_bound(
+        built(), {}, jax.random.key(0), jnp.asarray(DATA[:1].repeat(2000, 0))
+    ).K
+    mean_is(-few[0], float(K.mean()), expected_error=float(K.std()) / 2000**0.5)
+
+
+def test_summary_is_the_mean_of_the_estimates_and_its_errors_are_apart():
+    rng = np.random.default_rng(0)
+    log_p, sigma = rng.normal(-3, 1, 500), 0.5
+    work = -log_p[:, None] + sigma**2 / 2 + sigma * rng.normal(size=(500, 256))
+    whole = trajectories.summary(work)
+    assert whole.num == 256 and whole.examples == 500 and whole.impossible == 0
+    # log p̂ of a Gaussian work: bias −(e^σ² − 1)/2M, variance (e^σ² − 1)/M
+    spread = np.expm1(sigma**2)
+    noise = np.sqrt(spread / 256 / 500)
+    assert abs(whole.log_p - log_p.mean() + spread / 512) < 4 * noise
+    assert whole.trajectory_error == pytest.approx(noise, rel=0.05)
+    assert whole.error == pytest.approx(np.sqrt(log_p.var() / 500 + noise**2), rel=0.02)
+    assert pytest.approx(-work.mean()) == whole.K and whole.dissipation == pytest.approx(
+        whole.log_p - whole.K
+    )
+    assert whole.ess / 256 == pytest.approx(np.exp(-(sigma**2)), rel=0.05)
+    groups = trajectories.summary(work, 16)
+    assert groups.num == 16 and 1 <= groups.least_ess <= groups.ess <= 16
+    assert abs(groups.log_p - log_p.mean() + spread / 32) < 4 * noise + spread**2 / 16**2
+    assert pytest.approx(whole.K) == groups.K and groups.log_p < whole.log_p
+    assert trajectories.summary(work, 1).log_p == pytest.approx(whole.K)
+
+
+def test_one_impossible_example_is_stated():
+    work = np.zeros((3, 4))
+    work[1] = np.inf
+    found = trajectories.summary(work)
+    assert found.log_p == -np.inf and found.impossible == 1 and found.least_ess == 0
+    assert not any(v == v and abs(v) < 0 for v in found)
+
+
+def test_sandwich_holds_log_p():
+    pairs = trajectories.sandwich(built("learned"), {}, 600, 16, lanes=64)
+    assert pairs.shape == (600, 2)
+    width = pairs[:, 1] - pairs[:, 0]
+    assert width.mean() > 4 * width.std() / 600**0.5
+
+
+def test_profile_is_the_bound_term_by_term():
+    found = trajectories.profile(built(), {}, DATA, num=2000, lanes=500)
+    assert all(values.shape == (T + 1,) for values in found)
+    kernel, _ = gaussian_reverse(C_CORRELATED, STEPS)
+
+    def one(key, x):
+        return bound.exact_terms(key, gaussian.family(), STEPS, kernel, x)
+
+    terms = jax.vmap(jax.vmap(one, (0, None)), (None, 0))(keys(2000), jnp.asarray(DATA))
+    terms = np.asarray(terms, np.float64).mean(axis=(0, 1))
+    np.testing.assert_allclose(found.kl[2:], -terms[2:], rtol=0.05)
+    np.testing.assert_allclose(found.work[2:], found.kl[2:], rtol=0.1, atol=0.02)
+    np.testing.assert_allclose(found.cumulative[-1], found.work[2:].sum(), rtol=1e-5)
+    assert (found.variance[2:] > 0).all() and (found.lower[2:] < found.upper[2:]).all()
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: trajectories.works(built(), {}, DATA[:0], 4), "data: expected at least 1, got 0"),
+        (lambda: trajectories.works(built(), {}, DATA, 0), "num: expected at least 1, got 0"),
+        (lambda: trajectories.works(built(), {}, DATA, 4, lanes=0), "lanes: expected at least 1"),
+        (lambda: trajectories.sandwich(built(), {}, 0, 4), "examples: expected at least 1, got 0"),
+        (lambda: trajectories.profile(built(), {}, DATA, 1), "num: expected at least 2, got 1"),
+        (lambda: trajectories.summary(np.zeros((2, 4)), 5), r"num: expected 1\.\.4, got 5"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_log_likelihood_of_a_batch_is_the_closed_form():
+    m = built("learned")
+    covariance = model_covariance(STEPS, m.reverse({}, STEPS))
+    found = model.log_likelihood(m, {}, jax.random.key(1), jnp.asarray(DATA), 1024)
+    truth = np.array([log_density(covariance, x) for x in DATA])
+    value, error = np.asarray(found.value, np.float64), np.asarray(found.error, np.float64)
+    assert found.value.shape == (7,) and (np.asarray(found.ess) > 20).all()
+    assert (np.abs(value - truth) < 4 * error).all()
