@@ -103,6 +103,40 @@ def bound_terms(path, kl_bits, noise) -> Path:
     return save(figure, path)
 
 
+def dissipation(path, profile, dims: int, true_entropy=None) -> Path:
+    """Where K is lost: KL_t, the entropies of eq. 24, and the work that accumulates (eq. 9).
+
+    Args:
+        path: of the PNG.
+        profile: trajectories.Dissipation, (T+1,) nats each.
+        dims: elements of an example.
+        true_entropy: H_q(X^{t-1}|X^t), (T+1,) nats, where it is known.
+    """
+    bit = np.log(2)
+    t = np.arange(2, len(profile.kl))
+    figure, axes = plt.subplots(3, 1, figsize=(7, 9), sharex=True, layout="constrained")
+    axes[0].plot(t, profile.kl[2:] / bit, color="tab:blue", lw=1)
+    axes[0].set(yscale="log", ylabel="KL$_t$, bits", xscale="log")
+    axes[0].set_title(f"KL terms of K (eq. 14): {np.sum(profile.kl[2:]) / bit:.3f} bits in all")
+    curves = [("upper bound, eq. 24", profile.upper, "tab:gray", "--")]
+    if true_entropy is not None:
+        curves.append(("true $H_q(X^{t-1}|X^t)$", true_entropy, "black", "-"))
+    curves.append(("model's kernel", profile.entropy, "tab:red", "-"))
+    for name, entropy, color, style in curves:
+        above = (entropy - profile.lower)[2:] / bit / dims
+        axes[1].plot(t, above, color=color, lw=1, ls=style, label=name)
+    axes[1].axhline(0, color="tab:gray", lw=1, ls=":", label="lower bound, eq. 24")
+    axes[1].set(ylabel="entropy above the lower bound,\nbits per dimension")
+    axes[1].legend(fontsize=8)
+    mean = profile.cumulative[2:] / bit
+    spread = np.sqrt(profile.variance[2:]) / bit
+    axes[2].plot(t, mean, color="tab:blue", lw=1, label=r"mean work from t = 2")
+    axes[2].fill_between(t, mean - spread, mean + spread, alpha=0.25, label="± its s.d.")
+    axes[2].set(xlabel="t", ylabel="cumulative work, bits")
+    axes[2].legend(fontsize=8, loc="upper left")
+    return save(figure, path)
+
+
 def jarzynski(path, sweep, works, free_energy: float) -> Path:
     """Work and free energy against the switching time, and the work of three drivings.
 

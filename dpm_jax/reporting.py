@@ -106,6 +106,8 @@ def table(rows: list[tuple[str, ...]]) -> str:
 
 def number(value: float | None, error: float | None = None, digits: int = 3) -> str:
     """A number with its standard error for a table; "–" where it is unknown."""
+    if value == -math.inf:
+        return "−inf"  # a fact about data without support, not an unknown
     if value is None or not math.isfinite(value):
         return "–"
     text = f"{value:.{digits}f}"

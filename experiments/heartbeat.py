@@ -11,8 +11,10 @@ sequences), which the paper's network could reach at best.
 import jax
 import jax.numpy as jnp
 import numpy as np
+from scipy.special import entr
 
 import common
+import settings
 from dpm_jax import binomial, evaluation, model, plots, reporting, sampling
 from dpm_jax.data import heartbeat
 
@@ -78,14 +80,14 @@ def setup(config) -> common.Problem:
     if config["T"] < 4:
         raise ValueError(f"T: expected at least 4 (Figure 2 shows four of them), got {config['T']}")
     family = binomial.family(config["rate"])
-    steps = common.make_schedule(config)
+    steps = settings.make_schedule(config)
     if config["schedule"] == "learned":
         raise ValueError("schedule: expected a fixed one for bits (Sec. 2.4.1), got 'learned'")
     last_step = config["last_step"]
     built = model.build(
         family,
         steps,
-        common.make_network(config, 1),
+        settings.make_network(config, 1),
         (LENGTH,),
         config["readout"],
         last_step=last_step,
@@ -109,7 +111,39 @@ def setup(config) -> common.Problem:
         return evaluation.evaluate(best, {"network": {}}, test, seed=seed).K
 
     train = heartbeat.sample(key_train, 10_000)
-    return common.Problem(built, built, train, None, test, None, ceiling, facts)
+    rows = heartbeat.sequences(LENGTH)
+    # With exact kernels the fixed last step blurs x^1 once more: p(x^0) is the law of X at 2 β_1.
+    blur = 2 * steps.log_alpha_bar[1] if last_step == "fixed" else jnp.zeros(())
+
+    def log_p(x):
+        each = jax.vmap(lambda x0, x: family.log_prob(family.marginal(x0, blur), x), (0, None))
+        return jax.nn.logsumexp(jax.vmap(lambda x: each(rows, x))(jnp.asarray(x)), 1) - np.log(5)
+
+    return common.Problem(
+        built,
+        built,
+        train,
+        None,
+        test,
+        None,
+        ceiling,
+        facts,
+        {"examples": 100, "model_samples": 50, "lanes": 8192},
+        entropy=lambda schedule: _conditional_entropy(schedule, config["rate"]),
+        points=lambda key, n: (rows, np.zeros(len(rows)), True),
+        log_p=log_p,
+    )
+
+
+def _conditional_entropy(schedule, rate: float) -> np.ndarray:
+    """H_q(X^{t-1}|X^t) = H(X^t|X^{t-1}) + H(X^{t-1}) − H(X^t), exact, (T+1,) nats; 0 at t = 0."""
+    beta, noise = np.asarray(schedule.beta, np.float64), np.asarray(schedule.noise, np.float64)
+    joint = np.array([heartbeat.entropy_x1(v, rate) for v in noise])
+    one = (0.2 * (1 - noise) + rate * noise)[:-1]  # P(a bit of x^{t-1} is 1)
+    kept, raised = 1 - beta + rate * beta, rate * beta
+    two = [entr(p) + entr(1 - p) for p in (kept[1:], raised[1:])]
+    forward = LENGTH * (one * two[0] + (1 - one) * two[1])
+    return np.concatenate([[0.0], forward + joint[:-1] - joint[1:]])
 
 
 def figures(config, problem, params, folder):
@@ -146,7 +180,7 @@ EXPERIMENT = common.Experiment(
 )
 
 if __name__ == "__main__":
-    common.define_flags(
+    settings.define_flags(
         PRESETS,
         rate="Stationary rate ρ of the bits, inside (0, 1).",
     )

@@ -17,6 +17,7 @@ import numpy as np
 from tqdm import tqdm
 
 import common
+import settings
 from dpm_jax import evaluation, gaussian, model, plots, readout, reporting, schedule
 from dpm_jax.data import images
 
@@ -88,8 +89,8 @@ def setup(config) -> common.Problem:
     build = partial(
         model.build,
         family,
-        common.make_schedule(config),
-        common.make_network(config, read.outputs),
+        settings.make_schedule(config),
+        settings.make_network(config, read.outputs),
         EVENT,
         config["readout"],
         config["variance"],
@@ -123,7 +124,10 @@ def setup(config) -> common.Problem:
         "scale_levels": scale,
     }
     train = data.train[:-VALIDATION]
-    return common.Problem(built, evaluated, train, draw, data.test, dequantize, ceiling, facts)
+    effort = {"examples": 4, "model_samples": 2, "lanes": 256}
+    return common.Problem(
+        built, evaluated, train, draw, data.test, dequantize, ceiling, facts, effort
+    )
 
 
 def figures(config, problem, params, folder):
@@ -193,7 +197,7 @@ def measures(problem, result, ceiling):
 EXPERIMENT = common.Experiment("mnist", "bits/image", PRESETS, None, None, setup, figures, measures)
 
 if __name__ == "__main__":
-    common.define_flags(
+    settings.define_flags(
         PRESETS,
         sample_steps="Steps of the samples, at most T: the chain is respaced to them.",
         num_samples="Samples drawn and counted; the first 100 are shown.",

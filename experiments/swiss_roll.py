@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import common
+import settings
 from dpm_jax import gaussian, model, plots, readout, sampling
 from dpm_jax.data import swiss_roll
 
@@ -66,8 +67,8 @@ def setup(config) -> common.Problem:
     read = readout.by_name(family, config["readout"], config["variance"])
     built = model.build(
         family,
-        common.make_schedule(config),
-        common.make_network(config, read.outputs),
+        settings.make_schedule(config),
+        settings.make_network(config, read.outputs),
         (2,),
         config["readout"],
         config["variance"],
@@ -90,7 +91,37 @@ def setup(config) -> common.Problem:
         "ceiling_kind": "-h(X_1) for this noise and beta_1, by quadrature",
         "paper_note": "states neither noise nor beta_1, on which K depends: of another setting",
     }
-    return common.Problem(built, built, data, None, test, None, ceiling, facts)
+    # With exact kernels the fixed last step blurs x^1 once more: p(x^0) is the law of X at 2 β_1.
+    fixed = config["last_step"] == "fixed"
+    blur = 1 - (1 - config["beta_1"]) ** 2 if fixed else 0.0
+    noise = config["noise"]
+
+    def points(key, n):
+        """Draws of a wide law g about the roll, and −log n g: E Σ p/(n g) is the integral of p."""
+        key_law, key_roll, key_noise = jax.random.split(key, 3)
+        near = jax.random.bernoulli(key_law, 0.9, (n, 1))
+        z = jax.random.normal(key_noise, (n, 2))
+        roll = np.sqrt(0.9) * swiss_roll.sample(key_roll, n, noise) + np.sqrt(0.1) * z
+        x = np.asarray(jnp.where(near, roll, 2 * z), np.float64)
+        wide = -np.sum(x**2, axis=1) / 8 - np.log(8 * np.pi)
+        log_g = np.logaddexp(
+            np.log(0.9) + swiss_roll.log_density(x, 0.1, noise), np.log(0.1) + wide
+        )
+        return x.astype(np.float32), -log_g - np.log(n), False
+
+    return common.Problem(
+        built,
+        built,
+        data,
+        None,
+        test,
+        None,
+        ceiling,
+        facts,
+        {"examples": 1000, "model_samples": 1000, "lanes": 16384},
+        points=points,
+        log_p=lambda x: swiss_roll.log_density(x, blur, noise) if blur or noise else np.nan,
+    )
 
 
 def figures(config, problem, params, folder):
@@ -133,7 +164,7 @@ def measures(problem, result, ceiling):
 EXPERIMENT = common.Experiment("swiss_roll", "bits", PRESETS, 2.35, 6.45, setup, figures, measures)
 
 if __name__ == "__main__":
-    common.define_flags(
+    settings.define_flags(
         PRESETS,
         noise="Noise of the roll in the generator's units (scikit-learn's), at least 0.",
         octaves="Octaves of sines and cosines of x that the mlp sees beside x.",

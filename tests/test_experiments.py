@@ -13,6 +13,7 @@ import pytest
 import common
 import heartbeat
 import mnist
+import settings
 import swiss_roll
 from dpm_jax.data import images
 
@@ -179,7 +180,7 @@ def test_all_checkpoints_damaged_says_so_and_keeps_them(copy_of_run):
 
 def refused(experiment, config, *parts):
     """execute() says no in one line with these parts, and touches nothing."""
-    with pytest.raises(common.Invalid) as error:
+    with pytest.raises(settings.Invalid) as error:
         common.execute(experiment, config)
     message = str(error.value)
     assert message.startswith("--workdir: ") and "\n" not in message

@@ -12,6 +12,7 @@ import pytest
 import common
 import heartbeat
 import mnist
+import settings
 import swiss_roll
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -119,7 +120,7 @@ def configure(experiment, workdir, **given):
 def refused(experiment, config, flag):
     """The one line with which execute() refuses, soon and before the step is compiled."""
     start = time.monotonic()
-    with pytest.raises(common.Invalid) as error:
+    with pytest.raises(settings.Invalid) as error:
         common.execute(experiment, config)
     assert time.monotonic() - start < SECONDS
     message = str(error.value)
@@ -190,7 +191,7 @@ def test_presets_are_whole(name, preset):
         k: type(v) for k, v in presets["paper"].items()
     }
     config = configure(EXPERIMENTS[name], "run") | presets[preset]
-    common.training.check(common.training_options(config))
-    common.evaluation_size(config)
-    common.make_schedule(config)
-    common.make_network(config, 2)
+    common.training.check(settings.training_options(config))
+    settings.evaluation_size(config)
+    settings.make_schedule(config)
+    settings.make_network(config, 2)

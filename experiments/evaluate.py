@@ -1,0 +1,320 @@
+"""The likelihood report of a trained run: K, log p, the sandwich, where the bound is lost.
+
+    python experiments/evaluate.py --workdir=runs/swiss_roll
+
+Reads its configuration from the run. Prints, in nats and bits (bits/dim for images), K (eq. 14);
+the Jarzynski estimate of log p (eq. 9) from M trajectories, which in the mean is the bound L_M of
+Burda et al. 2015; the upper estimate on samples of the model; what the model's probabilities sum
+to, where that can be known. Writes likelihood.json and figures/dissipation.png into the run.
+"""
+
+import contextlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import workdirs
+from absl import app, flags, logging
+from tqdm import tqdm
+
+import heartbeat
+import mnist
+import settings
+import swiss_roll
+from dpm_jax import checkpoint, evaluation, plots, reporting, training, trajectories
+
+EXPERIMENTS = {e.name: e for e in (swiss_roll.EXPERIMENT, heartbeat.EXPERIMENT, mnist.EXPERIMENT)}
+PROGRAM = "evaluate.py"
+_PROFILED = 16  # trajectories of an example for the figure
+
+
+def load(config: dict[str, Any]):
+    """The problem of the run in config["workdir"], its configuration and trained parameters.
+
+    Raises:
+        settings.Invalid: for a directory that holds no run, no checkpoint, or another version's.
+    """
+    try:
+        workdir = Path(config["workdir"] or "").expanduser()
+        path = workdir / "config.json"
+        if not config["workdir"] or not path.is_file():
+            raise ValueError(f"workdir: expected a trained run, got {workdir}: no config.json")
+        held = workdirs.read_config(path)
+        if held.get("experiment") not in EXPERIMENTS:
+            raise ValueError(
+                f"workdir: expected a run of one of {sorted(EXPERIMENTS)},"
+                f" got {held.get('experiment')!r} in {path}"
+            )
+        experiment = EXPERIMENTS[held["experiment"]]
+        run = _configuration(experiment, held, config, path)
+        if not any((workdir / "checkpoints").glob("[0-9]*")):
+            raise ValueError(f"workdir: {workdir} holds no checkpoint: train the run first")
+        problem = experiment.setup(run)
+        options = settings.training_options(run)
+        with contextlib.closing(checkpoint.Checkpoints(workdir / "checkpoints")) as checkpoints:
+            state = training.initial_state(problem.model, options, checkpoints)
+    except (ValueError, OSError) as error:
+        raise settings.Invalid(settings.name_flag(str(error), config)) from error
+    return experiment, run, problem, state
+
+
+def execute(config: dict[str, Any]) -> str:
+    """Measure, draw, write likelihood.json; the report as text.
+
+    Raises:
+        settings.Invalid: for anything the user can mend, before any long work.
+    """
+    counts = _check(config)
+    experiment, run, problem, state = load(config)
+    workdir = Path(config["workdir"]).expanduser()
+    effort = {k: config[k] or v for k, v in problem.effort.items()}
+    seed = run["seed"] + 10 if config["seed"] is None else config["seed"]
+    common = {"steps": config["steps"], "lanes": effort["lanes"]}
+    bound = evaluation.evaluate(
+        problem.evaluated,
+        state.ema,
+        problem.test[: run["num_eval"]],
+        seed=seed,
+        draw=problem.draw_test,
+        passes=run.get("passes"),
+        steps=config["steps"],
+        progress=_bar("K"),
+    )
+    rows = problem.test[: effort["examples"]]
+    x0 = rows if problem.draw_test is None else problem.draw_test(jax.random.key(seed + 1), rows)
+    x0 = np.asarray(x0)
+    model, params = problem.evaluated, state.ema
+    work = trajectories.works(
+        model, params, x0, counts[-1], seed + 2, progress=_bar("log p"), **common
+    )
+    likelihoods = [trajectories.summary(work, num) for num in counts]
+    pairs = trajectories.sandwich(
+        model,
+        params,
+        effort["model_samples"],
+        counts[-1],
+        seed + 3,
+        progress=_bar("sandwich"),
+        **common,
+    )
+    path = _draw(problem, params, x0, seed + 4, common, workdir)
+    total = _normalisation(problem, params, counts[-1], effort["examples"], seed + 5, common)
+    truth = None if problem.log_p is None else np.asarray(problem.log_p(x0), np.float64)
+    content = _content(experiment, run, problem, state, bound, likelihoods, pairs, total, truth)
+    content |= {"seed": seed, "steps": config["steps"], "figures": {"dissipation": path}}
+    reporting.write_json(workdir / "likelihood.json", content)
+    files = [workdir / "likelihood.json", workdir / path]
+    return "\n".join([_text(content, problem), "", *(f"wrote {file}" for file in files)])
+
+
+def _configuration(experiment, held, config, path: Path) -> dict[str, Any]:
+    """The flags of the run: what it holds, and the defaults of what only measures."""
+    preset = experiment.presets.get(held.get("preset"), {})
+    places = workdirs.PLACES + workdirs.MEASURES
+    missing = [name for name in preset if name not in held and name not in places]
+    if missing or not preset:
+        raise ValueError(
+            f"workdir: {path} does not say {', '.join(missing) or 'its preset'}: of another version"
+        )
+    given = {name: value for name, value in config.items() if name in preset and value is not None}
+    return {**preset, **held, **given, "seed": held["seed"], "workdir": config["workdir"]}
+
+
+def _check(config: dict[str, Any]) -> list[int]:
+    """The numbers of trajectories in rising order; bad flags end here."""
+    text = str(config["trajectories"])
+    try:
+        counts = sorted({int(part) for part in text.split(",")})
+    except ValueError as error:
+        raise settings.Invalid(
+            f"--trajectories: expected numbers as in 16,256, got {text!r}"
+        ) from error
+    for name, value in {**config, "trajectories": counts[0]}.items():
+        least = {"trajectories": 1, "examples": 2, "model_samples": 2, "lanes": 1, "num_eval": 2}
+        if name in least and value is not None and value < least[name]:
+            raise settings.Invalid(f"--{name}: expected at least {least[name]}, got {value}")
+    return counts
+
+
+def _bar(name: str):
+    return lambda batches: tqdm(batches, desc=name, unit="batch", leave=False)
+
+
+def _draw(problem, params, x0, seed: int, common: dict[str, Any], workdir: Path) -> str:
+    """figures/dissipation.png: where K is lost, between the entropies of eq. 24."""
+    schedule = problem.evaluated.schedule(params)
+    few = x0[: max(2, min(len(x0), 2_000_000 // (schedule.T * _PROFILED * x0[0].size)))]
+    found = trajectories.profile(
+        problem.evaluated, params, few, _PROFILED, seed, progress=_bar("profile"), **common
+    )
+    true = None
+    if problem.entropy is not None and common["steps"] is None:
+        true = problem.entropy(schedule)
+    path = workdir / "figures" / "dissipation.png"
+    plots.dissipation(path, found, x0[0].size, true)
+    return str(path.relative_to(workdir))
+
+
+def _normalisation(problem, params, num: int, n: int, seed: int, common) -> dict[str, Any] | None:
+    """Σ p(x) over all x, or ∫ p by importance sampling: 1 for a probability, at most 1 for a part.
+
+    The error of each p̂ is that of its trajectories; where the points are random, the spread of
+    their terms holds both.
+    """
+    if problem.points is None:
+        return None
+    x, log_weight, exhaustive = problem.points(jax.random.key(seed), 10 * n)
+    num = num if exhaustive else min(num, 64)
+    work = trajectories.works(
+        problem.evaluated, params, np.asarray(x), num, seed + 1, progress=_bar("Σ p"), **common
+    )
+    p = np.exp(np.asarray(log_weight, np.float64)[:, None] - work)
+    value = p.mean(axis=1).sum()
+    if exhaustive:
+        error = np.sqrt((p.var(axis=1, ddof=1) / num).sum()) if num > 1 else float("nan")
+    else:
+        error = np.std(p.mean(axis=1), ddof=1) * np.sqrt(len(p))
+    return {"value": float(value), "error": float(error), "points": len(p), "trajectories": num}
+
+
+def _content(experiment, run, problem, state, bound, likelihoods, pairs, total, truth):
+    """likelihood.json: nats everywhere, as its keys say."""
+    width = pairs[:, 1] - pairs[:, 0]
+    facts = problem.facts
+    beta = problem.evaluated.schedule(state.ema).beta
+    ceiling = problem.ceiling()
+    content = {
+        "experiment": experiment.name,
+        "preset": run["preset"],
+        "unit": "nats per example",
+        "train_steps": int(state.step),
+        "beta_1": float(beta[1]),
+        "last_step": run["last_step"],
+        "dims": int(np.prod(problem.evaluated.event_shape)),
+        "scale_levels": facts.get("scale_levels"),
+        "K": bound._asdict(),
+        "ceiling_of_K": ceiling,
+        "likelihood": [found._asdict() for found in likelihoods],
+        "sandwich": {
+            "lower": float(pairs[:, 0].mean()),
+            "upper": float(pairs[:, 1].mean()),
+            "width": float(width.mean()),
+            "width_error": evaluation.standard_error(width),
+            "samples": len(pairs),
+        },
+        "sum_of_p": total,
+        "truth": None if truth is None else float(truth.mean()),
+    }
+    return _json(content)
+
+
+def _json(value):
+    """Numbers that are not finite become null, at any depth; -inf is told by `impossible`."""
+    if isinstance(value, dict):
+        return {name: _json(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_json(v) for v in value]
+    return reporting.or_null(value) if isinstance(value, float) else value
+
+
+def _text(content, problem) -> str:
+    """The report: one table, and under it what its words mean and what to beware of."""
+    scale, dims = content["scale_levels"], content["dims"]
+    heading = ["", "nats", "bits", "± examples", "± trajectories", "median ESS"]
+    table = [tuple(heading + (["bits/dim", "8-bit bits/dim"] if scale else []))]
+
+    def row(name, nats, examples=None, noise=None, ess=None, level=True):
+        bits = [None if v is None else reporting.bits(v) for v in (nats, examples, noise)]
+        number = reporting.number
+        cells = [name, number(nats), number(bits[0]), number(bits[1]), number(bits[2]), ess or "–"]
+        if scale:
+            code = None
+            if level and nats is not None:
+                code = reporting.bits_per_dim_8bit(nats, dims, scale)
+            cells += [number(None if bits[0] is None else bits[0] / dims, digits=4)]
+            cells += [number(code, digits=4)]
+        table.append(tuple(cells))
+
+    K, many = content["K"], content["likelihood"]
+    row(f"K, eq. 14 ({K['examples']} examples)", K["K"], K["K_error"])
+    row("K − L_null", K["K_minus_L_null"], K["K_minus_L_null_error"], level=False)
+    row("K = −⟨W⟩, examples below", many[-1]["K"])
+    for found in many:
+        name = f"log p, M = {found['num']} ({found['examples']} examples)"
+        value = float("-inf") if found["impossible"] else found["log_p"]
+        ess = f"{found['ess']:.1f}"
+        row(name, value, found["error"], found["trajectory_error"], ess)
+    row("dissipation, log p − K", many[-1]["dissipation"], level=False)
+    if content["truth"] is not None:
+        row("truth: exact kernels, same examples", content["truth"])
+    if content["ceiling_of_K"] is not None:
+        row("ceiling of K", content["ceiling_of_K"])
+    pair = content["sandwich"]
+    row(f"log p of {pair['samples']} model samples, from below", pair["lower"])
+    row("from above", pair["upper"])
+    row("width of the sandwich", pair["width"], pair["width_error"], level=False)
+    title = (
+        f"{content['experiment']}, preset {content['preset']}, β_1 = {content['beta_1']:.3g},"
+        f" last step {content['last_step']}, {content['train_steps']} training steps"
+    )
+    return "\n".join(["", title, reporting.table(table), *_notes(content)])
+
+
+def _notes(content) -> list[str]:
+    total, best = content["sum_of_p"], content["likelihood"][-1]
+    notes = [
+        "K <= log p: K is the mean of −W (work, in k_B T), log p = log⟨e^−W⟩ (Jarzynski, eq. 9;",
+        "annealed importance sampling; IWAE with M samples). ± examples holds ± trajectories.",
+    ]
+    if total is not None:
+        value = reporting.number(total["value"], total["error"], 4)
+        notes.append(f"Σ p over {total['points']} points, M = {total['trajectories']}: {value}")
+    if best["impossible"]:
+        notes.append(f"{best['impossible']} of {best['examples']} examples have log p = −inf.")
+    elif best["ess"] < 2 or best["dissipation"] > np.log(best["num"]):
+        notes.append(
+            f"WARNING: ln M = {np.log(best['num']):.1f} nats and ESS {best['ess']:.1f}, against a"
+            f" dissipation of {best['dissipation']:.1f} nats or more: log p here is a lower bound"
+            " and not a value, and its error too small."
+        )
+    return notes
+
+
+def _main(_) -> int:
+    logging.set_verbosity(logging.WARNING)
+    logging.use_python_logging(quiet=True)
+    values = flags.FLAGS
+    try:
+        print(execute({name: values[name].value for name in ("workdir", *_FLAGS)}))
+    except (settings.Invalid, checkpoint.CheckpointError) as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"\n{PROGRAM}: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+_FLAGS = {
+    "trajectories": "Numbers M of trajectories for log p, as in 16,256; the largest are drawn.",
+    "data_dir": "Where prepared data sets are kept.",
+    "manual_dir": "Folder with the original files, for machines without a network.",
+    "examples": "Examples for log p; by default what takes about a minute (mnist: minutes).",
+    "model_samples": "Samples of the model for the sandwich.",
+    "lanes": "Trajectories a device holds at once.",
+    "num_eval": "Examples for K.",
+    "passes": "Stratified draws of t for K (mnist).",
+    "steps": "Respace the chain to so many steps: a model of its own.",
+    "seed": "Seed of the measurement; by default that of the run + 10.",
+}
+
+if __name__ == "__main__":
+    flags.DEFINE_string("workdir", None, "Directory of a trained run.")
+    for _name, _help in _FLAGS.items():
+        if _name in ("trajectories", "data_dir", "manual_dir"):
+            flags.DEFINE_string(_name, "16,256" if _name == "trajectories" else None, _help)
+        else:
+            flags.DEFINE_integer(_name, None, _help)
+    app.run(lambda argv: sys.exit(_main(argv)), flags_parser=settings.parse)
