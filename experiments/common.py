@@ -40,6 +40,7 @@ class Problem(NamedTuple):
     ceiling: Callable[[], float | None]  # of K in nats, for this very setting; None if unknown
     facts: dict[str, Any]  # more for report.json
     effort: dict[str, int]  # what evaluate.py can afford: examples, model_samples, lanes
+    validation: Any = None  # rows held out of both, on which samplers and widths are chosen
     entropy: Callable[[Any], Any] | None = None  # schedule -> true H_q(X^{t-1}|X^t), (T+1,) nats
     points: Callable[..., Any] | None = None  # (key, n) -> x, log w: E Σ w p(x) is 1 at most
     log_p: Callable[..., Any] | None = None  # examples -> the truth, nats, that p is compared with
@@ -54,7 +55,7 @@ class Experiment(NamedTuple):
     paper_K_bits: float | None
     paper_gain_bits: float | None  # K − L_null
     setup: Callable[[dict[str, Any]], Problem]
-    figures: Callable[..., tuple]  # config, problem, params, folder -> {figure: path}, facts
+    figures: Callable[..., tuple]  # config, problem, params, folder -> {name: path}, facts, rows
     measures: Callable[..., tuple]  # problem, evaluation, ceiling -> facts, rows
 
 
@@ -108,7 +109,9 @@ def execute(experiment: Experiment, config: dict[str, Any]) -> str:
         passes=config.get("passes"),
         progress=lambda batches: tqdm(batches, desc="bound", unit="batch", leave=False),
     )
-    figures, facts = experiment.figures(config, problem, state.ema, workdir / "figures")
+    figures, facts, sample_rows = experiment.figures(
+        config, problem, state.ema, workdir / "figures"
+    )
     figures["bound_terms"] = str(_draw_bound_terms(problem, state.ema, config, workdir / "figures"))
     ceiling = problem.ceiling()
     measured, rows = experiment.measures(problem, result, ceiling)
@@ -117,10 +120,7 @@ def execute(experiment: Experiment, config: dict[str, Any]) -> str:
     content |= {**problem.facts, **facts, **measured, "figures": figures}
     content = {k: reporting.or_null(v) if isinstance(v, float) else v for k, v in content.items()}
     reporting.write_json(workdir / "report.json", content)
-    for name in ("valid_samples", "non_finite_samples"):
-        if name in facts:
-            rows.append((name.replace("_", " "), "–", f"{facts[name]:g}", "–", "of all samples"))
-    return _final_table(experiment, result, content, rows, workdir)
+    return _final_table(experiment, result, content, rows + sample_rows, workdir)
 
 
 @contextlib.contextmanager
@@ -274,7 +274,9 @@ def _final_table(experiment, result, content, rows, workdir: Path) -> str:
     )
     files = ["report.json", *content["figures"].values()]
     notes = [
-        f"{n.split('_')[0]}: {content[n]}" for n in ("ceiling_kind", "paper_note") if n in content
+        f"{n.split('_')[0]}: {content[n]}"
+        for n in ("ceiling_kind", "paper_note", "parzen_note")
+        if n in content
     ]
     lines = [title, reporting.table(table), *notes, "", *(f"wrote {workdir / f}" for f in files)]
     return "\n".join(["", *lines])

@@ -162,7 +162,8 @@ def figures(config, problem, params, folder):
     times = [k * every for k in kept]
     shown = [states[:25, k] for k in kept]
     path = plots.heartbeat(folder / "figure2.png", np.asarray(problem.test[:25]), shown, times)
-    return {"figure2": str(path)}, {"samples": len(states), "valid_samples": valid}
+    row = ("valid samples", "–", f"{valid:g}", "–", "of all samples")
+    return {"figure2": str(path)}, {"samples": len(states), "valid_samples": valid}, [row]
 
 
 def measures(problem, result, ceiling):

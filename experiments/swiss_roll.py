@@ -153,7 +153,7 @@ def figures(config, problem, params, folder):
     path = plots.swiss_roll(
         folder / "figure1.png", slices, [states[:, t] for t in times], drift, times, config["noise"]
     )
-    return {"figure1": str(path)}, {}
+    return {"figure1": str(path)}, {}, []
 
 
 def measures(problem, result, ceiling):

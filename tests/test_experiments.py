@@ -103,7 +103,7 @@ def copy_of_run(roll, tmp_path):
 def plain(monkeypatch):
     """The experiment without its figures, which take most of the time of a second run."""
     monkeypatch.setattr(common, "_draw_bound_terms", lambda *args: args[-1] / "none.png")
-    return swiss_roll.EXPERIMENT._replace(figures=lambda *args: ({}, {}))
+    return swiss_roll.EXPERIMENT._replace(figures=lambda *args: ({}, {}, []))
 
 
 def test_swiss_roll(roll):
@@ -266,5 +266,10 @@ def test_mnist(tmp_path, dpm_data):
     assert gain_ceiling == pytest.approx(4.48, abs=0.1)
     assert report["samples"] == 12 and report["non_finite_samples"] == 0
     assert "non finite samples" in printed and f"{report['K_bits_per_dim']:.4f}" in printed
+    assert report["parzen_bits"] == pytest.approx(report["parzen_nats"] / np.log(2))
+    # Twelve images as kernels are poor ones, and an untrained model's are worse.
+    assert report["parzen_bits"] < report["parzen_perfect_model_bits"] < 349
+    assert "training images as samples (12)" in printed and "Theis" in printed
     held = json.loads((tmp_path / "run" / "config.json").read_text(encoding="utf-8"))
     assert "data_dir" not in held and "manual_dir" not in held
+    assert report["config"]["final_ratio"] == 100

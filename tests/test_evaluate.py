@@ -1,0 +1,152 @@
+"""evaluate.py on runs of a few steps: what it reads, prints and refuses."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+from test_experiments import configure, contents, tiny_roll
+
+import common
+import evaluate
+import heartbeat
+import settings
+import swiss_roll
+
+FLAGS = dict.fromkeys(evaluate._FLAGS) | {"trajectories": "2,8", "examples": 6}
+FLAGS |= {"model_samples": 4, "lanes": 64, "num_eval": 20}
+
+
+@pytest.fixture(scope="module")
+def roll(tmp_path_factory):
+    """A run, and the configuration that measures it."""
+    workdir = tmp_path_factory.mktemp("roll") / "run"
+    experiment = swiss_roll.EXPERIMENT._replace(figures=lambda *args: ({}, {}, []))
+    common.execute(experiment, tiny_roll(workdir, noise=0.5))
+    return workdir, {**FLAGS, "workdir": str(workdir)}
+
+
+@pytest.fixture
+def copy_of_run(roll, tmp_path):
+    shutil.copytree(roll[0], tmp_path / "run")
+    return tmp_path / "run", {**roll[1], "workdir": str(tmp_path / "run")}
+
+
+def test_swiss_roll(roll):
+    workdir, config = roll
+    before = contents(workdir)
+    printed = evaluate.execute(config)
+    report = json.loads((workdir / "likelihood.json").read_text(encoding="utf-8"))
+    assert [found["num"] for found in report["likelihood"]] == [2, 8]
+    K, few, many = report["K"], *report["likelihood"]
+    assert K["examples"] == 20 and few["examples"] == many["examples"] == 6
+    assert few["K"] == pytest.approx(many["K"]) and many["K"] < many["log_p"]
+    assert many["dissipation"] == pytest.approx(many["log_p"] - many["K"])
+    assert 1 <= many["least_ess"] <= many["ess"] <= 8
+    assert report["sandwich"]["upper"] - report["sandwich"]["lower"] == pytest.approx(
+        report["sandwich"]["width"]
+    )
+    assert report["truth"] == pytest.approx(-1.37, abs=1.5)  # of six points of the roll
+    assert report["sum_of_p"]["points"] == 60 and report["sum_of_p"]["error"] > 0
+    assert report["last_step"] == "fixed" and report["beta_1"] == pytest.approx(1e-3)
+    for text in ("nats", "bits", "± trajectories", f"{many['log_p']:.3f}", "from above", "Σ p"):
+        assert text in printed
+    after = contents(workdir)
+    assert {str(p) for p in set(after) - set(before)} == {
+        "likelihood.json",
+        "figures/dissipation.png",
+    }
+    assert all(after[path] == before[path] for path in before if path.name != "bound_terms.png")
+
+
+def test_heartbeat_has_a_true_entropy_and_a_sum_over_its_five_sequences(tmp_path):
+    sizes = {"T": 20, "beta_1": 0.05, "width": 8, "depth": 1, "num_t": -1, "checkpoint_every": 6}
+    config = configure(heartbeat.EXPERIMENT, tmp_path / "run", **sizes)
+    experiment = heartbeat.EXPERIMENT._replace(figures=lambda *args: ({}, {}, []))
+    common.execute(experiment, config)
+    evaluate.execute({**FLAGS, "workdir": str(tmp_path / "run"), "trajectories": "64"})
+    report = json.loads((tmp_path / "run" / "likelihood.json").read_text(encoding="utf-8"))
+    assert report["sum_of_p"]["points"] == 5 and 0 <= report["sum_of_p"]["value"] < 1.2
+    assert report["truth"] == pytest.approx(-np.log(5) - 1.5, abs=1.5)
+    problem = heartbeat.setup(config)
+    schedule = problem.evaluated.schedule({})
+    entropy = problem.entropy(schedule)
+    assert entropy.shape == (21,) and entropy[0] == 0
+    # At t = 1 all that is lost of x^0: H(X^0|X^1) = H(X^1|X^0) + H(X^0) − H(X^1), by enumeration.
+    beta = float(schedule.beta[1])
+    bit = lambda p: -p * np.log(p) - (1 - p) * np.log1p(-p)  # noqa: E731
+    forward = 4 * bit(1 - beta + 0.2 * beta) + 16 * bit(0.2 * beta)
+    expected = forward + np.log(5) - heartbeat.heartbeat.entropy_x1(beta, 0.2)
+    assert entropy[1] == pytest.approx(expected, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ({"trajectories": "0"}, "--trajectories: expected at least 1, got 0"),
+        ({"trajectories": "16;4"}, "--trajectories: expected numbers as in 16,256, got '16;4'"),
+        ({"examples": 1}, "--examples: expected at least 2, got 1"),
+        ({"lanes": 0}, "--lanes: expected at least 1, got 0"),
+        ({"steps": 99}, "--steps: expected 2..5, got 99"),
+    ],
+)
+def test_bad_flags(roll, flags, message):
+    with pytest.raises(settings.Invalid) as error:
+        evaluate.execute({**roll[1], **flags})
+    assert str(error.value).startswith(message)
+
+
+def refused(config, *parts):
+    with pytest.raises(settings.Invalid) as error:
+        evaluate.execute(config)
+    assert str(error.value).startswith("--workdir: ") and "\n" not in str(error.value)
+    assert all(part in str(error.value) for part in parts)
+
+
+def test_a_directory_without_a_run(tmp_path):
+    refused({**FLAGS, "workdir": str(tmp_path)}, "expected a trained run", "no config.json")
+    refused({**FLAGS, "workdir": None}, "expected a trained run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_checkpoint(copy_of_run):
+    workdir, config = copy_of_run
+    shutil.rmtree(workdir / "checkpoints")
+    before = contents(workdir)
+    refused(config, "no checkpoint")
+    assert contents(workdir) == before
+
+
+def change(workdir, **values):
+    path = workdir / "config.json"
+    held = json.loads(path.read_text(encoding="utf-8"))
+    held = {k: v for k, v in {**held, **values}.items() if v is not None}
+    path.write_text(json.dumps(held), encoding="utf-8")
+
+
+def test_a_checkpoint_of_another_family(copy_of_run):
+    workdir, config = copy_of_run
+    other = configure(heartbeat.EXPERIMENT, workdir, T=20, beta_1=0.05, width=8, depth=1)
+    other.pop("workdir")
+    (workdir / "config.json").write_text(json.dumps(other), encoding="utf-8")
+    refused(config, "checkpoint")
+
+
+def test_a_run_of_another_version_or_experiment(copy_of_run):
+    workdir, config = copy_of_run
+    change(workdir, noise=None)
+    refused(config, "does not say noise")
+    change(workdir, experiment="cifar")
+    refused(config, "'cifar'", "swiss_roll")
+
+
+def test_impossible_data_and_loose_bounds_are_said_in_words():
+    found = {"num": 16, "examples": 3, "impossible": 1, "ess": 4.0, "dissipation": None}
+    content = {"sum_of_p": None, "likelihood": [found]}
+    assert "1 of 3 examples have log p = −inf" in evaluate._notes(content)[-1]
+    found |= {"impossible": 0, "ess": 1.2, "dissipation": 1.0}
+    assert "lower bound" in evaluate._notes(content)[-1]
+    found |= {"ess": 5.0, "dissipation": 9.0}
+    assert "lower bound" in evaluate._notes(content)[-1]
+    found |= {"dissipation": 1.0}
+    assert "WARNING" not in "".join(evaluate._notes(content))
