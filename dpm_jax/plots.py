@@ -103,27 +103,31 @@ def bound_terms(path, kl_bits, noise) -> Path:
     return save(figure, path)
 
 
-def dissipation(path, profile, dims: int, true_entropy=None) -> Path:
+def dissipation(path, profile, dims: int, exact=None) -> Path:
     """Where K is lost: KL_t, the entropies of eq. 24, and the work that accumulates (eq. 9).
 
     Args:
         path: of the PNG.
         profile: trajectories.Dissipation, (T+1,) nats each.
         dims: elements of an example.
-        true_entropy: H_q(X^{t-1}|X^t), (T+1,) nats, where it is known.
+        exact: where known, lower bound, H_q(X^{t-1}|X^t) and upper bound, (T+1,) nats each; bounds
+            of bits are otherwise means over draws, noisier than the difference of the two.
     """
     bit = np.log(2)
     t = np.arange(2, len(profile.kl))
     figure, axes = plt.subplots(3, 1, figsize=(7, 9), sharex=True, layout="constrained")
     axes[0].plot(t, profile.kl[2:] / bit, color="tab:blue", lw=1)
-    axes[0].set(yscale="log", ylabel="KL$_t$, bits", xscale="log")
+    axes[0].set(yscale="log", ylabel="KL$_t$, bits")
     axes[0].set_title(f"KL terms of K (eq. 14): {np.sum(profile.kl[2:]) / bit:.3f} bits in all")
-    curves = [("upper bound, eq. 24", profile.upper, "tab:gray", "--")]
-    if true_entropy is not None:
-        curves.append(("true $H_q(X^{t-1}|X^t)$", true_entropy, "black", "-"))
-    curves.append(("model's kernel", profile.entropy, "tab:red", "-"))
-    for name, entropy, color, style in curves:
-        above = (entropy - profile.lower)[2:] / bit / dims
+    curves = [("model's kernel", profile.entropy - profile.lower, "tab:red", "-")]
+    if exact is None:
+        curves += [("upper bound, eq. 24", profile.upper - profile.lower, "tab:gray", "--")]
+    else:
+        lower, true, upper = exact
+        curves += [("true $H_q(X^{t-1}|X^t)$", true - lower, "black", "-")]
+        curves += [("upper bound, eq. 24", upper - lower, "tab:gray", "--")]
+    for name, nats, color, style in curves:
+        above = nats[2:] / bit / dims
         axes[1].plot(t, above, color=color, lw=1, ls=style, label=name)
     axes[1].axhline(0, color="tab:gray", lw=1, ls=":", label="lower bound, eq. 24")
     axes[1].set(ylabel="entropy above the lower bound,\nbits per dimension")

@@ -41,7 +41,7 @@ class Problem(NamedTuple):
     facts: dict[str, Any]  # more for report.json
     effort: dict[str, int]  # what evaluate.py can afford: examples, model_samples, lanes
     validation: Any = None  # rows held out of both, on which samplers and widths are chosen
-    entropy: Callable[[Any], Any] | None = None  # schedule -> true H_q(X^{t-1}|X^t), (T+1,) nats
+    entropy: Callable[[Any], Any] | None = None  # schedule -> eq. 24: lower, true, upper
     points: Callable[..., Any] | None = None  # (key, n) -> x, log w: E Σ w p(x) is 1 at most
     log_p: Callable[..., Any] | None = None  # examples -> the truth, nats, that p is compared with
 

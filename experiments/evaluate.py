@@ -145,15 +145,22 @@ def _bar(name: str):
 def _draw(problem, params, x0, seed: int, common: dict[str, Any], workdir: Path) -> str:
     """figures/dissipation.png: where K is lost, between the entropies of eq. 24."""
     schedule = problem.evaluated.schedule(params)
-    few = x0[: max(2, min(len(x0), 2_000_000 // (schedule.T * _PROFILED * x0[0].size)))]
+    lanes = min(common["lanes"], max(_PROFILED, 4_000_000 // schedule.T))  # it holds every t
     found = trajectories.profile(
-        problem.evaluated, params, few, _PROFILED, seed, progress=_bar("profile"), **common
+        problem.evaluated,
+        params,
+        x0,
+        _PROFILED,
+        seed,
+        steps=common["steps"],
+        lanes=lanes,
+        progress=_bar("profile"),
     )
-    true = None
+    exact = None
     if problem.entropy is not None and common["steps"] is None:
-        true = problem.entropy(schedule)
+        exact = problem.entropy(schedule)
     path = workdir / "figures" / "dissipation.png"
-    plots.dissipation(path, found, x0[0].size, true)
+    plots.dissipation(path, found, x0[0].size, exact)
     return str(path.relative_to(workdir))
 
 

@@ -129,21 +129,31 @@ def setup(config) -> common.Problem:
         ceiling,
         facts,
         {"examples": 100, "model_samples": 50, "lanes": 8192},
-        entropy=lambda schedule: _conditional_entropy(schedule, config["rate"]),
+        entropy=lambda schedule: _entropies(schedule, config["rate"]),
         points=lambda key, n: (rows, np.zeros(len(rows)), True),
         log_p=log_p,
     )
 
 
-def _conditional_entropy(schedule, rate: float) -> np.ndarray:
-    """H_q(X^{t-1}|X^t) = H(X^t|X^{t-1}) + H(X^{t-1}) − H(X^t), exact, (T+1,) nats; 0 at t = 0."""
+def _entropies(schedule, rate: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Eq. 24 exactly: lower bound, H_q(X^{t-1}|X^t), upper bound, (T+1,) nats each; 0 at t = 0.
+
+    H(X^{t-1}|X^t) = H(X^t|X^{t-1}) + H(X^{t-1}) − H(X^t), and the same given X^0.
+    """
+
+    def bits(probability):
+        return entr(probability) + entr(1 - probability)
+
     beta, noise = np.asarray(schedule.beta, np.float64), np.asarray(schedule.noise, np.float64)
-    joint = np.array([heartbeat.entropy_x1(v, rate) for v in noise])
     one = (0.2 * (1 - noise) + rate * noise)[:-1]  # P(a bit of x^{t-1} is 1)
-    kept, raised = 1 - beta + rate * beta, rate * beta
-    two = [entr(p) + entr(1 - p) for p in (kept[1:], raised[1:])]
-    forward = LENGTH * (one * two[0] + (1 - one) * two[1])
-    return np.concatenate([[0.0], forward + joint[:-1] - joint[1:]])
+    kept, raised = 1 - beta[1:] + rate * beta[1:], rate * beta[1:]
+    upper = LENGTH * (one * bits(kept) + (1 - one) * bits(raised))
+    joint = np.array([heartbeat.entropy_x1(v, rate) for v in noise])
+    beat, rest = bits(1 - noise + rate * noise), bits(rate * noise)
+    given_x0 = LENGTH * (0.2 * beat + 0.8 * rest)
+    values = (upper - np.diff(given_x0), upper - np.diff(joint), upper)
+    lower, true, upper = (np.concatenate([[0.0], v]) for v in values)
+    return lower, true, upper
 
 
 def figures(config, problem, params, folder):

@@ -70,8 +70,9 @@ def test_heartbeat_has_a_true_entropy_and_a_sum_over_its_five_sequences(tmp_path
     assert report["truth"] == pytest.approx(-np.log(5) - 1.5, abs=1.5)
     problem = heartbeat.setup(config)
     schedule = problem.evaluated.schedule({})
-    entropy = problem.entropy(schedule)
+    lower, entropy, upper = problem.entropy(schedule)
     assert entropy.shape == (21,) and entropy[0] == 0
+    assert (lower[2:] < entropy[2:]).all() and (entropy <= upper + 1e-6).all()  # eq. 24
     # At t = 1 all that is lost of x^0: H(X^0|X^1) = H(X^1|X^0) + H(X^0) − H(X^1), by enumeration.
     beta = float(schedule.beta[1])
     bit = lambda p: -p * np.log(p) - (1 - p) * np.log1p(-p)  # noqa: E731
