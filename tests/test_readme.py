@@ -1,5 +1,6 @@
 """The README keeps its word: the example runs, the equation table is true, CI runs its command."""
 
+import doctest
 import importlib
 import re
 from pathlib import Path
@@ -52,3 +53,8 @@ def test_ci_runs_the_test_command_of_the_readme():
     assert "experiments/swiss_roll.py" in commands[0]
     assert commands[1].endswith("-m pytest")
     assert "README.md" in (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+
+
+def test_the_worked_number_is_what_the_code_says():
+    found = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
+    assert found.attempted == 2 and found.failed == 0
