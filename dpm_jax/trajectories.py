@@ -31,7 +31,9 @@ class Likelihood(NamedTuple):
     dissipation: float  # log_p − K: what Jensen's inequality costs
     ess: float  # median effective sample size of an estimate, 1..M
     least_ess: float
+    poor: float  # share of the examples whose ESS is below 2: bounds, not values
     impossible: int  # examples with log p = −inf
+    not_a_number: int  # examples whose log p is NaN: something is broken
     examples: int
 
 
@@ -106,7 +108,10 @@ def summary(work: np.ndarray, num: int | None = None) -> Likelihood:
         each = jax.vmap(jax.vmap(jarzynski))(jnp.asarray(groups, jnp.float64))
         each = jax.tree.map(np.asarray, each)
     log_p, K = each.value.mean(axis=1), each.K.mean(axis=1)
-    noise = np.sqrt(np.mean(each.error**2, axis=1) / groups.shape[1])
+    if groups.shape[1] > 1:  # the spread of the groups, sounder than the delta method at small M
+        noise = each.value.std(axis=1, ddof=1) / np.sqrt(groups.shape[1])
+    else:
+        noise = each.error[:, 0]
     possible = np.isfinite(log_p)
     return Likelihood(
         num=num,
@@ -117,7 +122,9 @@ def summary(work: np.ndarray, num: int | None = None) -> Likelihood:
         dissipation=float(np.mean(log_p - K)) if np.isfinite(K).all() else float("nan"),
         ess=float(np.median(each.ess)),
         least_ess=float(each.ess.min()),
-        impossible=int(n - possible.sum()),
+        poor=float(np.mean(each.ess.mean(axis=1) < min(2, num))),
+        impossible=int(np.sum(log_p == -np.inf)),
+        not_a_number=int(np.isnan(log_p).sum()),
         examples=n,
     )
 

@@ -4,11 +4,12 @@
 
 Reads its configuration from the run. Prints, in nats and bits (bits/dim for images), K (eq. 14);
 the Jarzynski estimate of log p (eq. 9) from M trajectories, which in the mean is the bound L_M of
-Burda et al. 2015; the upper estimate on samples of the model; what the model's probabilities sum
+Burda et al. 2015; the upper estimate on samples of the model; what p integrates
 to, where that can be known. Writes likelihood.json and figures/dissipation.png into the run.
 """
 
 import contextlib
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ import mnist
 import settings
 import swiss_roll
 from dpm_jax import checkpoint, evaluation, plots, reporting, training, trajectories
+from dpm_jax.model import respaced
 
 EXPERIMENTS = {e.name: e for e in (swiss_roll.EXPERIMENT, heartbeat.EXPERIMENT, mnist.EXPERIMENT)}
 PROGRAM = "evaluate.py"
@@ -49,12 +51,20 @@ def load(config: dict[str, Any]):
             )
         experiment = EXPERIMENTS[held["experiment"]]
         run = _configuration(experiment, held, config, path)
-        if not any((workdir / "checkpoints").glob("[0-9]*")):
+        if not os.access(workdir, os.W_OK):
+            raise ValueError(f"workdir: cannot write into {workdir}")
+        if not (workdir / "checkpoints").is_dir():
             raise ValueError(f"workdir: {workdir} holds no checkpoint: train the run first")
         problem = experiment.setup(run)
         options = settings.training_options(run)
         with contextlib.closing(checkpoint.Checkpoints(workdir / "checkpoints")) as checkpoints:
+            if not checkpoints.steps():
+                raise ValueError(f"workdir: {workdir} holds no checkpoint: train the run first")
             state = training.initial_state(problem.model, options, checkpoints)
+        respaced(problem.evaluated, state.ema, config["steps"])  # a bad --steps ends here
+        most = len(problem.test)
+        if (config["examples"] or 0) > most:
+            raise ValueError(f"examples: expected at most {most}, got {config['examples']}")
     except (ValueError, OSError) as error:
         raise settings.Invalid(settings.name_flag(str(error), config)) from error
     return experiment, run, problem, state
@@ -99,13 +109,18 @@ def execute(config: dict[str, Any]) -> str:
         progress=_bar("sandwich"),
         **common,
     )
-    path = _draw(problem, params, x0, seed + 4, common, workdir)
     total = _normalisation(problem, params, counts[-1], effort["examples"], seed + 5, common)
     truth = None if problem.log_p is None else np.asarray(problem.log_p(x0), np.float64)
     content = _content(experiment, run, problem, state, bound, likelihoods, pairs, total, truth)
-    content |= {"seed": seed, "steps": config["steps"], "figures": {"dissipation": path}}
-    reporting.write_json(workdir / "likelihood.json", content)
-    files = [workdir / "likelihood.json", workdir / path]
+    if config["steps"] is not None and experiment.name == "heartbeat":
+        content["ceiling_of_K"] = None  # it is that of the whole chain
+    # A respaced chain is another model: its report does not replace that of the run.
+    suffix = "" if config["steps"] is None else f"_{config['steps']}_steps"
+    figure = Path("figures") / f"dissipation{suffix}.png"
+    content |= {"seed": seed, "steps": config["steps"], "figures": {"dissipation": str(figure)}}
+    files = [workdir / f"likelihood{suffix}.json", workdir / figure]
+    reporting.write_json(files[0], content)
+    _draw(problem, params, x0, seed + 4, common, files[1])
     return "\n".join([_text(content, problem), "", *(f"wrote {file}" for file in files)])
 
 
@@ -142,8 +157,8 @@ def _bar(name: str):
     return lambda batches: tqdm(batches, desc=name, unit="batch", leave=False)
 
 
-def _draw(problem, params, x0, seed: int, common: dict[str, Any], workdir: Path) -> str:
-    """figures/dissipation.png: where K is lost, between the entropies of eq. 24."""
+def _draw(problem, params, x0, seed: int, common: dict[str, Any], path: Path) -> None:
+    """The figure: where K is lost, between the entropies of eq. 24."""
     schedule = problem.evaluated.schedule(params)
     lanes = min(common["lanes"], max(_PROFILED, 4_000_000 // schedule.T))  # it holds every t
     found = trajectories.profile(
@@ -159,9 +174,7 @@ def _draw(problem, params, x0, seed: int, common: dict[str, Any], workdir: Path)
     exact = None
     if problem.entropy is not None and common["steps"] is None:
         exact = problem.entropy(schedule)
-    path = workdir / "figures" / "dissipation.png"
     plots.dissipation(path, found, x0[0].size, exact)
-    return str(path.relative_to(workdir))
 
 
 def _normalisation(problem, params, num: int, n: int, seed: int, common) -> dict[str, Any] | None:
@@ -183,7 +196,11 @@ def _normalisation(problem, params, num: int, n: int, seed: int, common) -> dict
         error = np.sqrt((p.var(axis=1, ddof=1) / num).sum()) if num > 1 else float("nan")
     else:
         error = np.std(p.mean(axis=1), ddof=1) * np.sqrt(len(p))
-    return {"value": float(value), "error": float(error), "points": len(p), "trajectories": num}
+    of = f"P of all {len(p)} sequences of the data, at most 1"
+    if not exhaustive:
+        of = f"∫ p by importance sampling at {len(p)} points, 1 for a probability"
+    found = {"value": float(value), "error": float(error), "of": of}
+    return found | {"points": len(p), "trajectories": num}
 
 
 def _content(experiment, run, problem, state, bound, likelihoods, pairs, total, truth):
@@ -206,7 +223,9 @@ def _content(experiment, run, problem, state, bound, likelihoods, pairs, total, 
         "likelihood": [found._asdict() for found in likelihoods],
         "sandwich": {
             "lower": float(pairs[:, 0].mean()),
+            "lower_error": evaluation.standard_error(pairs[:, 0]),
             "upper": float(pairs[:, 1].mean()),
+            "upper_error": evaluation.standard_error(pairs[:, 1]),
             "width": float(width.mean()),
             "width_error": evaluation.standard_error(width),
             "samples": len(pairs),
@@ -251,7 +270,7 @@ def _text(content, problem) -> str:
     for found in many:
         name = f"log p, M = {found['num']} ({found['examples']} examples)"
         value = float("-inf") if found["impossible"] else found["log_p"]
-        ess = f"{found['ess']:.1f}"
+        ess = reporting.number(found["ess"], digits=1)
         row(name, value, found["error"], found["trajectory_error"], ess)
     row("dissipation, log p − K", many[-1]["dissipation"], level=False)
     if content["truth"] is not None:
@@ -259,12 +278,18 @@ def _text(content, problem) -> str:
     if content["ceiling_of_K"] is not None:
         row("ceiling of K", content["ceiling_of_K"])
     pair = content["sandwich"]
-    row(f"log p of {pair['samples']} model samples, from below", pair["lower"])
-    row("from above", pair["upper"])
+    name = f"log p of {pair['samples']} model samples, from below"
+    row(name, pair["lower"], pair["lower_error"], level=False)
+    row("from above", pair["upper"], pair["upper_error"], level=False)
     row("width of the sandwich", pair["width"], pair["width_error"], level=False)
     title = (
         f"{content['experiment']}, preset {content['preset']}, β_1 = {content['beta_1']:.3g},"
         f" last step {content['last_step']}, {content['train_steps']} training steps"
+        + (
+            f", respaced to {content['steps']} steps: a model of its own"
+            if content["steps"]
+            else ""
+        )
     )
     return "\n".join(["", title, reporting.table(table), *_notes(content)])
 
@@ -277,14 +302,17 @@ def _notes(content) -> list[str]:
     ]
     if total is not None:
         value = reporting.number(total["value"], total["error"], 4)
-        notes.append(f"Σ p over {total['points']} points, M = {total['trajectories']}: {value}")
+        notes.append(f"{total['of']}, M = {total['trajectories']}: {value}")
+    if best["not_a_number"]:
+        notes.append(f"WARNING: log p is NaN for {best['not_a_number']} examples: not a result.")
     if best["impossible"]:
         notes.append(f"{best['impossible']} of {best['examples']} examples have log p = −inf.")
-    elif best["ess"] < 2 or best["dissipation"] > np.log(best["num"]):
+    lost = best["dissipation"]
+    if best["poor"] > 0.05 or (lost is not None and lost > np.log(best["num"])):
         notes.append(
-            f"WARNING: ln M = {np.log(best['num']):.1f} nats and ESS {best['ess']:.1f}, against a"
-            f" dissipation of {best['dissipation']:.1f} nats or more: log p here is a lower bound"
-            " and not a value, and its error too small."
+            f"WARNING: ESS below 2 for {best['poor']:.0%} of the examples, dissipation"
+            f" {reporting.number(lost, digits=1)} nats or more against ln M ="
+            f" {np.log(best['num']):.1f}: log p is a lower bound and no value, its error too small."
         )
     return notes
 

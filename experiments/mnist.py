@@ -63,7 +63,7 @@ _BEST = {
     "depth": 2,
     "readout": "v",
     "variance": "posterior",
-    "num_steps": 3000,
+    "num_steps": 6000,
     "batch_size": 64,
     "learning_rate": 2e-3,
     "objective": "v",
@@ -124,7 +124,7 @@ def setup(config) -> common.Problem:
         "scale_levels": scale,
     }
     train = data.train[:-VALIDATION]
-    effort = {"examples": 4, "model_samples": 2, "lanes": 256}
+    effort = {"examples": 2, "model_samples": 2, "lanes": 256}
     return common.Problem(
         built,
         evaluated,
@@ -198,7 +198,11 @@ def _parzen(problem, samples):
         found = parzen.evaluate(points, held_out, test)
         value, error = reporting.bits(found.log_likelihood), reporting.bits(found.error)
         facts |= {f"{key}_bits": value, f"{key}_standard_error_bits": error}
-        facts |= {f"{key}_nats": found.log_likelihood, f"{key}_width": found.width}
+        facts |= {
+            f"{key}_nats": found.log_likelihood,
+            f"{key}_width": found.width,
+            f"{key}_width_at_edge": found.at_edge,
+        }
         rows.append(
             (f"{name} ({len(points)})", paper, reporting.number(value, error, 1), "–", "bits")
         )

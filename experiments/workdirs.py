@@ -24,7 +24,8 @@ def claim(workdir: Path, config: dict[str, Any], write: bool) -> Path:
     path = workdir / "config.json"
     wanted = {n: v for n, v in config.items() if n not in PLACES + MEASURES}
     if path.exists():
-        _check_same(workdir, read_config(path), wanted)
+        held = {n: v for n, v in read_config(path).items() if n not in PLACES + MEASURES}
+        _check_same(workdir, held, wanted)
         return workdir
     for name in ("checkpoints", "metrics.csv", "report.json", "figures", "tensorboard"):
         if (workdir / name).exists():

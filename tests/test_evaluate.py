@@ -49,7 +49,7 @@ def test_swiss_roll(roll):
     assert report["truth"] == pytest.approx(-1.37, abs=1.5)  # of six points of the roll
     assert report["sum_of_p"]["points"] == 60 and report["sum_of_p"]["error"] > 0
     assert report["last_step"] == "fixed" and report["beta_1"] == pytest.approx(1e-3)
-    for text in ("nats", "bits", "± trajectories", f"{many['log_p']:.3f}", "from above", "Σ p"):
+    for text in ("nats", "bits", "± trajectories", f"{many['log_p']:.3f}", "from above", "∫ p"):
         assert text in printed
     after = contents(workdir)
     assert {str(p) for p in set(after) - set(before)} == {
@@ -89,6 +89,7 @@ def test_heartbeat_has_a_true_entropy_and_a_sum_over_its_five_sequences(tmp_path
         ({"examples": 1}, "--examples: expected at least 2, got 1"),
         ({"lanes": 0}, "--lanes: expected at least 1, got 0"),
         ({"steps": 99}, "--steps: expected 2..5, got 99"),
+        ({"examples": 21}, "--examples: expected at most 20, got 21"),
     ],
 )
 def test_bad_flags(roll, flags, message):
@@ -115,6 +116,9 @@ def test_a_run_without_checkpoint(copy_of_run):
     shutil.rmtree(workdir / "checkpoints")
     before = contents(workdir)
     refused(config, "no checkpoint")
+    (workdir / "checkpoints" / "500.partial").mkdir(parents=True)  # killed in its first save
+    refused(config, "no checkpoint")
+    shutil.rmtree(workdir / "checkpoints")
     assert contents(workdir) == before
 
 
@@ -142,12 +146,15 @@ def test_a_run_of_another_version_or_experiment(copy_of_run):
 
 
 def test_impossible_data_and_loose_bounds_are_said_in_words():
-    found = {"num": 16, "examples": 3, "impossible": 1, "ess": 4.0, "dissipation": None}
+    found = {"num": 16, "examples": 3, "impossible": 1, "poor": 0.0, "not_a_number": 0}
+    found["dissipation"] = None
     content = {"sum_of_p": None, "likelihood": [found]}
     assert "1 of 3 examples have log p = −inf" in evaluate._notes(content)[-1]
-    found |= {"impossible": 0, "ess": 1.2, "dissipation": 1.0}
+    found |= {"impossible": 0, "poor": 0.1, "dissipation": 1.0}
     assert "lower bound" in evaluate._notes(content)[-1]
-    found |= {"ess": 5.0, "dissipation": 9.0}
+    found |= {"poor": 0.0, "dissipation": 9.0}
     assert "lower bound" in evaluate._notes(content)[-1]
     found |= {"dissipation": 1.0}
     assert "WARNING" not in "".join(evaluate._notes(content))
+    found |= {"not_a_number": 2}
+    assert "NaN for 2 examples" in "".join(evaluate._notes(content))
