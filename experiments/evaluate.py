@@ -60,7 +60,10 @@ def load(config: dict[str, Any]):
         with contextlib.closing(checkpoint.Checkpoints(workdir / "checkpoints")) as checkpoints:
             if not checkpoints.steps():
                 raise ValueError(f"workdir: {workdir} holds no checkpoint: train the run first")
-            state = training.initial_state(problem.model, options, checkpoints)
+            try:
+                state = training.initial_state(problem.model, options, checkpoints)
+            except ValueError as error:  # a checkpoint of another family, tree or shape
+                raise ValueError(f"workdir: {error}") from error
         respaced(problem.evaluated, state.ema, config["steps"])  # a bad --steps ends here
         most = len(problem.test)
         if (config["examples"] or 0) > most:
