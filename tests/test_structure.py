@@ -19,6 +19,7 @@ HEAVY = (
     "optax",
     "tensorboardX",
     "absl",
+    "scipy.optimize",
 )
 # Module -> the modules of dpm_jax it may import. Those not named here may import what they like.
 ALLOWED = {
