@@ -37,13 +37,13 @@ class Problem(NamedTuple):
     draw: training.Draw | None
     test: Any  # rows for K
     draw_test: Callable | None  # (key, rows) -> examples
-    ceiling: Callable[[], float | None]  # of K in nats, for this very setting; None if unknown
+    ceiling: Callable[..., float | None]  # seed, steps -> of K in nats, here; None if unknown
     facts: dict[str, Any]  # more for report.json
     effort: dict[str, int]  # what evaluate.py can afford: examples, model_samples, lanes
     validation: Any = None  # rows held out of both, on which samplers and widths are chosen
     entropy: Callable[[Any], Any] | None = None  # schedule -> eq. 24: lower, true, upper
     points: Callable[..., Any] | None = None  # (key, n) -> x, log w: E Σ w p(x) is 1 at most
-    log_p: Callable[..., Any] | None = None  # examples -> the truth, nats, that p is compared with
+    log_p: Callable[..., Any] | None = None  # examples -> log p of exact kernels, nats
 
 
 class Experiment(NamedTuple):
@@ -113,7 +113,7 @@ def execute(experiment: Experiment, config: dict[str, Any]) -> str:
         config, problem, state.ema, workdir / "figures"
     )
     figures["bound_terms"] = str(_draw_bound_terms(problem, state.ema, config, workdir / "figures"))
-    ceiling = problem.ceiling()
+    ceiling = problem.ceiling(config["seed"] + 1, None)
     measured, rows = experiment.measures(problem, result, ceiling)
     content = _report(experiment, config, problem, state, result, seconds, ceiling)
     figures = {name: str(Path(path).relative_to(workdir)) for name, path in figures.items()}

@@ -105,20 +105,11 @@ def setup(config) -> common.Problem:
         "ceiling_kind": "K of the exact best factorised kernel, on the same examples and noise",
     }
 
-    def ceiling():
+    def ceiling(seed, steps):
         """K of the exact best factorised kernel, on the same examples and with the same noise."""
-        seed = config["seed"] + 1
-        return evaluation.evaluate(best, {"network": {}}, test, seed=seed).K
+        return evaluation.evaluate(best, {"network": {}}, test, seed=seed, steps=steps).K
 
     train = heartbeat.sample(key_train, 10_000)
-    rows = heartbeat.sequences(LENGTH)
-    # With exact kernels the fixed last step blurs x^1 once more: p(x^0) is the law of X at 2 β_1.
-    blur = 2 * steps.log_alpha_bar[1] if last_step == "fixed" else jnp.zeros(())
-
-    def log_p(x):
-        each = jax.vmap(lambda x0, x: family.log_prob(family.marginal(x0, blur), x), (0, None))
-        return jax.nn.logsumexp(jax.vmap(lambda x: each(rows, x))(jnp.asarray(x)), 1) - np.log(5)
-
     return common.Problem(
         built,
         built,
@@ -130,9 +121,20 @@ def setup(config) -> common.Problem:
         facts,
         {"examples": 100, "model_samples": 50, "lanes": 8192},
         entropy=lambda schedule: _entropies(schedule, config["rate"]),
-        points=lambda key, n: (rows, np.zeros(len(rows)), True),
-        log_p=log_p,
+        points=lambda key, n: (heartbeat.sequences(LENGTH), np.zeros(5), True),
+        log_p=lambda x: _log_p(family, steps, last_step, x),
     )
+
+
+def _log_p(family, steps, last_step: str, x):
+    """log p (n,) nats of sequences (n, length) if all kernels were exact.
+
+    The fixed last step blurs x^1 once more: p(x^0) is then the law of the data noised by β_1 twice.
+    """
+    log_alpha_bar = 2 * steps.log_alpha_bar[1] if last_step == "fixed" else jnp.zeros(())
+    laws = family.marginal(heartbeat.sequences(LENGTH), log_alpha_bar)
+    each = jax.vmap(jax.vmap(family.log_prob, (0, None)), (None, 0))(laws, jnp.asarray(x))
+    return jax.nn.logsumexp(each, axis=1) - np.log(5)
 
 
 def _entropies(schedule, rate: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

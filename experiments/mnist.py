@@ -109,7 +109,7 @@ def setup(config) -> common.Problem:
         index = jax.random.randint(key_rows, (n,), 0, rows.shape[0])
         return dequantize(key_noise, rows[index])
 
-    def ceiling():
+    def ceiling(seed, steps):
         """h(X_1) >= h(noise of the β_1 step): no density of x^1 is narrower than its noise."""
         if config["last_step"] != "fixed":
             return None

@@ -7,6 +7,8 @@ Gaussian diffusion in 2-D, T = 40, normalised RBF network of 16 units with a rea
 any such number depends: K is bounded by −h(X_1), the ceiling printed beside it.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -80,7 +82,7 @@ def setup(config) -> common.Problem:
     data = draw(key_train, 100_000, config["noise"])
     test = draw(key_test, config["num_eval"], config["noise"])
 
-    def ceiling():
+    def ceiling(seed, steps):
         """−h(X_1); a learned last step bounds the density of X_0 itself: −h(X_0), if it has one."""
         if config["last_step"] == "fixed":
             return swiss_roll.negative_entropy(config["beta_1"], config["noise"])
@@ -91,24 +93,6 @@ def setup(config) -> common.Problem:
         "ceiling_kind": "-h(X_1) for this noise and beta_1, by quadrature",
         "paper_note": "states neither noise nor beta_1, on which K depends: of another setting",
     }
-    # With exact kernels the fixed last step blurs x^1 once more: p(x^0) is the law of X at 2 β_1.
-    fixed = config["last_step"] == "fixed"
-    blur = 1 - (1 - config["beta_1"]) ** 2 if fixed else 0.0
-    noise = config["noise"]
-
-    def points(key, n):
-        """Draws of a wide law g about the roll, and −log n g: E Σ p/(n g) is the integral of p."""
-        key_law, key_roll, key_noise = jax.random.split(key, 3)
-        near = jax.random.bernoulli(key_law, 0.9, (n, 1))
-        z = jax.random.normal(key_noise, (n, 2))
-        roll = np.sqrt(0.9) * swiss_roll.sample(key_roll, n, noise) + np.sqrt(0.1) * z
-        x = np.asarray(jnp.where(near, roll, 2 * z), np.float64)
-        wide = -np.sum(x**2, axis=1) / 8 - np.log(8 * np.pi)
-        log_g = np.logaddexp(
-            np.log(0.9) + swiss_roll.log_density(x, 0.1, noise), np.log(0.1) + wide
-        )
-        return x.astype(np.float32), -log_g - np.log(n), False
-
     return common.Problem(
         built,
         built,
@@ -119,9 +103,33 @@ def setup(config) -> common.Problem:
         ceiling,
         facts,
         {"examples": 1000, "model_samples": 1000, "lanes": 16384},
-        points=points,
-        log_p=lambda x: swiss_roll.log_density(x, blur, noise) if blur or noise else np.nan,
+        points=partial(_points, noise=config["noise"]),
+        log_p=_log_p(config),
     )
+
+
+def _log_p(config):
+    """log p (n,) nats of points (n, 2) if all kernels were exact; None where it is no density.
+
+    The fixed last step blurs x^1 once more: p(x^0) is then the law of the roll noised by β_1 twice.
+    """
+    fixed = config["last_step"] == "fixed"
+    if not fixed and not config["noise"]:
+        return None
+    blur = 1 - (1 - config["beta_1"]) ** 2 if fixed else 0.0
+    return partial(swiss_roll.log_density, beta_1=blur, noise=config["noise"])
+
+
+def _points(key, n: int, noise: float):
+    """Draws x of a wide law g about the roll, and −log n g: E Σ p/(n g) is the integral of p."""
+    key_law, key_roll, key_noise = jax.random.split(key, 3)
+    near = jax.random.bernoulli(key_law, 0.9, (n, 1))
+    z = jax.random.normal(key_noise, (n, 2))
+    roll = np.sqrt(0.9) * swiss_roll.sample(key_roll, n, noise) + np.sqrt(0.1) * z
+    x = np.asarray(jnp.where(near, roll, 2 * z), np.float64)
+    wide = -np.sum(x**2, axis=1) / 8 - np.log(8 * np.pi)
+    log_g = np.logaddexp(np.log(0.9) + swiss_roll.log_density(x, 0.1, noise), np.log(0.1) + wide)
+    return x.astype(np.float32), -log_g - np.log(n), False
 
 
 def figures(config, problem, params, folder):

@@ -10,6 +10,7 @@ from test_experiments import configure, contents, tiny_roll
 import common
 import evaluate
 import heartbeat
+import likelihood_report
 import settings
 import swiss_roll
 
@@ -149,12 +150,12 @@ def test_impossible_data_and_loose_bounds_are_said_in_words():
     found = {"num": 16, "examples": 3, "impossible": 1, "poor": 0.0, "not_a_number": 0}
     found["dissipation"] = None
     content = {"sum_of_p": None, "likelihood": [found]}
-    assert "1 of 3 examples have log p = −inf" in evaluate._notes(content)[-1]
+    assert "1 of 3 examples have log p = −inf" in likelihood_report.notes(content)[-1]
     found |= {"impossible": 0, "poor": 0.1, "dissipation": 1.0}
-    assert "lower bound" in evaluate._notes(content)[-1]
+    assert "lower bound" in likelihood_report.notes(content)[-1]
     found |= {"poor": 0.0, "dissipation": 9.0}
-    assert "lower bound" in evaluate._notes(content)[-1]
+    assert "lower bound" in likelihood_report.notes(content)[-1]
     found |= {"dissipation": 1.0}
-    assert "WARNING" not in "".join(evaluate._notes(content))
+    assert "WARNING" not in "".join(likelihood_report.notes(content))
     found |= {"not_a_number": 2}
-    assert "NaN for 2 examples" in "".join(evaluate._notes(content))
+    assert "NaN for 2 examples" in "".join(likelihood_report.notes(content))
