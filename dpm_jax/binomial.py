@@ -79,6 +79,60 @@ def perturb(params: Bernoulli, log_r) -> Bernoulli:
     return Bernoulli(params.logits + log_r1 - log_r0)
 
 
+def curvature(params: Bernoulli, log_r) -> Array:
+    """0: `perturb` is exact for bits (Table App.1)."""
+    return jnp.zeros((), params.logits.dtype)
+
+
+def observe(y: Array, noise: Array) -> Bernoulli:
+    """r(x) = P(y | x) of bits y that were flipped with probability `noise` (Sec. 2.5).
+
+    Args:
+        y: 0 or 1, of the event's shape.
+        noise: probability, scalar or of the event's shape; 0 makes r a delta at y.
+
+    Raises:
+        ValueError: for a y other than 0 and 1 or a probability outside [0, 1), where known.
+    """
+    if not isinstance(y, jax.core.Tracer) and not np.isin(y, (0, 1)).all():
+        raise ValueError("y: expected only 0 and 1")
+    values = 0.5 if isinstance(noise, jax.core.Tracer) else np.asarray(noise)
+    if not np.all((values >= 0) & (values < 1)):
+        raise ValueError(f"noise: expected a flip probability in [0, 1), got {noise}")
+    y = jnp.asarray(y, jnp.result_type(float))
+    flip = jnp.asarray(noise, y.dtype)
+    return Bernoulli((2 * y - 1) * jnp.broadcast_to(-_logit(flip), y.shape))
+
+
+def multiply(params: Bernoulli, r: Bernoulli) -> tuple[Bernoulli, Array]:
+    """p r / Z~ and log Z~ of eq. 22 in closed form; log Z~ per bit, nats.
+
+    r(1) = σ(r.logits), r(0) = 1 − r(1); where r is a delta the product is exactly r.
+    """
+    ones = jax.nn.log_sigmoid(params.logits) + jax.nn.log_sigmoid(r.logits)
+    zeros = jax.nn.log_sigmoid(-params.logits) + jax.nn.log_sigmoid(-r.logits)
+    logits = jnp.where(jnp.isinf(r.logits), r.logits, params.logits + r.logits)
+    return Bernoulli(logits), jnp.logaddexp(ones, zeros)
+
+
+def power(r: Bernoulli, s: Array) -> Bernoulli:
+    """r^s up to a factor that does not depend on x, for a scalar s in (0, 1]."""
+    return Bernoulli(s * r.logits)
+
+
+def noised(rate: Array, r: Bernoulli, log_alpha_bar: Array) -> Bernoulli:
+    """r(x^t) = E[r(x^0) | x^t] for x^0 ~ π, up to a factor: r seen through q(x^t | x^0).
+
+    The chain is reversible under π, so that x^0 | x^t ~ B(ᾱ x^t + (1−ᾱ)ρ).
+    """
+
+    def log_expected(bit: float) -> Array:
+        x0 = marginal(rate, jnp.full_like(r.logits, bit), log_alpha_bar)
+        return multiply(x0, r)[1]
+
+    return Bernoulli(log_expected(1.0) - log_expected(0.0))
+
+
 def sample(key: Array, params: Bernoulli) -> Array:
     """Draw bits ~ params as floats 0 or 1."""
     logits = params.logits
@@ -144,6 +198,11 @@ def family(rate: float | Array = 0.5) -> Family:
         partial(marginal, rho),
         partial(posterior, rho),
         perturb,
+        curvature,
+        observe,
+        multiply,
+        power,
+        partial(noised, rho),
         sample,
         log_prob,
         entropy,

@@ -1,6 +1,7 @@
 """K of a data set with its standard error, on all local devices, in chunks of constant memory."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -67,16 +68,17 @@ def evaluate(
 
 
 def over_rows(
-    kernel: Callable[[Any, Array, Array], Array],
+    kernel: Callable[[Any, Array, Array], Any],
     params,
     data,
     seed: int,
     per_device: int,
     progress: Callable[[Iterable[int]], Iterable[int]] = iter,
-) -> Iterator[np.ndarray]:
+) -> Iterator[Any]:
     """kernel(params, rows, key) -> (rows, ...) over all data and devices; float64, batch by batch.
 
-    The last batch is padded with the last row, and cut again.
+    What the kernel returns may be a pytree of such arrays. The last batch is padded with the last
+    row, and cut again.
     """
     n, devices = len(data), jax.local_device_count()
     per_device = min(per_device, -(-n // devices))
@@ -86,8 +88,13 @@ def over_rows(
         index = np.minimum(np.arange(start, start + batch), n - 1)
         chunk = jnp.asarray(np.asarray(data[index])).reshape(devices, per_device, *data.shape[1:])
         key = jax.random.fold_in(jax.random.key(seed), start)
-        values = np.asarray(compiled(params, chunk, jax.random.split(key, devices)), np.float64)
-        yield values.reshape(batch, *values.shape[2:])[: min(batch, n - start)]
+        result = compiled(params, chunk, jax.random.split(key, devices))
+        yield jax.tree.map(partial(_joined, kept=min(batch, n - start)), result)
+
+
+def _joined(values: Array, kept: int) -> np.ndarray:
+    """(devices, per device, ...) -> the first rows of all, float64."""
+    return np.asarray(values, np.float64).reshape(-1, *values.shape[2:])[:kept]
 
 
 def _make_kernel(model: Model, draw, passes: int | None, steps: int | None):

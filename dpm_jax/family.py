@@ -29,6 +29,11 @@ class Family(NamedTuple):
     marginal: Callable[[Array, Array], Params]  # x0, log ᾱ_t -> q(x^t|x^0)
     posterior: Callable[..., Params]  # x0, xt, beta_t, log ᾱ_{t-1} -> q(x^{t-1}|x^t,x^0), eq. 14
     perturb: Callable[[Params, Callable[[Array], Array]], Params]  # params, log_r -> p~, App. C
+    curvature: Callable[[Params, Callable[[Array], Array]], Array]  # how far perturb is from exact
+    observe: Callable[[Array, Array], Params]  # y, noise -> r(x) = P(y|x), itself a function of x
+    multiply: Callable[[Params, Params], tuple[Params, Array]]  # p, r -> p r/Z~, log Z~   eq. 22
+    power: Callable[[Params, Array], Params]  # r, s -> r^s
+    noised: Callable[[Params, Array], Params]  # r, log ᾱ_t -> E[r(x^0) | x^t] for x^0 ~ π
     sample: Callable[[Array, Params], Array]  # key, params -> x
     log_prob: Callable[[Params, Array], Array]  # params, x -> nats, summed over the event
     entropy: Callable[[Params], Array]  # params -> nats, summed over the event

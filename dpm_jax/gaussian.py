@@ -78,6 +78,74 @@ def perturb(params: Normal, log_r) -> Normal:
     return params._replace(mean=params.mean + params.variance * gradient)
 
 
+def curvature(params: Normal, log_r) -> Array:
+    """Largest |eigenvalue| of Σ ∂²log r/∂x² at the mean: `perturb` is exact where it is 0.
+
+    Where log r is quadratic with curvature c, the mean moves by c where 1 − 1/(1+c) is exact, and
+    trajectories of constant r diverge above c = 2. By power iteration.
+    """
+    gradient = jax.grad(lambda x: jnp.sum(log_r(x)))
+    root = jnp.sqrt(params.variance)
+
+    def body(_, state):
+        v, _ = state
+        v = root * jax.jvp(gradient, (params.mean,), (root * v,))[1]
+        size = jnp.sqrt(jnp.sum(v**2))
+        return v / jnp.maximum(size, 1e-30), size
+
+    v = jax.random.normal(jax.random.key(0), root.shape, root.dtype)
+    start = v / jnp.sqrt(jnp.sum(v**2)), jnp.zeros((), root.dtype)
+    return jax.lax.fori_loop(0, 20, body, start)[1]
+
+
+def observe(y: Array, noise: Array) -> Normal:
+    """r(x) = N(y; x, noise I) of an observation y (Sec. 2.5), as the parameters of a law of x.
+
+    Args:
+        y: of the event's shape.
+        noise: variance, scalar or of the event's shape; 0 makes r a delta at y.
+
+    Raises:
+        ValueError: for a y that is not finite or a variance outside [0, ∞), where they are known.
+    """
+    if not isinstance(y, jax.core.Tracer) and not np.all(np.isfinite(y)):
+        raise ValueError("y: expected finite values, got NaN or infinite ones")
+    values = 0.0 if isinstance(noise, jax.core.Tracer) else np.asarray(noise)
+    if not np.all((values >= 0) & (values < np.inf)):
+        raise ValueError(f"noise: expected a variance in [0, inf), got {noise}")
+    y = jnp.asarray(y, jnp.result_type(float))
+    return Normal(y, jnp.broadcast_to(jnp.asarray(noise, y.dtype), y.shape))
+
+
+def multiply(params: Normal, r: Normal) -> tuple[Normal, Array]:
+    """p r / Z~ and log Z~ of eq. 22 in closed form; log Z~ per element, nats.
+
+    r(x) = N(x; r.mean, r.variance); where its variance is 0 the product is exactly r.
+    """
+    total = jnp.maximum(params.variance + r.variance, 1e-30)
+    # Where both are deltas the product is r as well, not 0 of each.
+    keep, take = r.variance / total, jnp.where(r.variance == 0, 1.0, params.variance / total)
+    product = Normal(keep * params.mean + take * r.mean, take * r.variance)
+    z2 = (r.mean - params.mean) ** 2 / total
+    return product, -0.5 * (z2 + jnp.log(total) + _LOG_2PI)
+
+
+def power(r: Normal, s: Array) -> Normal:
+    """r^s up to a factor that does not depend on x, for a scalar s in (0, 1]."""
+    return r._replace(variance=r.variance / s)
+
+
+def noised(r: Normal, log_alpha_bar: Array) -> Normal:
+    """r(x^t) = E[r(x^0) | x^t] for x^0 ~ π, up to a factor: r seen through q(x^t | x^0).
+
+    The chain is reversible under π, so that x^0 | x^t ~ N(√ᾱ x^t, (1−ᾱ) I).
+    """
+    # Beyond ᾱ = e^-27 the mean of r would overflow what float32 can square; r is constant there.
+    log_alpha_bar = jnp.maximum(log_alpha_bar, -27.0)
+    variance = (r.variance - jnp.expm1(log_alpha_bar)) * jnp.exp(-log_alpha_bar)
+    return Normal(r.mean * jnp.exp(-0.5 * log_alpha_bar), variance)
+
+
 def sample(key: Array, params: Normal) -> Array:
     """Draw x ~ params; the draw is differentiable in params with the noise held constant."""
     noise = jax.random.normal(key, params.mean.shape, params.mean.dtype)
@@ -112,6 +180,11 @@ def family() -> Family:
         marginal,
         posterior,
         perturb,
+        curvature,
+        observe,
+        multiply,
+        power,
+        noised,
         sample,
         log_prob,
         entropy,

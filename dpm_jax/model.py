@@ -1,15 +1,19 @@
 """Model: a family, a schedule, a network and a readout as pure functions of their parameters."""
 
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dpm_jax import bound, likelihood, sampling
+from dpm_jax import bound, likelihood, posterior, sampling
+from dpm_jax import particles as filters
 from dpm_jax import readout as readouts
 from dpm_jax import schedule as schedules
 from dpm_jax.family import Array, Family, Params, Reverse
+from dpm_jax.particles import Particles
+from dpm_jax.posterior import Tilt
 from dpm_jax.schedule import Schedule
 from dpm_jax.thermodynamics import Estimate
 
@@ -89,14 +93,83 @@ def build(
     return Model(family, shape, last_step, learn_schedule, init, schedule_of, reverse_of)
 
 
-def sample(model: Model, params, key: Array, num: int, steps: int | None = None) -> Array:
-    """`num` draws x^0 ~ p, (num, *event), by ancestral sampling in T or fewer (respaced) steps."""
+def sample(
+    model: Model,
+    params,
+    key: Array,
+    num: int,
+    steps: int | None = None,
+    tilt: Tilt | None = None,
+    start: Params | None = None,
+) -> Array:
+    """`num` draws x^0, (num, *event), by ancestral sampling in T or fewer (respaced) steps.
+
+    Args:
+        model: from `build`.
+        params: its parameters.
+        key: typed PRNG key.
+        num: number of draws.
+        steps: respace the chain to so many steps.
+        tilt: from `posterior`, for the schedule `respaced(model, params, steps)`: draws by the
+            kernels of eq. 22 as the paper does. `particles` gives draws without their bias.
+        start: law of x^T; by default π, with a tilt π r.
+
+    Raises:
+        ValueError: for a tilt of another T.
+
+    Warns:
+        UserWarning: where a first-order tilt is used beyond its reach, unless under jit.
+    """
     schedule = respaced(model, params, steps)
     reverse = model.reverse(params, schedule)
+    if tilt is not None:
+        _check_tilt(model, schedule, reverse, tilt, key)
+        reverse = posterior.tilted(reverse, tilt)
+        if start is None:
+            start = posterior.start(model.family, tilt, schedule, model.event_shape)
     draw = jax.vmap(
-        lambda k: sampling.sample(k, model.family, schedule, reverse, model.event_shape)
+        lambda k: sampling.sample(k, model.family, schedule, reverse, model.event_shape, start)
     )
     return draw(jax.random.split(key, num))
+
+
+def particles(
+    model: Model,
+    params,
+    key: Array,
+    tilt: Tilt,
+    num: int,
+    steps: int | None = None,
+    threshold: float = 0.8,
+) -> Particles:
+    """`num` weighted draws of p~(x^0) ∝ p(x^0) r(x^0) (Sec. 2.5), exact as num grows; log Z~, nats.
+
+    Arguments as in `sample`, threshold as in `particles.sample`; how="noised" serves best.
+
+    Raises:
+        ValueError: as `particles.sample`; where no weight is left, unless under jit.
+    """
+    schedule = respaced(model, params, steps)
+    reverse = model.reverse(params, schedule)
+    _check_tilt(model, schedule, reverse, tilt, key)
+    shape = model.event_shape
+    found = filters.sample(key, model.family, schedule, reverse, tilt, shape, num, threshold)
+    return found if isinstance(key, jax.core.Tracer) else filters.check(found)
+
+
+def _check_tilt(model: Model, schedule: Schedule, reverse: Reverse, tilt: Tilt, key: Array) -> None:
+    if tilt.T != schedule.T:
+        raise ValueError(f"tilt: expected one of T = {schedule.T}, got T = {tilt.T}")
+    if tilt.curvature is None or isinstance(key, jax.core.Tracer):
+        return
+    size = float(posterior.curvature(key, model.family, schedule, reverse, tilt, model.event_shape))
+    if not size < posterior.REACH:
+        warnings.warn(
+            f"perturb: the first-order form (eq. 61) needs small Σ ∂²log r, got {size:.3g}"
+            " (at 0.5 it goes half too far, above 2 it diverges): more steps, a weaker r,"
+            " or `denoise` where r is Gaussian",
+            stacklevel=3,
+        )
 
 
 def log_likelihood_bound(

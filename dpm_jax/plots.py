@@ -186,3 +186,79 @@ def _work_histograms(axis, forward, reverse, free_energy: float) -> None:
     axis.axvline(free_energy, color="black", lw=1, ls="--", label=r"$\Delta F$")
     axis.set(xlabel="$W$, $k_BT$", ylabel="density", yticks=[])
     axis.legend(frameon=False)
+
+
+def image_columns(path, columns, title: str = "") -> Path:
+    """Images side by side, one example a row: a dict of heading -> (n, H, W, 1 or 3), 8 bits."""
+    shown = list(columns.items())
+    n = len(shown[0][1])
+    figure, axes = plt.subplots(
+        n, len(shown), figsize=(1.1 * len(shown), 1.1 * n + 0.4), squeeze=False
+    )
+    for column, (name, images) in enumerate(shown):
+        axes[0, column].set_title(name, fontsize=9)
+        for row in range(n):
+            axis = axes[row, column]
+            axis.imshow(images[row].squeeze(), cmap="gray", vmin=0, vmax=255)
+            axis.set(xticks=[], yticks=[])
+    figure.suptitle(title, fontsize=10)
+    figure.subplots_adjust(wspace=0.04, hspace=0.04)
+    return save(figure, path)
+
+
+def posterior_points(path, data, seen, draws, title: str = "") -> Path:
+    """Posteriors in the plane: the data, what was observed, draws.
+
+    Args:
+        path: of the PNG.
+        data: (n, 2) of the data, for the backdrop.
+        seen: with y (m, 2), known (2,) bool, noise and truth (m, 2) or None.
+        draws: m arrays (k, 2).
+        title: of the figure.
+    """
+    columns = min(4, len(draws))
+    rows = -(-len(draws) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3 * columns, 3 * rows), sharex=True, sharey=True, squeeze=False
+    )
+    for axis in axes.flat[len(draws) :]:
+        axis.set_visible(False)
+    for i, (axis, x) in enumerate(zip(axes.flat, draws)):
+        axis.scatter(*data.T, s=1, color="0.85", linewidths=0)
+        axis.scatter(*x.T, s=2, color="tab:red", linewidths=0)
+        if seen.noise:
+            axis.plot(*seen.y[i], "x", color="black", ms=7)
+        elif seen.known[0]:
+            axis.axvline(seen.y[i, 0], color="black", lw=0.6)
+        elif seen.known[1]:
+            axis.axhline(seen.y[i, 1], color="black", lw=0.6)
+        if seen.truth is not None:
+            axis.plot(*seen.truth[i], "o", color="tab:blue", ms=4)
+        axis.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
+    what = "cross" if seen.noise else "line"
+    figure.suptitle(f"{title}: data (grey), observed ({what}), truth (blue), draws (red)", y=0.97)
+    return save(figure, path)
+
+
+def posterior_rows(path, seen, draws, title: str = "") -> Path:
+    """Posteriors of vectors: observed (hidden part grey) in the first row, draws below, as images.
+
+    Args:
+        path: of the PNG.
+        seen: with y (m, length), known (length,) bool and truth (m, length) or None.
+        draws: m arrays (k, length).
+        title: of the figure.
+    """
+    figure, axes = plt.subplots(1, len(draws), figsize=(2.2 * len(draws), 3.2), squeeze=False)
+    low, high = min(x.min() for x in draws), max(x.max() for x in draws)
+    for i, (axis, x) in enumerate(zip(axes[0], draws)):
+        observed = np.where(seen.known, seen.y[i], np.nan)
+        truth = np.full_like(observed, np.nan) if seen.truth is None else seen.truth[i]
+        gap = np.full_like(observed, np.nan)
+        colours = matplotlib.colormaps["gray_r"].with_extremes(bad=(0.6, 0.75, 0.95))
+        rows = np.stack([truth, gap, observed, gap, *x])
+        axis.imshow(rows, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+        axis.set(xticks=[], yticks=[])
+    axes[0, 0].set(yticks=[0, 2, 4 + len(draws[0]) // 2], yticklabels=["x⁰", "seen", "draws"])
+    figure.suptitle(f"{title}: one problem a panel, hidden part blue", y=0.99)
+    return save(figure, path)

@@ -7,19 +7,28 @@ with the paper's last step is `bound.fix_last_step(family, schedule, reverse)`.
 import jax
 import jax.numpy as jnp
 
-from dpm_jax.family import Array, Family, Reverse
+from dpm_jax.family import Array, Family, Params, Reverse
 from dpm_jax.schedule import Schedule
 
 
 def sample(
-    key: Array, family: Family, schedule: Schedule, reverse: Reverse, shape: tuple[int, ...]
+    key: Array,
+    family: Family,
+    schedule: Schedule,
+    reverse: Reverse,
+    shape: tuple[int, ...],
+    start: Params | None = None,
 ) -> Array:
-    """One draw x^0 ~ p by ancestral sampling (eq. 4–5), of the event's shape; a scan over t."""
+    """One draw x^0 ~ p by ancestral sampling (eq. 4–5), of the event's shape; a scan over t.
+
+    `start`, where given, is the law of x^T in the place of the prior π, e.g. `posterior.start`.
+    """
 
     def body(xt: Array, t: Array):
         return family.sample(jax.random.fold_in(key, t), reverse(xt, t)), None
 
-    x_T = family.sample(jax.random.fold_in(key, schedule.T + 1), family.prior(shape))
+    start = family.prior(shape) if start is None else start
+    x_T = family.sample(jax.random.fold_in(key, schedule.T + 1), start)
     x0, _ = jax.lax.scan(body, x_T, jnp.arange(schedule.T, 0, -1))
     return x0
 
@@ -31,10 +40,11 @@ def reverse_trajectory(
     reverse: Reverse,
     shape: tuple[int, ...],
     every: int = 1,
+    start: Params | None = None,
 ) -> Array:
     """The states x^0, x^k, x^2k, .. of one reverse trajectory (eq. 5), (T // every + 1, *shape).
 
-    The same key gives the same x^0 as `sample`.
+    The same key gives the same x^0 as `sample`; `start` as there.
 
     Raises:
         ValueError: where ``every`` is not in 1..T.
@@ -47,7 +57,8 @@ def reverse_trajectory(
         # A slot is overwritten until t − 1 falls to a multiple of `every`: the last write stays.
         return (x, kept.at[(t - 1) // every].set(x)), None
 
-    x_T = family.sample(jax.random.fold_in(key, schedule.T + 1), family.prior(shape))
+    start = family.prior(shape) if start is None else start
+    x_T = family.sample(jax.random.fold_in(key, schedule.T + 1), start)
     kept = jnp.zeros((schedule.T // every + 1, *shape), x_T.dtype).at[-1].set(x_T)
     (_, kept), _ = jax.lax.scan(body, (x_T, kept), jnp.arange(schedule.T, 0, -1))
     return kept

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import workdirs
 from absl import app, logging
 from tqdm import tqdm
 
 import settings
+import workdirs
 from dpm_jax import (
     bound,
     checkpoint,
@@ -44,6 +44,7 @@ class Problem(NamedTuple):
     entropy: Callable[[Any], Any] | None = None  # schedule -> eq. 24: lower, true, upper
     points: Callable[..., Any] | None = None  # (key, n) -> x, log w: E Σ w p(x) is 1 at most
     log_p: Callable[..., Any] | None = None  # examples -> log p of exact kernels, nats
+    compare: Callable[..., dict] | None = None  # y, known, noise, x, weight -> numbers
 
 
 class Experiment(NamedTuple):

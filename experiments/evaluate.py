@@ -16,7 +16,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import workdirs
 from absl import app, flags, logging
 from tqdm import tqdm
 
@@ -25,6 +24,7 @@ import likelihood_report as report
 import mnist
 import settings
 import swiss_roll
+import workdirs
 from dpm_jax import checkpoint, evaluation, plots, reporting, training, trajectories
 from dpm_jax.model import respaced
 

@@ -123,7 +123,23 @@ def setup(config) -> common.Problem:
         entropy=lambda schedule: _entropies(schedule, config["rate"]),
         points=lambda key, n: (heartbeat.sequences(LENGTH), np.zeros(5), True),
         log_p=lambda x: _log_p(family, steps, last_step, x),
+        compare=_compare,
     )
+
+
+def _compare(y, known, noise: float, x, weight) -> dict[str, float]:
+    """How many draws are sequences of the data, and the share of each against its posterior."""
+    sequences = heartbeat.sequences(LENGTH)
+    wrong = np.sum((np.asarray(sequences) != y) & known, axis=1)
+    exact = noise**wrong * (1 - noise) ** (known.sum() - wrong)
+    exact = exact / max(exact.sum(), 1e-300)  # all 0 where no sequence explains what was seen
+    is_one = np.all(x[:, None, :] == np.asarray(sequences)[None], axis=2)
+    share = weight @ is_one
+    found = {"valid": float(share.sum()), "consistent_phases": int((exact > 0).sum())}
+    distance = 0.5 * (np.abs(share - exact).sum() + 1 - share.sum())  # invalid draws count
+    found["total_variation"] = float(distance) if exact.any() else 1.0
+    found |= {f"phase_{i}": float(v) for i, v in enumerate(share)}
+    return found | {f"phase_{i}_exact": float(v) for i, v in enumerate(exact)}
 
 
 def _log_p(family, steps, last_step: str, x):

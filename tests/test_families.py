@@ -190,6 +190,113 @@ def test_perturbing_with_a_log_linear_r_is_exact(family):
     close(constants, jnp.full(2**D, constants[0]))
 
 
+def on_states(family, params, key=0):
+    """log_prob of all the states, (2^D,)."""
+    return jax.jit(jax.vmap(lambda x: family.log_prob(params, x)))(states(family, key))
+
+
+def same_up_to_a_constant(actual, expected):
+    difference = np.asarray(actual - expected)
+    close(difference, np.full_like(difference, difference[0]), atol=1e-9)
+
+
+def integral(family, log_f):
+    """Σ or ∫ of exp(log_f(x)) over the values x (n, D) of each element: (D,)."""
+    if family.name == "binomial":
+        return jnp.sum(jnp.exp(log_f(jnp.asarray([[0.0] * D, [1.0] * D]))), axis=0)
+    grid = jnp.linspace(-30.0, 30.0, 6001)
+    return jnp.sum(jnp.exp(log_f(jnp.tile(grid[:, None], D))), axis=0) * (grid[1] - grid[0])
+
+
+def each(family, params):
+    """log_prob element by element: x (n, D) -> (n, D)."""
+    one = jax.vmap(lambda p, x: family.log_prob(p, x))
+    return lambda x: jax.vmap(lambda row: one(params, row))(x)
+
+
+def test_multiply_is_the_normalised_product(family):
+    """log p + log r = log p~ + log Z~ at every state, with p~ normalised (eq. 22)."""
+    p, r = some_params(family, 10), some_params(family, 11)
+    product, log_z = family.multiply(p, r)
+    left = on_states(family, p) + on_states(family, r)
+    close(on_states(family, product) + jnp.sum(log_z), left)
+    total = integral(family, lambda x: each(family, p)(x) + each(family, r)(x))
+    close(log_z, jnp.log(total), rtol=1e-8)
+
+
+def test_multiply_by_a_delta_is_the_delta(family):
+    """Bit by bit, whatever p is, another delta there included; log Z~ is log p of its place."""
+    y, p = states(family)[5], some_params(family, 12)
+    delta = family.observe(y, 0.0)
+    product, log_z = family.multiply(p, delta)
+    close(product, delta, rtol=0, atol=0)
+    close(log_z, each(family, p)(y[None])[0])
+    close(family.multiply(delta, delta)[0], delta, rtol=0, atol=0)
+    r = family.observe(y, 0.2)
+    close(moments(family.multiply(delta, r)[0]), (y, jnp.zeros(D)), rtol=0, atol=0)
+    np.testing.assert_array_equal(family.sample(jax.random.key(0), product), y)
+
+
+def test_a_delta_in_float32_is_exact(family32):
+    """At any scale of y and of the kernel: known values come back to the bit."""
+    y = states(family32)[5]
+    y = y if family32.name == "binomial" else y * (1000 / 3)
+    delta = family32.observe(y, 0.0)
+    for p in (family32.prior((D,)), family32.marginal(states(family32)[3], jnp.asarray(-1e-10))):
+        product, log_z = family32.multiply(p, delta)
+        np.testing.assert_array_equal(family32.sample(jax.random.key(0), product), y)
+        assert jnp.isfinite(log_z).all()
+
+
+def test_power_is_a_power_of_r(family):
+    r = some_params(family, 13)
+    for s in (1.0, 0.4, 1e-6):
+        powered = family.power(r, jnp.asarray(s))
+        same_up_to_a_constant(on_states(family, powered), s * on_states(family, r))
+    delta = family.observe(states(family)[5], 0.0)
+    close(family.power(delta, jnp.asarray(0.3)), delta, rtol=0, atol=0)
+
+
+def test_noised_is_the_expectation_of_r_given_xt(family, steps):
+    """E[r(x^0) | x^t] for x^0 ~ π, from the joint law π(x^0) q(x^t | x^0) itself."""
+    r = family.observe(states(family)[5], jnp.asarray([0.1, 0.2, 0.3, 0.45]))
+
+    def expected(xt, log_alpha_bar):
+        def log_joint(x0):
+            forward = lambda x: each(family, family.marginal(x, log_alpha_bar))(xt[None])[0]  # noqa: E731
+            return each(family, family.prior((D,)))(x0) + jax.vmap(forward)(x0)
+
+        joint = integral(family, lambda x0: log_joint(x0) + each(family, r)(x0))
+        return jnp.sum(jnp.log(joint) - jnp.log(integral(family, log_joint)))
+
+    truth = jax.jit(jax.vmap(expected, (0, None)))
+    for t in (1, 2, T - 1):
+        ours = on_states(family, family.noised(r, steps.log_alpha_bar[t]))
+        same_up_to_a_constant(ours, truth(states(family), steps.log_alpha_bar[t]))
+
+
+def test_noised_begins_at_r_and_ends_constant(family):
+    for noise in (0.0, 0.2):
+        r = family.observe(states(family)[5], noise)
+        close(family.noised(r, jnp.asarray(0.0)), r)
+        end = on_states(family, family.noised(r, jnp.asarray(-jnp.inf)))
+        assert jnp.isfinite(end).all()
+        # The Gaussian ends at ᾱ = e^-27, where √ᾱ is 1.4e-6.
+        close(end, jnp.full_like(end, end[0]), atol=3e-5 if family.name == "gaussian" else 1e-12)
+
+
+def test_observe_is_the_likelihood_of_x(family):
+    y, noise = states(family)[5], jnp.asarray([0.1, 0.2, 0.3, 0.45])
+    r = family.observe(y, noise)
+    if family.name == "gaussian":
+        truth = jax.vmap(lambda x: family.log_prob(Normal(x, noise), y))(states(family))
+    else:
+        flipped = states(family) != y[None]
+        truth = jnp.sum(jnp.log(jnp.where(flipped, noise[None], 1 - noise[None])), axis=1)
+    close(on_states(family, r), truth)
+    close(jax.jit(family.observe)(y, noise), r)
+
+
 # --- what the two columns do not share ---------------------------------------------------------
 
 
@@ -219,6 +326,65 @@ def test_gaussian_samples_are_differentiable_with_the_noise_held_constant(x64):
     sample = lambda m, v: jnp.sum(gaussian.sample(key, Normal(m, v)))  # noqa: E731
     mean, variance = jnp.zeros(D), jnp.full(D, 0.25)
     close(jax.grad(sample, (0, 1))(mean, variance), (jnp.ones(D), noise))  # 1/(2 √0.25) = 1
+
+
+def test_gaussian_perturbation_is_multiplication_where_the_variance_is_small(x64):
+    """To first order in Σ: what is left, in the mean and in Σ, falls as Σ²."""
+    r, center = Normal(jnp.asarray([0.5, -1.0]), jnp.asarray([0.7, 2.0])), jnp.asarray([2.0, 0.3])
+
+    def left(h):
+        p = Normal(center, jnp.full(2, h))
+        first, exact = (
+            gaussian.perturb(p, lambda x: gaussian.log_prob(r, x)),
+            gaussian.multiply(p, r)[0],
+        )
+        return jnp.stack([first.mean - exact.mean, first.variance - exact.variance])
+
+    close(left(1e-3) / left(5e-4), jnp.full((2, 2), 4.0), rtol=2e-3)
+
+
+def test_gaussian_curvature_is_the_spectral_norm(x64):
+    """Σ/σ² of a Gaussian r, |eigenvalues| of Σ^½ H Σ^½ of any quadratic, 0 of a linear log r."""
+    p = some_params(gaussian.family(), 14)
+    sigma2 = jnp.asarray([0.3, 5.0, 1.0, 0.8])
+    r = Normal(jnp.zeros(D), sigma2)
+    close(
+        gaussian.curvature(p, lambda x: gaussian.log_prob(r, x)), jnp.max(p.variance / sigma2), 1e-6
+    )
+    per_element = lambda x: -0.5 * x**2 / sigma2  # noqa: E731
+    close(gaussian.curvature(p, per_element), jnp.max(p.variance / sigma2), 1e-6)
+    a = np.random.default_rng(0).normal(size=(D, D))
+    for H in (-a @ a.T, a + a.T):
+        root = np.sqrt(np.asarray(p.variance))
+        norm = np.abs(np.linalg.eigvalsh(root[:, None] * H * root)).max()
+        quadratic = lambda x, H=H: 0.5 * x @ H @ x  # noqa: E731
+        close(gaussian.curvature(p, quadratic), norm, 1e-3)
+    assert float(gaussian.curvature(p, lambda x: 3.0 * x)) == 0.0
+    close(gaussian.curvature(Normal(p.mean, jnp.zeros(D)), per_element), 0.0)
+
+
+def test_binomial_curvature_is_0():
+    assert float(binomial.curvature(Bernoulli(jnp.zeros(2)), lambda x: 9 * x)) == 0.0
+
+
+@pytest.mark.parametrize(
+    "family, y, noise, message",
+    [
+        ("gaussian", [0.0, np.nan], 1.0, "y: expected finite values, got NaN or infinite ones"),
+        ("gaussian", [np.inf], 1.0, "y: expected finite values"),
+        ("gaussian", [0.0], -0.1, r"noise: expected a variance in \[0, inf\), got -0.1"),
+        ("gaussian", [0.0], np.inf, r"noise: expected a variance in \[0, inf\), got inf"),
+        ("gaussian", [0.0, 1.0], [1.0, np.nan], "noise: expected a variance"),
+        ("binomial", [0.0, 0.5], 0.1, "y: expected only 0 and 1"),
+        ("binomial", [np.nan], 0.1, "y: expected only 0 and 1"),
+        ("binomial", [1.0], 1.0, r"noise: expected a flip probability in \[0, 1\), got 1.0"),
+        ("binomial", [1.0], -0.1, "noise: expected a flip probability"),
+        ("binomial", [1.0], np.nan, "noise: expected a flip probability"),
+    ],
+)
+def test_observe_names_what_is_wrong(family, y, noise, message):
+    with pytest.raises(ValueError, match=message):
+        FAMILIES[family]().observe(np.array(y), noise)
 
 
 @pytest.mark.parametrize("rate", [0.0, 1.0, -0.1, np.nan, [0.5, 1.5]])

@@ -31,6 +31,8 @@ ALLOWED = {
     "bound": {"family", "schedule"},
     "sampling": {"family", "schedule"},
     "posterior": {"family", "schedule"},
+    "particles": {"family", "schedule", "posterior"},
+    "replacement": {"family", "schedule"},
     "likelihood": {"family", "schedule", "thermodynamics"},
     "thermodynamics": set(),
     "parzen": set(),
@@ -82,7 +84,9 @@ def test_imports_point_one_way():
     assert {"family", "schedule", "bound", "sampling", "networks", "data"} <= seen
 
 
-@pytest.mark.parametrize("shared", ["bound", "sampling", "posterior", "likelihood"])
+@pytest.mark.parametrize(
+    "shared", ["bound", "sampling", "posterior", "particles", "replacement", "likelihood"]
+)
 def test_shared_code_names_neither_column(shared):
     path = PACKAGE / f"{shared}.py"
     if not path.exists():

@@ -1,0 +1,183 @@
+"""What posterior.py writes and prints: numbers, baselines, figure, arrays."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dpm_jax import evaluation, plots, reporting
+from dpm_jax.data import images
+
+_TRAINED_ON = 10_000  # training examples for the covariance of the linear baseline
+_LARGEST = 4096  # elements of an example that this covariance may have
+
+
+def content(experiment, run, problem, seen, found, held) -> dict[str, Any]:
+    """posterior.json: errors in the units of the model, log Z~ in nats."""
+    mean = _mean(found)
+    result: dict[str, Any] = {
+        "experiment": experiment.name,
+        "preset": run["preset"],
+        "settings": held,
+        "noise": seen.noise,
+        "known_elements": int(seen.known.sum()),
+        "elements": int(seen.known.size),
+    }
+    if not seen.noise:
+        kept = np.where(seen.known, seen.y, 0)[:, None]
+        result["known_part_deviation"] = float(
+            np.abs(np.where(seen.known, found.x, 0) - kept).max()
+        )
+    spread = np.sqrt(np.einsum("nk,nk...->n...", found.weight, (found.x - mean[:, None]) ** 2))
+    target = np.ones_like(seen.known) if seen.noise else ~seen.known
+    result["posterior_sd"] = float(spread[:, target].mean()) if target.any() else 0.0
+    if held["method"] == "particles":
+        result |= {"log_z": [float(v) for v in found.log_z], "ess": [float(v) for v in found.ess]}
+        result["least_ess"] = [float(v) for v in found.least_ess]
+        result["resampled"] = [int(v) for v in found.resampled]
+    if seen.truth is not None:
+        result["errors"] = _errors(problem, seen, found, mean, target)
+    if problem.compare is not None:
+        rows = zip(seen.y, found.x, found.weight)
+        each = [problem.compare(y, seen.known, seen.noise, x, w) for y, x, w in rows]
+        result["against_exact"] = {n: [float(e[n]) for e in each] for n in each[0]}
+    return result
+
+
+def _mean(found) -> np.ndarray:
+    return np.einsum("nk,nk...->n...", found.weight, found.x)
+
+
+def _errors(problem, seen, found, mean, target) -> dict[str, Any]:
+    """Root mean square error of each estimate over what was to be found; PSNR of images, in dB."""
+    guesses = {"posterior mean": mean, "one posterior sample": _one(found)}
+    if seen.noise:
+        guesses["observed"] = seen.y
+    linear = wiener(problem, seen)
+    if linear is not None:
+        guesses["linear (Wiener)"] = linear
+    scale, level = problem.facts.get("scale_levels"), problem.facts.get("mean_levels")
+    result = {}
+    for name, guess in guesses.items():
+        if scale:  # no image has levels outside 0..255: all guesses are clipped alike
+            guess = np.clip(guess, (0.5 - level) / scale, (255.5 - level) / scale)
+        error = np.sqrt(np.mean((guess - seen.truth)[:, target] ** 2, axis=1))
+        result[name] = {"rmse": [float(v) for v in error]}
+        if scale:
+            result[name]["psnr"] = [float(v) for v in 20 * np.log10(255 / (error * scale))]
+    return result
+
+
+def _one(found) -> np.ndarray:
+    """One draw of each posterior, by its weights."""
+    rng = np.random.default_rng(0)
+    which = [rng.choice(len(w), p=w / w.sum()) for w in found.weight]
+    return found.x[np.arange(len(which)), which]
+
+
+def wiener(problem, seen) -> np.ndarray | None:
+    """The best linear guess of x^0: conditional mean of a Gaussian with the training covariance.
+
+    None for bits, and for examples too large for a covariance.
+    """
+    size = seen.known.size
+    if problem.evaluated.family.name != "gaussian" or size > _LARGEST:
+        return None
+    rows = problem.data[:_TRAINED_ON]
+    if problem.draw_test is not None:
+        rows = problem.draw_test(jax.random.key(0), rows)
+    x = np.asarray(rows, np.float64).reshape(len(rows), size)
+    mean, known = x.mean(axis=0), seen.known.ravel()
+    C = np.cov(x.T) + 1e-6 * np.eye(size)
+    S = C[np.ix_(known, known)] + seen.noise * np.eye(int(known.sum()))
+    off = seen.y.reshape(len(seen.y), size)[:, known] - mean[known]
+    return (mean + np.linalg.solve(S, off.T).T @ C[known]).reshape(seen.y.shape)
+
+
+def text(content: dict[str, Any]) -> str:
+    """The report: one table, mean and standard error over the problems."""
+    held, number = content["settings"], reporting.number
+    what = (
+        f"variance or flip probability {content['noise']:g}" if content["noise"] else held["mask"]
+    )
+    title = (
+        f"{content['experiment']}, preset {content['preset']}: {held['task']} ({what}), method"
+        f" {held['method']}, {held['num_samples']} draws for each of {held['problems']} problems,"
+        f" seed {held['seed']}; ± one standard error over problems"
+    )
+    rows: list[tuple[str, ...]] = [("", "mean", "unit")]
+
+    def row(name: str, values, unit: str, digits: int = 3) -> None:
+        values = np.asarray(values, np.float64)
+        rows.append((name, number(values.mean(), evaluation.standard_error(values), digits), unit))
+
+    if "known_part_deviation" in content:
+        rows.append(("largest deviation of known part", f"{content['known_part_deviation']:g}", ""))
+    rows.append(("posterior standard deviation", number(content["posterior_sd"]), "of the data's"))
+    for name, error in content.get("errors", {}).items():
+        row(f"RMSE, {name}", error["rmse"], "of the data's")
+    for name, error in content.get("errors", {}).items():
+        if "psnr" in error:
+            row(f"PSNR, {name}", error["psnr"], "dB", 2)
+    if "log_z" in content:
+        row("log Z~ = log ∫ p r", np.asarray(content["log_z"]) / reporting.LN2, "bits")
+        row("effective particles at the end", content["ess"], f"of {held['num_samples']}", 0)
+        row("least effective particles", content["least_ess"], f"of {held['num_samples']}", 0)
+    for name, values in content.get("against_exact", {}).items():
+        row(name.replace("_", " "), values, "")
+    return "\n".join(["", title, reporting.table(rows)])
+
+
+def draw(path: Path, problem, seen, found, config) -> Path:
+    """Before, observed, posterior mean and spread, samples, side by side."""
+    title = f"{config['task']}, {config['method']}"
+    mean = _mean(found)
+    chosen = np.stack([_ordered(w, 4) for w in found.weight])
+    samples = np.take_along_axis(
+        found.x, chosen.reshape(*chosen.shape, *[1] * (found.x.ndim - 2)), axis=1
+    )
+    if "scale_levels" in problem.facts:
+        scaling = problem.facts["mean_levels"], problem.facts["scale_levels"]
+        levels = lambda x: np.asarray(images.to_levels(x, *scaling))  # noqa: E731
+        spread = np.sqrt(np.einsum("nk,nk...->n...", found.weight, (found.x - mean[:, None]) ** 2))
+        columns = {} if seen.truth is None else {"x^0": levels(seen.truth)}
+        columns["observed"] = np.where(seen.known, levels(seen.y), 110).astype(np.uint8)
+        columns["mean"] = levels(mean)
+        columns["spread"] = np.clip(255 * spread / max(spread.max(), 1e-9), 0, 255).astype(np.uint8)
+        columns |= {f"sample {i + 1}": levels(samples[:, i]) for i in range(4)}
+        return plots.image_columns(path, columns, title)
+    if seen.known.shape == (2,):
+        draws = [x[_ordered(w, 1000)] for x, w in zip(found.x, found.weight)]
+        backdrop = np.asarray(problem.data[:4000])
+        return plots.posterior_points(path, backdrop, seen, draws, title)
+    shown = [x[_ordered(w, 12)] for x, w in zip(found.x, found.weight)]
+    return plots.posterior_rows(path, seen, shown, title)
+
+
+def _ordered(weight: np.ndarray, num: int) -> np.ndarray:
+    """`num` indices in proportion to the weights (systematic), in no order of theirs."""
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(weight))
+    cumulative = np.cumsum(weight[order]) / weight.sum()
+    index = np.searchsorted(cumulative, (np.arange(num) + rng.random()) / num)
+    return order[np.minimum(index, len(weight) - 1)]
+
+
+def save_arrays(path: Path, seen, found) -> None:
+    """posterior.npz: draws and weights, whole or not at all."""
+    temporary = path.with_name(path.stem + ".partial.npz")
+    arrays = {"x": found.x.astype(np.float32), "weight": found.weight, "log_z": found.log_z}
+    arrays |= {"mean": _mean(found), "observed": seen.y, "known": seen.known}
+    np.savez_compressed(temporary, **arrays)
+    os.replace(temporary, path)
+
+
+def read(path: Path) -> dict[str, Any]:
+    """posterior.json again; ValueError where it does not read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"out: {path} does not read: {error}") from error

@@ -1,0 +1,475 @@
+"""The particle filter against closed-form Gaussian posteriors and all posteriors of three bits."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cases import (
+    BOTH,
+    C_CORRELATED,
+    C_DIAGONAL,
+    RATE,
+    STATES,
+    T,
+    bent,
+    enumerated,
+    gaussian_reverse,
+    keys,
+    mean_is,
+    model_covariance,
+    of_states,
+)
+from dpm_jax import binomial, bound, gaussian, model, particles, posterior, schedule
+
+STEPS = schedule.constant_fraction(T, 0.1)
+MASK = np.array([True, False, True])
+NOISE = np.array([0.5, 1.0, 0.2], np.float32)
+Y = np.array([1.5, 0.4, -1.0], np.float32)
+
+
+def filters(reverse, tilt, family, num, number, threshold=0.5, seed=0):
+    """`number` independent filters of `num` particles each."""
+    one = lambda key: particles.sample(  # noqa: E731
+        key, family, STEPS, reverse, tilt, (3,), num, threshold
+    )
+    return jax.vmap(one)(keys(number, seed))
+
+
+# --- Gaussian data ------------------------------------------------------------------------------
+
+G = gaussian.family()
+CORRELATED, _ = gaussian_reverse(C_CORRELATED, STEPS)
+CHAINS = {
+    "diagonal": gaussian_reverse(C_DIAGONAL, STEPS)[0],
+    "correlated": CORRELATED,
+    "correlated, fixed last step": bound.fix_last_step(G, STEPS, CORRELATED),
+}
+COVARIANCE = {
+    name: np.asarray(model_covariance(STEPS, reverse), np.float64)
+    for name, reverse in CHAINS.items()
+}
+
+
+def number(name):
+    return list(CHAINS).index(name)
+
+
+def chain(index):
+    """The reverse kernel of that number, which may be traced: one compilation serves all."""
+
+    def reverse(xt, t):
+        every = [reverse(xt, t) for reverse in CHAINS.values()]
+        return jax.tree.map(lambda *leaves: jnp.stack(leaves)[index], *every)
+
+    return reverse
+
+
+def gaussian_posterior(name, precision, b):
+    """Mean, covariance and log Z~ of p(x) exp(b x − x·precision·x/2)."""
+    S = COVARIANCE[name]
+    C = np.linalg.inv(np.linalg.inv(S) + precision)
+    mean = C @ b
+    return mean, C, 0.5 * (b @ mean + np.linalg.slogdet(C)[1] - np.linalg.slogdet(S)[1])
+
+
+def observed(name, noise, mask):
+    """Mean, covariance and log Z~ after y = x + noise on the coordinates of the mask."""
+    weight = np.where(mask, 1 / np.float64(noise), 0)
+    y = np.where(mask, Y, 0)
+    mean, C, log_z = gaussian_posterior(name, np.diag(weight), weight * y)
+    norm = np.where(mask, np.log(2 * np.pi * np.float64(noise)), 0) + weight * y**2
+    return mean, C, log_z - 0.5 * norm.sum()
+
+
+def agrees(found, mean, C, log_z, errors=4.5):
+    """Independent filters give posterior mean, covariance and Z~."""
+    x, weight = np.asarray(found.x, np.float64), np.asarray(found.weight, np.float64)
+    np.testing.assert_allclose(weight.sum(axis=1), 1, rtol=1e-4)
+    mean_is(found.mean, mean, errors, 1e-6)
+    away = x - mean  # from the true one: exact up to the filters' own bias of 1/N
+    moment = np.einsum("fn,fni,fnj->fij", weight, away, away)
+    mean_is(moment, C, errors, 1e-6)
+    ours = np.asarray(found.variance) + (np.asarray(found.mean) - mean) ** 2
+    np.testing.assert_allclose(ours, np.einsum("fii->fi", moment), rtol=1e-3, atol=1e-6)
+    mean_is(np.exp(np.asarray(found.log_z, np.float64) - log_z), 1.0, errors)
+    assert not np.asarray(found.lost_t).any()
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """Functions by name, each compiled once."""
+    made = {}
+
+    def run(name, function, *args):
+        return made.setdefault(name, jax.jit(function))(*args)
+
+    return run
+
+
+def denoised(compiled, how, name, noise, mask):
+    def draw(index, noise, mask):
+        return filters(chain(index), posterior.denoise(G, STEPS, Y, noise, how, mask), G, 4096, 16)
+
+    return compiled(f"denoise, {how}", draw, number(name), noise, mask)
+
+
+def perturbed(compiled, how, b, curvature):
+    """The posterior of a log r that is linear or quadratic."""
+
+    def draw(b, curvature):
+        log_r = lambda x: jnp.sum(b * x - 0.5 * x**2 * curvature)  # noqa: E731
+        return filters(CORRELATED, posterior.perturb(G, STEPS, log_r, how), G, 4096, 16)
+
+    return compiled(f"perturb, {how}", draw, b, curvature)
+
+
+@pytest.mark.parametrize("mask", [np.ones(3, bool), MASK], ids=["all", "masked"])
+@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("how", posterior.HOW)
+def test_denoised_gaussian_data_have_their_posterior(how, name, mask, compiled):
+    # With constant r the weights at x^T are of finite variance where the noise is above about 1.
+    noise = NOISE + 2 if how == "constant" else NOISE
+    found = denoised(compiled, how, name, noise, mask)
+    agrees(found, *observed(name, noise, mask))
+    assert np.asarray(found.ess).min() > 100
+
+
+def test_a_sharp_constant_r_leaves_fewer_particles_than_noised(compiled):
+    """Its weights are heavy-tailed; the same r noised keeps most particles."""
+    constant, noised = (
+        denoised(compiled, how, "correlated", NOISE, MASK) for how in ("constant", "noised")
+    )
+    assert 3 * np.median(constant.least_ess) < np.median(noised.least_ess)
+
+
+@pytest.mark.parametrize("name", CHAINS)
+def test_inpainted_gaussian_data_have_their_posterior(name, compiled):
+    def draw(index):
+        tilt = posterior.inpaint(G, STEPS, MASK, Y, "noised")
+        return filters(chain(index), tilt, G, 4096, 16)
+
+    found = compiled("inpaint", draw, number(name))
+    agrees(found, *observed(name, np.full(3, 1e-9), MASK))
+    np.testing.assert_array_equal(found.x[..., MASK], np.tile(Y[MASK], (16, 4096, 1)))
+
+
+def test_known_and_noisy_coordinates_together():
+    """Compose: one coordinate known, one seen through noise, one not at all."""
+    known, noisy = np.array([True, False, False]), np.array([False, False, True])
+    tilt = posterior.compose(
+        posterior.inpaint(G, STEPS, known, Y, "noised"),
+        posterior.denoise(G, STEPS, Y, NOISE, "annealed", noisy),
+    )
+    found = jax.jit(lambda: filters(CORRELATED, tilt, G, 4096, 16))()
+    agrees(found, *observed("correlated", np.where(known, 1e-9, NOISE), known | noisy))
+
+
+@pytest.mark.parametrize("how", posterior.HOW[:2])
+def test_first_order_tilts_are_exact_with_weights(how, compiled):
+    """A mild quadratic log r and a linear one: eq. 61 proposes, the weights correct."""
+    b, width = np.array([1.0, -0.5, 0.3], np.float32), 4.0
+    found = perturbed(compiled, how, b, 1 / width)
+    agrees(found, *gaussian_posterior("correlated", np.eye(3) / width, b))
+    mean, C, log_z = gaussian_posterior("correlated", np.zeros((3, 3)), b)
+    np.testing.assert_allclose(C @ b, mean)  # the shift is Σ b
+    agrees(perturbed(compiled, how, b, 0.0), mean, C, log_z)
+
+
+def test_particles_without_r_are_samples_of_the_model(compiled):
+    """r = 1: no weight moves, Z~ = 1, nothing is resampled."""
+    found = perturbed(compiled, "constant", np.zeros(3, np.float32), 0.0)
+    np.testing.assert_allclose(found.weight, 1 / 4096, rtol=1e-4)
+    np.testing.assert_allclose(found.log_z, 0, atol=1e-4)
+    assert not np.asarray(found.resampled).any()
+    np.testing.assert_allclose(found.least_ess, 4096, rtol=1e-3)
+    x = np.asarray(found.x, np.float64).reshape(-1, 3)
+    mean_is(x, 0.0)
+    mean_is(x**2, np.diag(COVARIANCE["correlated"]))
+
+
+# --- three bits ---------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bits():
+    """Family, p(x^0) of the 8 states and kernels, of the enumerated model."""
+    log_p, _, logits = enumerated(STEPS)
+    return binomial.family(RATE), np.exp(log_p), of_states(logits)
+
+
+def law_of(found):
+    """Weighted frequencies of the 8 states: (..., N, 3) -> (..., 8)."""
+    match = (np.asarray(found.x)[..., None, :] == STATES).all(axis=-1)
+    return np.einsum("...n,...ns->...s", np.asarray(found.weight, np.float64), match)
+
+
+def all_posteriors(found, joint):
+    """Filters (problems, filters, N) against p(x) r(x) of every problem, (problems, 8).
+
+    Z~ times the weighted frequencies is unbiased for p r at any N, so that many small filters tell
+    more than few large ones.
+    """
+    ours = np.exp(np.asarray(found.log_z, np.float64))[..., None] * law_of(found)
+    for values, expected in zip(ours, joint):
+        # A state that few particles reach has no error of its own: at least that of free draws.
+        least = np.sqrt(expected * expected.sum() / found.weight[0].size)
+        mean_is(values, expected, errors=4.5, expected_error=least)
+        mean_is(values.sum(axis=1), expected.sum(), errors=4.5)
+    assert not np.asarray(found.lost_t).any()
+
+
+@pytest.mark.parametrize("how", posterior.HOW)
+def test_every_posterior_of_three_bits_seen_through_flips(how, bits):
+    family, p, reverse = bits
+    flip = 0.1
+
+    def one(y):
+        tilt = posterior.denoise(family, STEPS, y, flip, how)
+        return filters(reverse, tilt, family, 256, 128)
+
+    found = jax.jit(jax.vmap(one))(jnp.asarray(STATES, jnp.float32))
+    r = np.where(STATES[:, None] == STATES, 1 - flip, flip).prod(axis=-1)
+    all_posteriors(found, p * r)
+    if how == "constant":
+        assert np.asarray(found.resampled).max() > 0
+
+
+def test_every_posterior_of_three_bits_some_of_them_known(bits):
+    """All 27: each bit unknown, 0 or 1."""
+    family, p, reverse = bits
+    problems = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshape(27, 3)
+
+    def one(problem):
+        tilt = posterior.inpaint(family, STEPS, problem >= 0, problem.astype(float), "noised")
+        return filters(reverse, tilt, family, 256, 64)
+
+    found = jax.jit(jax.vmap(one))(jnp.asarray(problems))
+    fits = ((problems[:, None] == -1) | (problems[:, None] == STATES)).all(axis=-1)
+    all_posteriors(found, p * fits)
+    assert (law_of(found)[np.broadcast_to(~fits[:, None], (27, 64, 8))] == 0).all()
+
+
+# --- the evidence -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("threshold", [0, 1])
+@pytest.mark.parametrize("name", BOTH)
+def test_the_evidence_of_few_particles_is_unbiased(name, threshold, bits):
+    """E Z~ and E Z~ · (weighted mean) are exact for any N, resampled always or never."""
+    if name == "gaussian":
+        family, reverse, y = G, CORRELATED, Y
+        mean, _, log_z = observed("correlated", NOISE, np.ones(3, bool))
+        noise = NOISE
+    else:
+        (family, p, reverse), y, noise = bits, STATES[1], 0.2
+        joint = p * np.where(y == STATES, 1 - noise, noise).prod(axis=1)
+        mean, log_z = joint @ STATES / joint.sum(), np.log(joint.sum())
+    tilt = posterior.denoise(family, STEPS, y, noise, "annealed")
+    run = jax.jit(lambda: filters(reverse, tilt, family, 4, 3000, threshold))
+    found = run()
+    Z = np.exp(np.asarray(found.log_z, np.float64) - log_z)
+    mean_is(Z, 1.0, errors=4)
+    mean_is(Z[:, None] * np.asarray(found.mean), mean, errors=4)
+    assert np.std(Z) > 0.05  # there is something to average
+    resampled = np.asarray(found.resampled)
+    assert resampled.max() == 0 if threshold == 0 else resampled.mean() > 1
+
+
+def test_float64_works(x64):
+    steps = schedule.constant_fraction(T, 0.1)
+    tilt = posterior.denoise(G, steps, Y.astype(float), 0.2, "noised")
+    args = (G, steps, bent(G, steps), tilt, (3,), 8)
+    found = jax.jit(lambda key: particles.sample(key, *args))(jax.random.key(0))
+    assert found.x.dtype == found.weight.dtype == found.log_z.dtype == np.float64
+    assert 1 <= found.least_ess <= found.ess <= 8 * (1 + 1e-9)
+
+
+# --- systematic resampling ----------------------------------------------------------------------
+
+
+def counts(weight, number, seed=0):
+    draw = jax.jit(jax.vmap(particles.systematic, (0, None)))
+    index = np.asarray(draw(keys(number, seed), jnp.asarray(weight, jnp.float32)))
+    return np.stack([np.bincount(row, minlength=len(weight)) for row in index])
+
+
+def test_systematic_counts_are_floor_or_ceiling_and_unbiased():
+    weight = np.random.default_rng(0).exponential(size=50)
+    weight[[0, 7, 8, 49]] = 0
+    weight /= weight.sum()
+    found = counts(weight, 4000)
+    assert (found.sum(axis=1) == 50).all()
+    assert (found >= np.floor(50 * weight - 1e-4)).all()
+    assert (found <= np.ceil(50 * weight + 1e-4)).all()
+    mean_is(found, 50 * weight, expected_error=1e-4)
+
+
+@pytest.mark.parametrize(
+    "weight, expected",
+    [
+        ([1.0], [1]),
+        ([0.25] * 4, [1] * 4),
+        ([0, 0, 1.0, 0], [0, 0, 4, 0]),
+        ([0.5, 0, 0, 0.5], [2, 0, 0, 2]),
+    ],
+)
+def test_systematic_where_there_is_no_choice(weight, expected):
+    assert (counts(weight, 50) == expected).all()
+
+
+def test_a_weight_of_0_is_never_drawn_however_the_sum_is_rounded():
+    """XLA sums in a tree: float32 cumulative weights fall, and rise at weights of 0."""
+    rng = np.random.default_rng(0)
+    weight = rng.exponential(size=(100, 4096)).astype(np.float32)
+    weight[rng.random(weight.shape) < 0.5] = 0
+    weight[:, -1] = 0
+    weight /= weight.sum(axis=1, keepdims=True)
+    draw = jax.jit(jax.vmap(particles.systematic))
+    for seed in range(10):
+        index = np.asarray(draw(keys(100, seed), jnp.asarray(weight)))
+        assert (np.diff(index, axis=1) >= 0).all()
+        assert (np.take_along_axis(weight, index, axis=1) > 0).all()
+
+
+# --- errors -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"num": 0}, "num: expected at least 1 particle, got 0"),
+        ({"threshold": 1.5}, r"threshold: expected a number in \[0, 1\], got 1.5"),
+        ({"threshold": -0.1}, "threshold: expected a number in"),
+        (
+            {"schedule": schedule.constant_fraction(7)},
+            "tilt: expected one of T = 7, got T = 4",
+        ),
+        (
+            {"tilt": posterior.inpaint(gaussian.family(), STEPS, MASK, Y)},
+            "tilt: a delta at t > 0 has no weights; expected how='noised' for the known",
+        ),
+        (
+            {
+                "tilt": posterior.compose(
+                    posterior.denoise(gaussian.family(), STEPS, Y, 1.0),
+                    posterior.inpaint(gaussian.family(), STEPS, MASK, Y, "annealed"),
+                )
+            },
+            "tilt: a delta at t > 0 has no weights",
+        ),
+    ],
+)
+def test_errors_name_the_argument(change, message):
+    family = gaussian.family()
+    args = {
+        "family": family,
+        "schedule": STEPS,
+        "reverse": CHAINS["diagonal"],
+        "tilt": posterior.denoise(family, STEPS, Y, 1.0),
+        "shape": (3,),
+        "num": 4,
+    }
+    with pytest.raises(ValueError, match=message):
+        particles.sample(jax.random.key(0), **(args | change))
+
+
+def test_lost_weights_are_named_by_t_and_problem(bits):
+    """An r that is 0 wherever the particles are, and one that is NaN."""
+    family, _, reverse = bits
+
+    def run(value, when):
+        """A tilt whose log Z~ is `value` at t = `when`."""
+        tilt = posterior.Tilt(
+            T,
+            lambda params, t: params,
+            lambda x, t: jnp.zeros(()),
+            lambda params, x, t: jnp.where(t == when, value, 0.0),
+        )
+        return particles.sample(jax.random.key(0), family, STEPS, reverse, tilt, (3,), 8)
+
+    many = jax.jit(jax.vmap(run))
+    when = jnp.asarray([T + 1, 1])
+    good = many(jnp.zeros(2), when)
+    assert particles.check(good) is good
+    assert jax.eval_shape(particles.check, good).x.shape == (2, 8, 3)  # under jit: unchecked
+    for value, message in (
+        (
+            [0.0, -jnp.inf],
+            r"particles: step t = 1 of problem 1 left no weight \(use more particles",
+        ),
+        ([-jnp.inf, -jnp.inf], "t = 5 of problem 0 left no weight"),
+        ([jnp.nan, 0.0], r"t = 5 of problem 0 left a weight .* NaN: does log r return NaN\?"),
+        ([0.0, jnp.inf], "t = 1 of problem 1"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            particles.check(many(jnp.asarray(value), when))
+
+
+def test_mean_and_variance_of_many_problems():
+    """Of as many problems as particles too, where a contraction over the wrong axis has a shape."""
+    rng = np.random.default_rng(0)
+    x, weight = rng.normal(size=(4, 4, 2, 3)), rng.dirichlet(np.ones(4), size=4)
+    scalar = jnp.zeros(())
+    many = particles.Particles(jnp.asarray(x), jnp.asarray(weight), *[scalar] * 5)
+    for i in range(4):
+        one = particles.Particles(many.x[i], many.weight[i], *[scalar] * 5)
+        mean = np.average(x[i], axis=0, weights=weight[i])
+        variance = np.average((x[i] - mean) ** 2, axis=0, weights=weight[i])
+        for found in ((many.mean[i], many.variance[i]), (one.mean, one.variance)):
+            np.testing.assert_allclose(found, (mean, variance), rtol=1e-5)
+
+
+# --- model.particles ----------------------------------------------------------------------------
+
+
+class Linear:
+    """A network of one parameter: x̂^0 = scale · x^t."""
+
+    def init(self, key, x, t, log_snr):
+        return {"scale": jnp.asarray(0.5)}
+
+    def apply(self, params, x, t, log_snr):
+        return params["scale"] * x[..., None]
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_model_particles_end_to_end(name):
+    """Many problems under jit: y traced, the key shared or of each; fewer steps."""
+    make, y = BOTH[name]
+    family, y = make(), np.array(y, np.float32)
+    readout = {"variance": "posterior"} if name == "gaussian" else {}
+    made = model.build(family, STEPS, Linear(), (3,), **readout)
+    params = made.init(jax.random.key(0))
+
+    def one(y, key=keys(1)[0]):  # noqa: B008
+        tilt = posterior.inpaint(family, STEPS, MASK, y, "noised")
+        return model.particles(made, params, key, tilt, 6)
+
+    ys = jnp.stack([y, y])
+    found = jax.jit(jax.vmap(one))(ys, keys(2))
+    assert found.x.shape == (2, 6, 3) and found.weight.shape == (2, 6)
+    assert found.log_z.shape == (2,) and found.mean.shape == found.variance.shape == (2, 3)
+    np.testing.assert_array_equal(found.x[..., MASK], np.tile(y[MASK], (2, 6, 1)))
+    assert found.log_z[0] != found.log_z[1]
+    assert jax.eval_shape(jax.vmap(one), ys).x.shape == (2, 6, 3)  # a key that is not traced
+    short = model.respaced(made, params, 2)
+    tilt = posterior.denoise(family, short, y, 0.3, "noised")
+    run = lambda key, **few: model.particles(made, params, key, tilt, 6, **few)  # noqa: E731
+    assert jax.eval_shape(lambda key: run(key, steps=2, threshold=1), keys(1)[0]).x.shape == (6, 3)
+    with pytest.raises(ValueError, match="tilt: expected one of T = 4, got T = 2"):
+        run(keys(1)[0])
+
+
+def test_model_particles_outside_jit_are_checked():
+    """They warn of a first-order tilt beyond its reach, and name the t of lost weights."""
+    made = model.build(gaussian.family(), STEPS, Linear(), (3,), variance="posterior")
+    params = made.init(jax.random.key(0))
+    # NaN where a particle is far out, and some are.
+    log_r = lambda x: jnp.where(jnp.abs(x) < 2, -50.0, jnp.nan) * x**2  # noqa: E731
+    tilt = posterior.perturb(made.family, STEPS, log_r)
+    with (
+        pytest.raises(ValueError, match="t = 5 of problem 0 .* does log r return NaN"),  # noqa: RUF043
+        pytest.warns(UserWarning, match="perturb: the first-order form .* got "),
+    ):
+        model.particles(made, params, jax.random.key(1), tilt, 100)

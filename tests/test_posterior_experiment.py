@@ -1,0 +1,255 @@
+"""posterior.py on runs of a few steps: what it observes, draws, measures, writes and refuses."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from test_experiments import configure, contents, tiny_roll
+
+import common
+import heartbeat
+import observations
+import posterior as experiment
+import posterior_report as report
+import settings
+import swiss_roll
+from dpm_jax import binomial, gaussian, plots
+from dpm_jax.data import swiss_roll as roll_data
+from dpm_jax.particles import Particles
+
+FLAGS = {
+    **dict.fromkeys((*experiment._STRINGS, *experiment._INTEGERS, *experiment._FLOATS)),
+    "task": "inpaint",
+    "method": "particles",
+    "start": "tilted",
+    "threshold": 0.8,
+    "fraction": 0.5,
+    "num_samples": 40,
+    "examples": 3,
+}
+
+
+def trained(kind, workdir, **sizes):
+    without = kind._replace(figures=lambda *args: ({}, {}, []))
+    make = tiny_roll if kind is swiss_roll.EXPERIMENT else lambda *a, **k: configure(kind, *a, **k)
+    common.execute(without, make(workdir, **sizes))
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def roll(tmp_path_factory):
+    return trained(swiss_roll.EXPERIMENT, tmp_path_factory.mktemp("roll") / "run", noise=0.5)
+
+
+@pytest.fixture(scope="module")
+def beat(tmp_path_factory):
+    sizes = {"T": 20, "beta_1": 0.05, "width": 8, "depth": 1, "num_t": -1, "checkpoint_every": 6}
+    return trained(heartbeat.EXPERIMENT, tmp_path_factory.mktemp("beat") / "run", **sizes)
+
+
+def run(workdir, out, **given):
+    printed = experiment.execute({**FLAGS, "workdir": str(workdir), "out": str(out), **given})
+    content = json.loads((out / "posterior.json").read_text(encoding="utf-8"))
+    return printed, content, dict(np.load(out / "posterior.npz"))
+
+
+@pytest.mark.parametrize("method", ["paper", "annealed", "particles", "replacement"])
+def test_the_known_part_comes_back_exactly(method, roll, beat, tmp_path):
+    for workdir, mask in ((roll, "right_half"), (beat, "random")):
+        before = contents(workdir)
+        out = tmp_path / workdir.parent.name
+        printed, content, arrays = run(workdir, out, method=method, mask=mask, repeats=2)
+        x, y, known = arrays["x"], arrays["observed"], arrays["known"]
+        assert x.shape == (3, 40, *known.shape) and known.sum() == known.size // 2
+        np.testing.assert_array_equal(x[..., known], np.broadcast_to(y[:, None], x.shape)[..., known])
+        assert (y[:, ~known] == 0).all() and x[..., ~known].std() > 0.01
+        assert content["known_part_deviation"] == 0 and content["settings"]["method"] == method
+        np.testing.assert_allclose(arrays["weight"].sum(axis=1), 1, rtol=1e-5)
+        np.testing.assert_allclose(
+            arrays["mean"], np.einsum("nk,nk...->n...", arrays["weight"], x), atol=1e-5
+        )
+        assert ("log_z" in content) == (method == "particles")
+        assert f"method {method}" in printed and (out / "posterior.png").stat().st_size > 5000
+        assert contents(workdir) == before  # nothing of the run is touched
+
+
+def test_noise_is_added_and_its_posterior_is_nearer_to_the_truth(roll, tmp_path):
+    """The run's own --noise (of the roll) must not be taken for that of the observation."""
+    _, content, arrays = run(roll, tmp_path / "out", task="denoise", noise=0.04, examples=20)
+    assert content["noise"] == 0.04
+    errors = content["errors"]
+    assert np.mean(errors["observed"]["rmse"]) == pytest.approx(0.2, rel=0.3)
+    # Unit-variance data: the best linear guess divides the error by 1.04^½, less what n = 20 leaves.
+    assert np.mean(errors["linear (Wiener)"]["rmse"]) < 1.05 * np.mean(errors["observed"]["rmse"])
+    assert abs(arrays["mean"] - arrays["observed"]).max() < 1.5
+    exact = content["against_exact"]
+    assert all(0 < v <= 1 for v in exact["total_variation"])
+    assert np.mean(exact["total_variation_floor"]) < np.mean(exact["total_variation"])
+
+
+def test_a_file_is_taken_as_observed(beat, tmp_path):
+    bits = np.zeros((2, 20))
+    bits[:, ::5], bits[1, 7] = 1, 1
+    np.save(tmp_path / "y.npy", bits)
+    mask = np.arange(20) < 12
+    np.save(tmp_path / "mask.npy", mask)
+    flags = {"input": str(tmp_path / "y.npy"), "mask": str(tmp_path / "mask.npy")}
+    _, content, arrays = run(beat, tmp_path / "out", method="paper", **flags)
+    np.testing.assert_array_equal(arrays["observed"], bits * mask)
+    assert "errors" not in content and content["known_elements"] == 12
+    _, content, arrays = run(
+        beat, tmp_path / "denoised", task="denoise", noise=0.2, **{"input": flags["input"]}
+    )
+    np.testing.assert_array_equal(arrays["observed"], bits)  # no noise is added to a file
+    first = content["against_exact"]["phase_0_exact"]
+    odds = (0.2 / 0.8) ** 8  # eight bits differ from any other phase, in the second problem as many
+    assert first[0] == pytest.approx(1 / (1 + 4 * odds), rel=1e-6)
+    assert first[1] == pytest.approx(1 / (1 + 3 * odds + (0.2 / 0.8) ** 6), rel=1e-6)
+
+
+def test_another_question_is_not_answered_in_the_same_folder(roll, tmp_path):
+    run(roll, tmp_path / "out", method="paper")
+    before = (tmp_path / "out" / "posterior.npz").read_bytes()
+    run(roll, tmp_path / "out", method="paper")  # the same again gives the same
+    assert (tmp_path / "out" / "posterior.npz").read_bytes() == before
+    with pytest.raises(settings.Invalid, match="--out: .* holds another result .*right_half here"):
+        run(roll, tmp_path / "out", method="paper", mask="right_half")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").write_text("mine")
+    with pytest.raises(settings.Invalid, match="--out: .* holds files but no posterior.json"):
+        run(roll, tmp_path / "full", method="paper")
+    (tmp_path / "out" / "posterior.json").write_text("{")
+    with pytest.raises(settings.Invalid, match="--out: .* does not read"):
+        run(roll, tmp_path / "out", method="paper")
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        ({"task": "dream"}, "--task: expected one of inpaint, denoise, got 'dream'"),
+        ({"method": "magic"}, "--method: expected one of paper, annealed, particles, .*'magic'"),
+        ({"task": "denoise", "method": "replacement"}, "--method: replacement is for"),
+        ({"mask": "upper"}, "--mask: expected one of .* or a file, got 'upper'"),
+        ({"mask": "random", "fraction": 1.0}, r"--fraction: expected a number in \(0, 1\), got 1"),
+        ({"task": "denoise", "mask": "centre"}, "--mask: expected none with --task=denoise"),
+        ({"task": "denoise", "noise": 0.0}, "--noise: expected a variance above 0, got 0"),
+        ({"start": "observed"}, "--start: observed is for --task=denoise"),
+        ({"num_samples": 1}, "--num_samples: expected at least 2, got 1"),
+        ({"repeats": 0}, "--repeats: expected at least 1, got 0"),
+        ({"threshold": 2.0}, r"--threshold: expected a number in \[0, 1\], got 2"),
+        ({"input": "/no/file.npy"}, "--input: expected a .npy file or an image, got /no/file.npy"),
+        ({"steps": 1000}, "--steps: expected 2.."),
+        ({"examples": 10**6}, "--examples: expected at most"),
+    ],
+)
+def test_bad_flags_are_refused_by_name(roll, tmp_path, flags, message):
+    with pytest.raises(settings.Invalid, match=message):
+        run(roll, tmp_path / "out", **flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_outside_the_support_or_of_another_shape_are_refused(roll, beat, tmp_path):
+    file = tmp_path / "y.npy"
+    for workdir, values, message in (
+        (beat, np.full((1, 20), 0.5), "--input: .* expected only 0 and 1"),
+        (roll, np.array([[np.nan, 1.0]]), "--input: .* expected finite values"),
+        (roll, np.zeros((1, 3)), r"--input: expected shape \(n, \*\(2,\)\), got \(1, 3\)"),
+    ):
+        np.save(file, values)
+        with pytest.raises(settings.Invalid, match=message):
+            run(workdir, tmp_path / "out", input=str(file), task="denoise")
+    with pytest.raises(settings.Invalid, match=r"--mask: expected shape \(2,\), got \(1, 3\)"):
+        run(roll, tmp_path / "out", mask=str(file))
+
+
+def test_masks_by_name():
+    def known(name, shape, fraction=0.25):
+        return observations.read_mask({"mask": name, "fraction": fraction, "seed": 3}, shape)
+
+    image = (8, 12, 3)
+    left, right = known("left_half", image), known("right_half", image)
+    assert not left[:, :6].any() and left[:, 6:].all() and (right == ~left).all()
+    centre = known("centre", image)
+    assert (~centre).sum() == 4 * 6 * 3 and not centre[2:6, 3:9].any()
+    random = known("random", image)
+    assert random.shape == image and (~random).sum() == 24 * 3  # whole pixels
+    assert (random[..., 0] == random[..., 2]).all()
+    assert known("random", (20,)).sum() == 15 and known("left_half", (5,)).tolist() == [0, 0, 1, 1, 1]
+
+
+def test_grey_levels_of_a_file_are_scaled_as_the_data(tmp_path):
+    from PIL import Image
+
+    levels = np.arange(12, dtype=np.uint8).reshape(3, 4) * 20
+    Image.fromarray(levels).save(tmp_path / "x.png")
+    facts = {"mean_levels": 30.0, "scale_levels": 80.0}
+    values = observations.read_values(str(tmp_path / "x.png"), (3, 4, 1), facts)
+    np.testing.assert_allclose(values[0, ..., 0], (levels + 0.5 - 30) / 80)
+
+
+def test_the_linear_baseline_is_the_conditional_mean_of_a_gaussian():
+    rng = np.random.default_rng(0)
+    root = np.array([[1.0, 0, 0], [0.8, 0.5, 0], [-0.3, 0.2, 0.7]])
+    data = (rng.normal(size=(200_000, 3)) @ root.T + 0.5).astype(np.float32)
+    evaluated = SimpleNamespace(family=gaussian.family())
+    problem = SimpleNamespace(data=data[:10_000], draw_test=None, evaluated=evaluated)
+    C, y = np.cov(data[:10_000].T.astype(np.float64)), np.array([[1.0, 0.0, -0.5]])
+    mean = data[:10_000].mean(axis=0, dtype=np.float64)
+    seen = observations.Observations(y, np.array([True, False, True]), 0.0, None)
+    found = report.wiener(problem, seen)
+    k = [0, 2]
+    expected = mean[1] + C[1, k] @ np.linalg.inv(C[np.ix_(k, k)]) @ (y[0, k] - mean[k])
+    np.testing.assert_allclose(found[0], [1.0, expected, -0.5], atol=1e-4)
+    noisy = report.wiener(problem, seen._replace(known=np.ones(3, bool), noise=0.3))
+    expected = mean + C @ np.linalg.inv(C + 0.3 * np.eye(3)) @ (y[0] - mean)
+    np.testing.assert_allclose(noisy[0], expected, atol=1e-4)
+    bits = SimpleNamespace(**{**vars(problem), "evaluated": SimpleNamespace(family=binomial.family())})
+    assert report.wiener(bits, seen) is None
+
+
+def test_total_variation_of_exact_draws_is_its_floor():
+    """Draws of the grid's own posterior, by rejection from the roll."""
+    rng = np.random.default_rng(1)
+    config, y, noise = {"noise": 0.5, "beta_1": 1e-3}, np.array([0.6, -0.4]), 0.3
+    import jax
+
+    x = np.asarray(roll_data.sample(jax.random.key(0), 400_000, 0.5), np.float64)
+    x = x[rng.random(len(x)) < np.exp(-0.5 * ((x - y) ** 2).sum(axis=1) / noise)]
+    weight = np.full(len(x), 1 / len(x))
+    both = np.ones(2, bool)
+    found = swiss_roll._compare(config, y, both, noise, x, weight)
+    assert len(x) > 10_000
+    assert found["total_variation"] == pytest.approx(found["total_variation_floor"], rel=0.15)
+    moved = swiss_roll._compare(config, y, both, noise, x + 0.3, weight)
+    assert moved["total_variation"] > 0.3
+    # Given its first coordinate: of draws in a thin slice the second has the posterior's law.
+    slab = np.asarray(roll_data.sample(jax.random.key(1), 2_000_000, 0.5), np.float64)
+    slab = slab[abs(slab[:, 0] - y[0]) < 0.004]
+    known = np.array([True, False])
+    found = swiss_roll._compare(config, y, known, 0.0, slab, np.full(len(slab), 1 / len(slab)))
+    assert found["total_variation"] < 1.6 * found["total_variation_floor"]
+
+
+def test_figures_of_images(tmp_path):
+    rng = np.random.default_rng(0)
+    facts = {"mean_levels": 100.0, "scale_levels": 60.0}
+    x = rng.normal(size=(2, 5, 4, 6, 1))
+    weight = np.full((2, 5), 0.2)
+    unknown = np.full(2, np.nan)
+    found = Particles(x, weight, unknown, unknown, unknown, unknown, np.zeros(2))
+    truth = x[:, 0].astype(np.float32)
+    seen = observations.Observations(truth, np.ones((4, 6, 1), bool), 1.0, truth)
+    shown = {}
+    columns = plots.image_columns
+    try:
+        plots.image_columns = lambda path, images, title: shown.update(images)
+        report.draw(tmp_path / "x.png", SimpleNamespace(facts=facts), seen, found, FLAGS)
+    finally:
+        plots.image_columns = columns
+    assert list(shown)[:4] == ["x^0", "observed", "mean", "spread"] and len(shown) == 8
+    np.testing.assert_array_equal(
+        shown["mean"], np.clip(np.floor(x.mean(axis=1) * 60 + 100), 0, 255).astype(np.uint8)
+    )
+    path = columns(tmp_path / "x.png", shown, "title")
+    assert path.stat().st_size > 1000
