@@ -1,6 +1,7 @@
 """Images: the moments and the noise of dequantisation, errors by message, MNIST from its files."""
 
 import gzip
+import hashlib
 import os
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from dpm_jax.data import images
+from dpm_jax.data import images, mosaics, tfds_images
 
 ROOT = Path(__file__).resolve().parents[1]
 MNIST = ROOT / os.environ.get("DPM_DATA", "../shared/data") / "mnist"  # absolute paths win
@@ -104,20 +106,204 @@ def test_dequantize_is_pure_and_compiles():
     assert not jnp.array_equal(plain, images.dequantize(other, x, 40.0, 70.0))
 
 
+# ---------------------------------------------------------------------------------- 16 bits
+
+
+def test_sixteen_bits_have_65536_levels_of_their_own():
+    x = np.arange(65536, dtype=np.uint16).reshape(16, 64, 64, 1)
+    mean, scale = images.mean_and_scale(x)
+    exact = np.arange(65536.0)
+    assert (mean, scale) == pytest.approx((exact.mean() + 0.5, np.sqrt(exact.var() + 1 / 12)))
+    assert images.levels_of(x) == 65536
+    z = images.dequantize(jax.random.key(0), x, mean, scale)
+    lo, hi = images.data_range(mean, scale, 65536)
+    assert z.dtype == jnp.float32 and lo - 1e-6 <= z.min() and z.max() <= hi + 1e-6
+    back = np.asarray(images.to_levels(z, mean, scale, 65536))
+    assert back.dtype == np.uint16
+    wrong = back != x
+    # float32 knows z·scale to 0.02 of a level: that share of the levels may be one off, no more
+    assert wrong.mean() < 0.02 and np.abs(back[wrong].astype(int) - x[wrong]).max(initial=0) <= 1
+    # The noise fills one bin of 65536 and not one of 256.
+    u = np.asarray(z, np.float64) * scale + mean - x
+    assert u.min() >= -0.02 and u.max() <= 1.02
+    assert u.mean() == pytest.approx(0.5, abs=0.005) and u.var() == pytest.approx(1 / 12, rel=0.02)
+
+
+def test_sixteen_bits_are_whitened():
+    x = np.random.default_rng(7).integers(100, 104, (500, 8, 8, 1), np.uint16)
+    mean, scale = images.mean_and_scale(x)
+    z = np.asarray(images.dequantize(jax.random.key(0), x, mean, scale), np.float64)
+    assert abs(z.mean()) < 0.01 and abs(z.var() - 1) < 0.03
+    lo, hi = images.data_range(mean, scale, 65536)
+    far = jnp.array([lo - 1, hi + 1], jnp.float32)
+    np.testing.assert_array_equal(images.to_levels(far, mean, scale, 65536), [0, 65535])
+
+
+# --------------------------------------------------------------------------------- .npy files
+
+
+def save(path, x):
+    np.save(path, x)
+    return str(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_npy_file_is_a_set_whose_last_tenth_is_the_test(tmp_path, dtype):
+    x = skewed(8, (25, 4, 3)).astype(dtype)
+    data = images.load(save(tmp_path / "x.npy", x))
+    np.testing.assert_array_equal(data.train, x[:23, ..., None])
+    np.testing.assert_array_equal(data.test, x[23:, ..., None])
+    assert (data.mean, data.scale) == images.mean_and_scale(x[:23])
+    assert data.levels == np.iinfo(dtype).max + 1
+    assert isinstance(data.train, np.memmap)  # a set may be larger than memory
+
+
+def test_a_npy_file_has_its_test_set_beside_it(tmp_path, monkeypatch):
+    x, y = skewed(9, (5, 4, 3, 3)), skewed(10, (2, 4, 3, 3))
+    save(tmp_path / "x_test.npy", y)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    save(tmp_path / "x.npy", x)
+    data = images.load("~/x.npy")
+    np.testing.assert_array_equal(data.train, x)
+    np.testing.assert_array_equal(data.test, y)
+
+
+def test_a_npy_file_that_is_no_set_of_images_is_named(tmp_path):
+    with pytest.raises(ValueError, match=f"{tmp_path}/absent.npy: no such file; expected an array"):
+        images.load(str(tmp_path / "absent.npy"))
+    whole = save(tmp_path / "whole.npy", skewed(11, (9, 4, 4)))
+    for size in (0, 5, 100, 200):
+        (tmp_path / "cut.npy").write_bytes(Path(whole).read_bytes()[:size])
+        with pytest.raises(ValueError, match=r"cut.npy: damaged or no .npy file \(") as caught:
+            images.load(str(tmp_path / "cut.npy"))
+        assert "\n" not in str(caught.value)
+    for x, got in (
+        (np.zeros((3, 4, 4), np.float32), r"float32 \(3, 4, 4\)"),
+        (np.zeros((3, 4), np.uint8), r"uint8 \(3, 4\)"),
+        (np.zeros((0, 4, 4), np.uint8), r"uint8 \(0, 4, 4\)"),
+    ):
+        with pytest.raises(ValueError, match=f"x.npy: expected an array .*, got {got}"):
+            images.load(save(tmp_path / "x.npy", x))
+    one = save(tmp_path / "one.npy", skewed(12, (1, 4, 4)))
+    with pytest.raises(ValueError, match=r"one.npy: expected at least 2 images, or one_test.npy"):
+        images.load(one)
+    save(tmp_path / "one_test.npy", skewed(12, (1, 4, 5)))
+    with pytest.raises(ValueError, match=r"one_test.npy: expected images uint8 \(4, 4, 1\) as in"):
+        images.load(one)
+
+
+def test_a_folder_with_two_npy_files_stands_for_any_name(tmp_path):
+    x, y = skewed(13, (5, 32, 32, 3)), skewed(14, (2, 32, 32, 3))
+    save(tmp_path / "train.npy", x)
+    with pytest.raises(ValueError, match=r"test.npy: no such file"):
+        images.load("cifar10", manual_dir=tmp_path)
+    save(tmp_path / "test.npy", y)
+    for name in ("cifar10", "my_own"):
+        data = images.load(name, data_dir=tmp_path / "data", manual_dir=tmp_path)
+        np.testing.assert_array_equal(data.train, x)
+        np.testing.assert_array_equal(data.test, y)
+    with pytest.raises(ValueError, match=r"train.npy: expected images \(28, 28, 1\), got \(32, 32"):
+        images.load("mnist", manual_dir=tmp_path)
+    assert not (tmp_path / "data").exists()
+
+
+# ------------------------------------------------------------------------------------ mosaics
+
+
+def tiles(seed):
+    """1,000 images that compress well and are all different: (1000, 32, 32, 3)."""
+    x = np.zeros((1000, 32, 32, 3), np.uint8)
+    number = 1000 * seed + np.arange(1000)
+    x[:, 0, :16] = (number[:, None] >> np.arange(16) & 1)[..., None]
+    x[:, 1:, 1:, 1] = np.random.default_rng(seed).integers(0, 256, (1000, 1, 1))
+    return x
+
+
+def save_mosaic(path, x):
+    mosaic = x.reshape(25, 40, 32, 32, 3).transpose(0, 2, 1, 3, 4).reshape(800, 1280, 3)
+    Image.fromarray(mosaic).save(path, lossless=True)  # Pillow's PNG writer ignores it
+
+
+@pytest.fixture
+def cifar10(tmp_path):
+    folder = tmp_path / "mosaics"
+    folder.mkdir()
+    for seed, name in enumerate(["train_00.webp", "train_01.png", "test_00.webp"]):
+        save_mosaic(folder / name, tiles(seed))
+    return folder
+
+
+def test_mosaics_are_read_in_order_and_kept(cifar10, tmp_path, monkeypatch):
+    data_dir = tmp_path / "data"
+    data = images.load("cifar10", data_dir=data_dir, manual_dir=cifar10)
+    np.testing.assert_array_equal(data.train, np.concatenate([tiles(0), tiles(1)]))
+    np.testing.assert_array_equal(data.test, tiles(2))
+    with monkeypatch.context() as patch:
+        patch.setattr(mosaics, "read", lambda files: pytest.fail("decoded again"))
+        again = images.load("cifar10", data_dir=data_dir, manual_dir=cifar10)
+    np.testing.assert_array_equal(again.train, data.train)
+    np.testing.assert_array_equal(again.test, data.test)
+    # Other files are another set: what was kept is not taken for it.
+    (cifar10 / "train_00.webp").unlink()
+    fewer = images.load("cifar10", data_dir=data_dir, manual_dir=cifar10)
+    np.testing.assert_array_equal(fewer.train, tiles(1))
+    save_mosaic(cifar10 / "train_01.png", tiles(3))
+    other = images.load("cifar10", data_dir=data_dir, manual_dir=cifar10)
+    np.testing.assert_array_equal(other.train, tiles(3))
+
+
+def test_a_wrong_mosaic_is_named(cifar10, tmp_path):
+    wrong = cifar10 / "train_01.png"
+    wrong.write_bytes(wrong.read_bytes()[:3000])
+    with pytest.raises(ValueError, match=f"{wrong}: cannot be read, it is damaged or no image"):
+        images.load("cifar10", data_dir=tmp_path, manual_dir=cifar10)
+    Image.new("RGB", (1280, 832)).save(wrong)
+    with pytest.raises(ValueError, match=r"expected a mosaic of 1280 x 800 .*, got 1280 x 832"):
+        images.load("cifar10", data_dir=tmp_path, manual_dir=cifar10)
+    Image.new("L", (1280, 800)).save(wrong)
+    with pytest.raises(ValueError, match=r"of 1280 x 800 pixels, RGB, got 1280 x 800 pixels, L"):
+        images.load("cifar10", data_dir=tmp_path, manual_dir=cifar10)
+    (cifar10 / "test_00.webp").unlink()
+    with pytest.raises(ValueError, match=f"{cifar10} has mosaics, but no test_"):
+        images.load("cifar10", data_dir=tmp_path, manual_dir=cifar10)
+
+
+def test_the_first_1000_test_images_of_cifar10(dpm_data):
+    path = dpm_data / "cifar10" / "test_00.webp"
+    if not path.is_file():
+        pytest.skip(f"no {path}")
+    x = mosaics.read([path])
+    assert x.shape == (1000, 32, 32, 3)
+    known = "da362006b99671213d1a5d856cab2bedf64d40bad4501630ee60f4ceb2d3ec7f"
+    assert hashlib.sha256(x.tobytes()).hexdigest() == known
+
+
 # ---------------------------------------------------------------------------------- errors
 
 
-def test_unknown_name_is_refused_with_what_is_known():
-    with pytest.raises(ValueError, match=r"name: expected one of \['mnist'\], got 'mnits'"):
-        images.load("mnits")
+def test_unknown_name_is_refused_with_close_matches(tmp_path):
+    pytest.importorskip("tensorflow_datasets")
+    for name, close in (
+        ("mnits", "'mnist'"),
+        ("cifar_10/x", "'cifar10'"),
+        ("zzzzzzzz", "none"),
+        ("", "none"),
+    ):
+        message = rf"name: expected a data set .* or a .npy file, got '{name}'; close.*: {close}"
+        with pytest.raises(ValueError, match=message):
+            images.load(name, data_dir=tmp_path)
 
 
 def test_images_of_another_type_are_refused():
-    with pytest.raises(ValueError, match=r"images: expected uint8 pixels, got float64 \(2, 3\)"):
+    with pytest.raises(
+        ValueError, match=r"images: expected uint8 or uint16 pixels, got float64 \(2, 3"
+    ):
         images.mean_and_scale(np.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"got uint8 \(0, 3\)"):
         images.mean_and_scale(np.zeros((0, 3), np.uint8))
-    with pytest.raises(ValueError, match="images_uint8: expected uint8 grey levels, got float32"):
+    with pytest.raises(
+        ValueError, match="images: expected uint8 or uint16 grey levels, got float32"
+    ):
         images.dequantize(jax.random.key(0), jnp.zeros((2, 3), jnp.float32), 0.0, 1.0)
 
 
@@ -171,7 +357,7 @@ def test_without_network_and_files_the_error_says_what_to_do_at_once(tmp_path, m
 
 def test_data_dir_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     pytest.importorskip("tensorflow_datasets")
-    monkeypatch.setattr(images, "_check_network", lambda source: None)
+    monkeypatch.setattr(tfds_images, "_check_network", lambda url, advice: None)
     (tmp_path / "file").touch()  # a file where a folder is needed: root cannot write that either
     with pytest.raises(OSError, match=rf"mnist: cannot prepare it in {tmp_path}/file \(--data_dir"):
         images.load(data_dir=tmp_path / "file")
@@ -310,6 +496,6 @@ def test_records_that_only_tensorflow_can_read_are_left_alone(mnist, tmp_path):
     theirs.write_bytes(b"theirs")
     (tmp_path / "dpm_jax").mkdir()
     (tmp_path / "dpm_jax" / "mnist").symlink_to(data_dir / "mnist")
-    builder = images._prepare("mnist", tmp_path, None)
+    builder = tfds_images._prepare("mnist", tmp_path, None)
     assert Path(builder.data_dir) == tmp_path / "dpm_jax" / "mnist" / "3.0.1"
     assert theirs.read_bytes() == b"theirs"

@@ -1,0 +1,145 @@
+"""Batches from disk, read ahead by a thread: for a set of examples larger than memory.
+
+Which examples make up the batch of a step depends on (seed, step) alone, so a run that is resumed
+at step k sees what it would have seen.
+"""
+
+import queue
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+Read = Callable[[Any, np.random.Generator], np.ndarray]
+
+
+def stream(
+    source: Any,
+    batch: int,
+    seed: int,
+    steps: Iterable[int],
+    read: Read | None = None,
+    ahead: int = 4,
+) -> Iterator[np.ndarray]:
+    """The batches of `steps`, of rows drawn uniformly with replacement, in the order of the steps.
+
+    A thread reads up to `ahead` batches before they are asked for. It ends with the last step, with
+    the first error, and when the iterator is closed (``close()``) or no longer referred to.
+
+    Args:
+        source: an array (N, ...), memory-mapped or not; the path of a .npy file or a list of such
+            paths, whose rows are taken one file after the other; with `read`, a list of N items.
+        batch: rows of a batch.
+        seed: not negative.
+        steps: the numbers of the steps, not negative: range(k, num_steps) resumes at k.
+        read: turns an item and a NumPy generator into an example: (path, rng) -> array, all of one
+            shape and type (`folders.read_crop`, say). Its draws depend on (seed, step) alone too.
+        ahead: batches that are kept ready, at least 1.
+
+    Returns:
+        An iterator of arrays (batch, ...), in the type of the source. What goes wrong while reading
+        is raised where the batch is asked for.
+
+    Raises:
+        ValueError: for an empty source, files that differ in shape or type, and a number that is
+            out of its range.
+    """
+    _check_at_least(1, batch=batch, ahead=ahead)
+    _check_at_least(0, seed=seed)
+    fetch, n = _items(source, read) if read else _rows(source)
+    if n == 0:
+        raise ValueError("source: expected at least one example, got none")
+
+    def make(step: int) -> np.ndarray:
+        # Philox is counter-based: (seed, step) is its key, so no step depends on those before it.
+        rng = np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))
+        return fetch(rng.integers(0, n, batch), rng)
+
+    return _ahead(make, steps, ahead)
+
+
+def _check_at_least(least: int, **values: int) -> None:
+    for name, value in values.items():
+        if value < least:
+            raise ValueError(f"{name}: expected at least {least}, got {value}")
+
+
+def _rows(source: Any) -> tuple[Callable, int]:
+    """(rows, rng) -> the rows of one array or of several files, and how many there are."""
+    if isinstance(source, np.ndarray):
+        parts = [source]
+    else:
+        paths = [source] if isinstance(source, (str, Path)) else list(source)
+        parts = [_open(path) for path in paths]
+        for path, part in zip(paths, parts):
+            kind, first = (f"{x.dtype} {x.shape[1:]}" for x in (part, parts[0]))
+            if kind != first:
+                raise ValueError(f"{path}: expected rows {first} as in {paths[0]}, got {kind}")
+    ends = np.cumsum([len(part) for part in parts])
+
+    def fetch(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        found = np.empty((len(rows), *parts[0].shape[1:]), parts[0].dtype)
+        which = np.searchsorted(ends, rows, side="right")
+        for k in np.unique(which):
+            chosen = which == k
+            found[chosen] = parts[k][rows[chosen] - (ends[k] - len(parts[k]))]
+        return found
+
+    return fetch, int(ends[-1]) if parts else 0
+
+
+def _open(path: str | Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r")
+    except Exception as error:  # a damaged header makes np.load raise anything, tokenize errors too
+        raise ValueError(f"{path}: missing, damaged or no .npy file ({error})") from error
+
+
+def _items(items: Sequence, read: Read) -> tuple[Callable, int]:
+    """(rows, rng) -> the examples that `read` makes of the items of these numbers."""
+    items = list(items)
+
+    def fetch(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        examples = [read(items[row], rng) for row in rows]
+        for row, example in zip(rows, examples):
+            kind, first = (f"{x.dtype} {x.shape}" for x in (example, examples[0]))
+            if kind != first:
+                raise ValueError(f"{items[row]}: expected {first} as from others, got {kind}")
+        return np.stack(examples)
+
+    return fetch, len(items)
+
+
+def _ahead(
+    make: Callable[[int], np.ndarray], steps: Iterable[int], ahead: int
+) -> Iterator[np.ndarray]:
+    """make(step) for each step, made by a thread, `ahead` of them in advance."""
+    ready: queue.Queue = queue.Queue(maxsize=ahead)
+    closed = threading.Event()
+
+    def work() -> None:
+        try:
+            for step in steps:
+                ready.put(make(step))
+                if closed.is_set():
+                    return
+            ready.put(None)
+        except BaseException as error:
+            ready.put(error)
+
+    thread = threading.Thread(target=work, name="dpm_jax stream", daemon=True)
+    thread.start()
+    try:
+        while (found := ready.get()) is not None:
+            if isinstance(found, BaseException):
+                raise found
+            yield found
+    finally:
+        closed.set()
+        while thread.is_alive():  # it may be waiting for room in the queue
+            try:
+                ready.get(timeout=0.01)
+            except queue.Empty:
+                thread.join(timeout=0.01)
