@@ -2,16 +2,19 @@
 
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from dpm_jax import bound, likelihood, posterior, sampling
+from dpm_jax import bound, discretized, likelihood, posterior, sampling
 from dpm_jax import particles as filters
 from dpm_jax import readout as readouts
 from dpm_jax import schedule as schedules
+from dpm_jax.discretized import Bins
 from dpm_jax.family import Array, Family, Params, Reverse
+from dpm_jax.linear_skip import LinearSkip
 from dpm_jax.particles import Particles
 from dpm_jax.posterior import Tilt
 from dpm_jax.schedule import Schedule
@@ -23,11 +26,19 @@ class Model(NamedTuple):
 
     family: Family
     event_shape: tuple[int, ...]
-    last_step: str  # "fixed" (App. B.2) or "learned"
+    last_step: str  # "fixed" (App. B.2), "learned" or "discretized"
     learns_schedule: bool  # whether β_2..β_T are parameters (Sec. 2.4.1)
     init: Callable[[Array], Any]  # key -> params
     schedule: Callable[[Any], Schedule]  # params -> β_t, learned or not
     reverse: Callable[[Any, Schedule], Reverse]  # params, schedule -> p(x^{t-1}|x^t), last step too
+    bins: Bins | None = None  # of integer data, for a discretized last step
+
+    @property
+    def last(self) -> bound.LastStep:
+        """What bound and likelihood take as last_step: a name, or the log mass of the bins."""
+        if self.last_step != "discretized":
+            return self.last_step
+        return partial(discretized.log_mass, bins=self.bins)
 
 
 def build(
@@ -40,6 +51,8 @@ def build(
     last_step: str = "fixed",
     learn_schedule: bool = False,
     x0_range: tuple[float, float] | None = None,
+    bins: Bins | None = None,
+    skip: LinearSkip | None = None,
 ) -> Model:
     """Assemble a model; nothing is computed but shapes.
 
@@ -53,21 +66,26 @@ def build(
         event_shape: shape of one example.
         readout: name of the mean (readout.py).
         variance: name of the variance (readout.py), Gaussian only.
-        last_step: "fixed" (App. B.2) or "learned".
+        last_step: "fixed" (App. B.2), "learned", or "discretized": learned, and K bounds the log
+            probability of integers, whose x^0 are the centres of `bins` (discretized.py).
         learn_schedule: learn β_2..β_T (Sec. 2.4.1), Gaussian only.
         x0_range: clamp of x̂^0 (readout.py).
+        bins: of the data, with "discretized" alone (discretized.bins).
+        skip: from `linear_skip.fit`, with readout "skip"; the network then takes (H, W, 2C), and
+            gives one output for each of these channels.
 
     Raises:
         ValueError: for an unknown name, or a network that does not take the event's shape.
     """
-    bound.first_t(last_step)
+    bins = _check_last_step(family, last_step, bins)
     if learn_schedule and family.name != "gaussian":
         # x^t is not a differentiable function of β for bits; the paper fixes the schedule there.
         raise ValueError(f"learn_schedule: expected a gaussian family, got {family.name}")
-    read = readouts.by_name(family, readout, variance, x0_range)
+    read = readouts.by_name(family, readout, variance, x0_range, skip)
+    seen = (*event_shape[:-1], 2 * event_shape[-1]) if read.look else tuple(event_shape)
 
     def init(key: Array):
-        params = {"network": network.init(key, *_example(event_shape))}
+        params = {"network": network.init(key, *_example(seen))}
         if learn_schedule:
             params["beta_logits"] = schedules.to_logits(schedule)
         return params
@@ -81,16 +99,17 @@ def build(
         log_snr = steps.log_snr
 
         def reverse(xt: Array, t: Array) -> Params:
-            raw = network.apply(params["network"], xt, steps.network_t[t], log_snr[t])
+            x = xt if read.look is None else read.look(xt, steps, t)
+            raw = network.apply(params["network"], x, steps.network_t[t], log_snr[t])
             return read.apply(raw, xt, steps, t)
 
         if last_step == "fixed":
             return bound.fix_last_step(family, steps, reverse)
         return reverse
 
-    _check_network(init, network, event_shape, read.outputs)
+    _check_network(init, network, seen, read.outputs)
     shape = tuple(event_shape)
-    return Model(family, shape, last_step, learn_schedule, init, schedule_of, reverse_of)
+    return Model(family, shape, last_step, learn_schedule, init, schedule_of, reverse_of, bins)
 
 
 def sample(
@@ -142,7 +161,7 @@ def particles(
     steps: int | None = None,
     threshold: float = 0.8,
 ) -> Particles:
-    """`num` weighted draws of p~(x^0) ∝ p(x^0) r(x^0) (Sec. 2.5), exact as num grows; log Z~, nats.
+    """`num` weighted draws of p~(x^0) ∝ p(x^0) r(x^0) (eq. 21), exact as num grows; log Z~ in nats.
 
     Arguments as in `sample`, threshold as in `particles.sample`; how="noised" serves best.
 
@@ -162,10 +181,10 @@ def _check_tilt(model: Model, schedule: Schedule, reverse: Reverse, tilt: Tilt, 
         raise ValueError(f"tilt: expected one of T = {schedule.T}, got T = {tilt.T}")
     if tilt.curvature is None or isinstance(key, jax.core.Tracer):
         return
-    size = float(posterior.curvature(key, model.family, schedule, reverse, tilt, model.event_shape))
-    if not size < posterior.REACH:
+    size = posterior.curvature(key, model.family, schedule, reverse, tilt, model.event_shape)
+    if not isinstance(size, jax.core.Tracer) and not size < posterior.REACH:
         warnings.warn(
-            f"perturb: the first-order form (eq. 61) needs small Σ ∂²log r, got {size:.3g}"
+            f"perturb: the first-order form (eq. 61) needs small Σ ∂²log r, got {float(size):.3g}"
             " (at 0.5 it goes half too far, above 2 it diverges): more steps, a weaker r,"
             " or `denoise` where r is Gaussian",
             stacklevel=3,
@@ -182,7 +201,7 @@ def log_likelihood_bound(
     schedule = respaced(model, params, steps)
     reverse = model.reverse(params, schedule)
     each = jax.vmap(
-        lambda k, x: bound.exact(k, model.family, schedule, reverse, x, model.last_step)
+        lambda k, x: bound.exact(k, model.family, schedule, reverse, x, model.last)
     )
     return each(jax.random.split(key, x0.shape[0]), x0)
 
@@ -204,7 +223,9 @@ def log_likelihood(
     schedule = respaced(model, params, steps)
     reverse = model.reverse(params, schedule)
     each = jax.vmap(
-        lambda k, x: likelihood.estimate(k, model.family, schedule, reverse, x, num, chunk)
+        lambda k, x: likelihood.estimate(
+            k, model.family, schedule, reverse, x, num, chunk, model.last
+        )
     )
     return each(jax.random.split(key, x0.shape[0]), x0)
 
@@ -213,6 +234,19 @@ def respaced(model: Model, params, steps: int | None) -> Schedule:
     """The model's schedule, or a subset of `steps` of its t where steps is given."""
     schedule = model.schedule(params)
     return schedule if steps is None else schedules.respace(schedule, steps)
+
+
+def _check_last_step(family: Family, last_step: str, bins: Bins | None) -> Bins | None:
+    known = (*bound.LAST_STEPS, "discretized")
+    if last_step not in known:
+        raise ValueError(f"last_step: expected one of {known}, got {last_step!r}")
+    if last_step == "discretized" and family.name != "gaussian":
+        raise ValueError(f"last_step: 'discretized' expects a gaussian family, got {family.name}")
+    if (bins is not None) != (last_step == "discretized"):
+        raise ValueError(
+            f"bins: expected with last_step 'discretized' alone, got {bins} with {last_step!r}"
+        )
+    return None if bins is None else discretized.check(bins)
 
 
 def _example(event_shape: tuple[int, ...]):

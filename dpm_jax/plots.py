@@ -188,12 +188,15 @@ def _work_histograms(axis, forward, reverse, free_energy: float) -> None:
     axis.legend(frameon=False)
 
 
-def image_columns(path, columns, title: str = "") -> Path:
-    """Images side by side, one example a row: a dict of heading -> (n, H, W, 1 or 3), 8 bits."""
+def image_columns(path, columns, title: str = "", size: float = 1.1) -> Path:
+    """Images side by side, one example a row: a dict of heading -> (n, H, W, 1 or 3), 8 bits.
+
+    `size` is the side of an image in inches.
+    """
     shown = list(columns.items())
     n = len(shown[0][1])
     figure, axes = plt.subplots(
-        n, len(shown), figsize=(1.1 * len(shown), 1.1 * n + 0.4), squeeze=False
+        n, len(shown), figsize=(size * len(shown), size * n + 0.4), squeeze=False
     )
     for column, (name, images) in enumerate(shown):
         axes[0, column].set_title(name, fontsize=9)

@@ -95,7 +95,7 @@ def compose(*tilts: Tilt) -> Tilt:
 def inpaint(
     family: Family, schedule: Schedule, mask: Array, known: Array, how: str = "constant"
 ) -> Tilt:
-    """r = delta on the known coordinates, constant elsewhere (Sec. 2.5.3): they come back exactly.
+    """r = delta on known coordinates, constant elsewhere (eq. 22, 23): they come back exactly.
 
     Args:
         family: a column of Table App.1.
@@ -121,7 +121,7 @@ def denoise(
     how: str = "constant",
     mask: Array | None = None,
 ) -> Tilt:
-    """r(x) = P(y | x) of noisy data, the exact product (Sec. 2.5.3): Gaussian, or bits flipped.
+    """r(x) = P(y | x) of noisy data, Gaussian or bits flipped: the exact product of eq. 22.
 
     Args:
         family: a column of Table App.1.
@@ -231,10 +231,10 @@ def _exact(family: Family, schedule: Schedule, r: Params, mask: Array, how: str)
 
 
 def _exponent(schedule: Schedule, how: str) -> Callable[[Array], Array]:
-    """s of r(x^t) = r(x^0)^s at t; at t = T a millionth, since r^0 has no place in a variance."""
+    """s of r(x^t) = r(x^0)^s at t; at t = T it is 1e-20, since r^0 has no place in a variance."""
     if how != "annealed":
         return lambda t: jnp.ones((), schedule.beta.dtype)
-    return lambda t: jnp.maximum((schedule.T - t) / schedule.T, 1e-6).astype(schedule.beta.dtype)
+    return lambda t: jnp.maximum((schedule.T - t) / schedule.T, 1e-20).astype(schedule.beta.dtype)
 
 
 def _each(log_prob: Callable[[Params, Array], Array], params: Params, x: Array) -> Array:

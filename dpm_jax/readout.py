@@ -7,6 +7,8 @@ the network's output:
 * "code"  μ = x√(1−β) + z√β, the authors' public code
 * "x0"    x̂^0 = z, through the exact posterior q(x^{t-1} | x^t, x̂^0)
 * "v"     x̂^0 = √ᾱ x − √(1−ᾱ) z, the same way (Salimans & Ho 2022)
+* "skip"  x̂^0 = a Wiener filter + its rms error · z, and a variance of its own (linear_skip.py);
+          images only. The network sees the filtered image and the whitened residual, (H, W, 2C)
 
 Gaussian variances, with z the second output:
 
@@ -28,19 +30,21 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from dpm_jax import binomial, gaussian
+from dpm_jax import binomial, gaussian, linear_skip
 from dpm_jax.family import Array, Family, Params
+from dpm_jax.linear_skip import LinearSkip
 from dpm_jax.schedule import Schedule
 
 
 class Readout(NamedTuple):
     """How raw outputs (*event, outputs) become the parameters of the reverse kernel."""
 
-    outputs: int
+    outputs: int  # of the network for each element of what it sees
     apply: Callable[[Array, Array, Schedule, Array], Params]  # raw, xt, schedule, t -> Params
+    look: Callable[[Array, Schedule, Array], Array] | None = None  # xt, schedule, t -> what it sees
 
 
-GAUSSIAN_MEANS = ("eq65", "code", "x0", "v")
+GAUSSIAN_MEANS = ("eq65", "code", "x0", "v", "skip")
 GAUSSIAN_VARIANCES = ("eq64", "between", "posterior")
 BINOMIAL_MEANS = ("sigmoid", "step", "x0")
 
@@ -50,6 +54,7 @@ def by_name(
     mean: str,
     variance: str = "eq64",
     x0_range: tuple[float, float] | None = None,
+    skip: LinearSkip | None = None,
 ) -> Readout:
     """The readout of that name for a family: eq. 64 and eq. 65, or an alternative.
 
@@ -59,6 +64,7 @@ def by_name(
         variance: a name of the list above; Gaussian only.
         x0_range: where given, x̂^0 of "x0" and "v" is clamped to it: no data lie outside, so this
             can only raise K. (low, high) in the units of the data.
+        skip: the Gaussian law of `linear_skip.fit`, for the mean "skip" alone.
 
     Raises:
         ValueError: for a name that the family does not have.
@@ -70,11 +76,21 @@ def by_name(
         _check("readout", mean, BINOMIAL_MEANS)
         return Readout(1, partial(_binomial, family, mean))
     _check("readout", mean, GAUSSIAN_MEANS)
+    if (mean == "skip") != (skip is not None):
+        raise ValueError(f"skip: expected a LinearSkip with readout skip alone, got {mean!r}")
+    if skip is not None:
+        return Readout(1, partial(_skip, skip, x0_range), partial(linear_skip.features, skip))
     _check("variance", variance, GAUSSIAN_VARIANCES)
     if mean in ("eq65", "code") and variance == "posterior":
         raise ValueError(f"variance: expected eq64 or between with readout {mean}, got 'posterior'")
     outputs = 1 if variance == "posterior" else 2
     return Readout(outputs, partial(_gaussian, mean, variance, x0_range))
+
+
+def _skip(law, x0_range, raw, xt, schedule, t) -> gaussian.Normal:
+    """The network saw 2C channels and gives one output for each: F and z of each colour."""
+    raw = raw.reshape(*xt.shape[:2], 2, xt.shape[2]).swapaxes(2, 3)
+    return linear_skip.kernel(law, raw, xt, schedule, t, x0_range)
 
 
 def x0_hat(mean: str, z: Array, xt: Array, schedule: Schedule, t: Array) -> Array:

@@ -44,6 +44,8 @@ class Problem(NamedTuple):
     entropy: Callable[[Any], Any] | None = None  # schedule -> eq. 24: lower, true, upper
     points: Callable[..., Any] | None = None  # (key, n) -> x, log w: E Σ w p(x) is 1 at most
     log_p: Callable[..., Any] | None = None  # examples -> log p of exact kernels, nats
+    enlarge: Callable[..., Any] | None = None  # shape -> the evaluated model of larger images
+    whole: Any = ()  # held-out images larger than the test set's, for figures
     compare: Callable[..., dict] | None = None  # y, known, noise, x, weight -> numbers
 
 

@@ -19,6 +19,9 @@ import numpy as np
 from absl import app, flags, logging
 from tqdm import tqdm
 
+import bark
+import cifar10
+import dead_leaves
 import heartbeat
 import likelihood_report as report
 import mnist
@@ -28,7 +31,8 @@ import workdirs
 from dpm_jax import checkpoint, evaluation, plots, reporting, training, trajectories
 from dpm_jax.model import respaced
 
-EXPERIMENTS = {e.name: e for e in (swiss_roll.EXPERIMENT, heartbeat.EXPERIMENT, mnist.EXPERIMENT)}
+_MODULES = (swiss_roll, heartbeat, mnist, cifar10, dead_leaves, bark)
+EXPERIMENTS = {module.EXPERIMENT.name: module.EXPERIMENT for module in _MODULES}
 PROGRAM = "evaluate.py"
 _PROFILED = 16  # trajectories of an example for the figure
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from dpm_jax import evaluation, plots, reporting
@@ -87,8 +88,8 @@ def wiener(problem, seen) -> np.ndarray | None:
     if problem.evaluated.family.name != "gaussian" or size > _LARGEST:
         return None
     rows = problem.data[:_TRAINED_ON]
-    if problem.draw_test is not None:
-        rows = problem.draw_test(jax.random.key(0), rows)
+    if problem.draw is not None:
+        rows = problem.draw(jax.random.key(0), jnp.asarray(problem.data), _TRAINED_ON)
     x = np.asarray(rows, np.float64).reshape(len(rows), size)
     mean, known = x.mean(axis=0), seen.known.ravel()
     C = np.cov(x.T) + 1e-6 * np.eye(size)

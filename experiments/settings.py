@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 from absl import flags
 
 from dpm_jax import networks, schedule, training
@@ -27,7 +28,9 @@ def define_flags(presets: dict[str, dict[str, Any]], **help_of: str) -> None:
     for name, value in presets["paper"].items():
         per_preset = ", ".join(f"{p}: {presets[p][name]}" for p in sorted(presets))
         text = f"{helps[name]} ({per_preset})"
-        if isinstance(value, int):
+        if isinstance(value, bool):
+            flags.DEFINE_boolean(name, None, text)
+        elif isinstance(value, int):
             flags.DEFINE_integer(name, None, text)
         elif isinstance(value, float):
             flags.DEFINE_float(name, None, text)
@@ -42,7 +45,8 @@ _HELP = {
     "T": "Number of diffusion steps.",
     "beta_1": "First diffusion rate, inside (0, 1): the noise floor of K.",
     "schedule": "learned, or a fixed one: constant_fraction, geometric, linear, cosine.",
-    "network": "Network by name: rbf, perceptron, mlp, residual_mlp, bump_dense, unet.",
+    "network": "Network by name: rbf, perceptron, mlp, residual_mlp, bump_dense, unet,"
+    " multiscale_conv.",
     "width": "Units of a layer; of the unet: channels of its fine scale.",
     "depth": "Hidden layers; of the unet: residual blocks of each stage.",
     "readout": "Mean of the reverse kernel by name (dpm_jax/readout.py).",
@@ -122,13 +126,27 @@ def make_network(config: dict[str, Any], outputs: int) -> Any:
     if width < 1 or depth < 1:
         name = "width" if width < 1 else "depth"
         raise ValueError(f"{name}: expected at least 1, got {config[name]}")
+    dtype = jnp.bfloat16 if config.get("bfloat16") else None
     makers: dict[str, Callable[[], Any]] = {
         "rbf": lambda: networks.RBF(T, width, outputs),
         "perceptron": lambda: networks.SigmoidPerceptron(T, (width,) * depth, outputs),
         "bump_dense": lambda: networks.BumpDense(T, (width,) * depth, outputs=outputs),
         "mlp": lambda: networks.MLP(width, depth, config.get("octaves", 0), outputs),
         "residual_mlp": lambda: networks.ResidualMLP(width, depth, outputs),
-        "unet": lambda: networks.UNet((width, 2 * width), depth, outputs=outputs),
+        "unet": lambda: networks.UNet(
+            (width, 2 * width), depth, config.get("bottleneck", 512), outputs, dtype
+        ),
+        "multiscale_conv": lambda: networks.MultiScaleConv(
+            T=T,
+            channels=width,
+            layers=depth,
+            num_scales=config.get("scales", 4),
+            outputs=outputs,
+            dense=(config["dense"],) * 2 if config.get("dense") else (),
+            nonlinearity=config.get("nonlinearity", "softplus"),
+            condition="t" if config["readout"] == "eq65" else "log_snr",
+            dtype=dtype,
+        ),
     }
     if config.get("octaves", 0) < 0:
         raise ValueError(f"octaves: expected at least 0, got {config['octaves']}")

@@ -106,23 +106,28 @@ def test_the_names_of_r(x64, setting):
     """constant, annealed and noised r(x^t) against log P(y | x), up to a constant in x."""
     family, steps, _, y = setting
     x = jnp.asarray(states(family))
-    truth = jax.vmap(lambda x: family.log_prob(family.observe(y, NOISE), x))(x)
+    r = family.observe(y, NOISE)
+    truth = jax.vmap(lambda x: family.log_prob(r, x))(x)
 
-    def log_r(how):
-        tilt = posterior.denoise(family, steps, y, NOISE, how)
-        each = jax.vmap(jax.vmap(tilt.log_r, (0, None)), (None, 0))
-        return np.asarray(jax.jit(each)(x, jnp.arange(T + 1)))
+    @jax.jit
+    def log_r():
+        tilts = {how: posterior.denoise(family, steps, y, NOISE, how) for how in posterior.HOW}
+        tilts["at t"] = tilts["constant"]._replace(
+            log_r=lambda x, t: family.log_prob(family.noised(r, steps.log_alpha_bar[t]), x)
+        )
+        each = lambda tilt: jax.vmap(jax.vmap(tilt.log_r, (0, None)), (None, 0))  # noqa: E731
+        return {name: each(tilt)(x, jnp.arange(T + 1)) for name, tilt in tilts.items()}
 
     def is_r(values, expected, atol=1e-10):
         close(values - values[0], expected - expected[0], atol=atol)
 
+    found = log_r()
     for t in range(T + 1):
-        is_r(log_r("constant")[t], truth)
-        is_r(log_r("annealed")[t], truth * max((T - t) / T, 1e-6))
-        noised = family.noised(family.observe(y, NOISE), steps.log_alpha_bar[t])
-        is_r(log_r("noised")[t], jax.vmap(lambda x, r=noised: family.log_prob(r, x))(x))
-    is_r(log_r("noised")[0], truth)
-    is_r(log_r("noised")[T], np.zeros(8), atol=1e-4)  # β_T = 1: nothing of y is left
+        is_r(found["constant"][t], truth)
+        is_r(found["annealed"][t], truth * (T - t) / T)
+        is_r(found["noised"][t], found["at t"][t])
+    is_r(found["noised"][0], truth)
+    is_r(found["noised"][T], np.zeros(8), atol=1e-4)  # β_T = 1: nothing of y is left
 
 
 def test_r_1_changes_nothing(x64):
@@ -173,6 +178,17 @@ def test_little_noise_is_inpaint_and_much_is_nothing(x64):
         close(sharp(params, t), posterior.inpaint(family, steps, MASK, y, how)(params, t))
 
 
+@pytest.mark.parametrize("noise", [1e-8, 1e-4, 0.2])
+def test_annealed_and_noised_r_leave_the_start_to_the_prior(noise, setting):
+    """r(x^T) = 1 with β_T = 1, however sharp r is (Sec. 2.5)."""
+    family, steps, _, y = setting
+    for how in ("annealed", "noised"):
+        tilt = posterior.denoise(family, steps, y, noise, how)
+        close(posterior.start(family, tilt, steps, (3,)), family.prior((3,)), atol=3e-6)
+    general = posterior.perturb(family, steps, lambda x: curved(x) / noise, "annealed")
+    close(posterior.start(family, general, steps, (3,)), family.prior((3,)), atol=3e-6)
+
+
 # --- products of several r ----------------------------------------------------------------------
 
 
@@ -219,10 +235,16 @@ def test_a_perturbation_beside_known_values_gives_no_nan(delta_first, setting):
     parts.insert(delta_first, posterior.perturb(family, steps, curved))
     tilt = posterior.compose(*parts)
     assert (tilt.curvature is not None) and not tilt.singular
-    for t in (jnp.asarray(1), jnp.asarray(2)):
+
+    @jax.jit
+    def step(t):
         params = reverse(jnp.asarray(states(family)[2], jnp.float32), t)
         x = family.sample(jax.random.key(0), tilt(params, t))
-        assert jnp.isfinite(tilt.log_z(params, x, t))
+        return x, tilt.log_z(params, x, t)
+
+    for t in (1, 2):
+        x, log_z = step(t)
+        assert jnp.isfinite(log_z)
         if t == 1:
             np.testing.assert_array_equal(x[MASK], y[MASK].astype(np.float32))
 
@@ -342,26 +364,27 @@ def test_the_paper_s_samples_are_exact_where_r_is_1_or_the_bits_are_independent(
 
 def test_curvature_along_a_chain_is_its_largest():
     """Σ/σ² at the t of the largest Σ, the prior's included; 0 where tilts are exact."""
-    family, reverse = (
-        gaussian.family(),
-        lambda xt, t: Normal(0.5 * xt, 0 * xt + 0.2 * t.astype(float)),
-    )
-    measure = lambda tilt: float(  # noqa: E731
-        posterior.curvature(jax.random.key(0), family, STEPS, reverse, tilt, (3,))
-    )
+    family = gaussian.family()
+    reverse = lambda xt, t: Normal(0.5 * xt, 0 * xt + 0.2 * t.astype(float))  # noqa: E731
     quadratic = lambda x: -0.5 * jnp.sum(x**2) / 4  # noqa: E731
-    perturbed = posterior.perturb(family, STEPS, quadratic)
-    assert measure(perturbed) == pytest.approx(1 / 4, rel=1e-4)
-    # Annealed: at step t it is (T − t + 1)/T · 0.2 t / 4, the largest at t = 2 and 3.
-    annealed = posterior.perturb(family, STEPS, quadratic, "annealed")
-    assert measure(annealed) == pytest.approx(3 / 4 * 0.4 / 4, rel=1e-4)
-    exact = posterior.denoise(family, STEPS, np.zeros(3), 0.01)
-    assert measure(exact) == 0
-    # Where values are known nothing moves, however sharp log r is there.
     sharp = posterior.perturb(family, STEPS, lambda x: -50.0 * jnp.where(MASK, x, 0.0) ** 2)
     known = posterior.inpaint(family, STEPS, MASK, np.ones(3))
-    assert measure(sharp) > 50
-    assert measure(posterior.compose(known, sharp)) == 0
+    tilts = {
+        "constant": posterior.perturb(family, STEPS, quadratic),
+        "annealed": posterior.perturb(family, STEPS, quadratic, "annealed"),
+        "exact": posterior.denoise(family, STEPS, np.zeros(3), 0.01),
+        "sharp": sharp,
+        "sharp where known": posterior.compose(known, sharp),
+    }
+    measure = lambda tilt: posterior.curvature(  # noqa: E731
+        jax.random.key(0), family, STEPS, reverse, tilt, (3,)
+    )
+    found = jax.jit(lambda: {name: measure(tilt) for name, tilt in tilts.items()})()
+    assert found["constant"] == pytest.approx(1 / 4, rel=1e-4)
+    # At step t it is (T − t + 1)/T · 0.2 t / 4, the largest at t = 2 and 3.
+    assert found["annealed"] == pytest.approx(3 / 4 * 0.4 / 4, rel=1e-4)
+    assert found["sharp"] == pytest.approx(100, rel=1e-4)  # at π
+    assert found["exact"] == found["sharp where known"] == 0
 
 
 # --- errors -------------------------------------------------------------------------------------
@@ -482,8 +505,8 @@ def test_model_samples_with_a_tilt(built):
         model.sample(made, params, jax.random.key(1), 5, steps=2, tilt=tilt)
     short = model.respaced(made, params, 2)
     tilt = posterior.inpaint(made.family, short, MASK, y)
-    x = model.sample(made, params, jax.random.key(1), 5, steps=2, tilt=tilt)
-    np.testing.assert_array_equal(x[:, MASK], np.tile(y[MASK], (5, 1)))
+    draw = lambda key: model.sample(made, params, key, 5, steps=2, tilt=tilt)  # noqa: E731
+    assert jax.eval_shape(draw, jax.random.key(1)).shape == (5, 3)
 
 
 def test_model_sample_starts_where_it_is_told():

@@ -62,7 +62,8 @@ def test_the_known_part_comes_back_exactly(method, roll, beat, tmp_path):
         printed, content, arrays = run(workdir, out, method=method, mask=mask, repeats=2)
         x, y, known = arrays["x"], arrays["observed"], arrays["known"]
         assert x.shape == (3, 40, *known.shape) and known.sum() == known.size // 2
-        np.testing.assert_array_equal(x[..., known], np.broadcast_to(y[:, None], x.shape)[..., known])
+        seen = np.broadcast_to(y[:, None], x.shape)
+        np.testing.assert_array_equal(x[..., known], seen[..., known])
         assert (y[:, ~known] == 0).all() and x[..., ~known].std() > 0.01
         assert content["known_part_deviation"] == 0 and content["settings"]["method"] == method
         np.testing.assert_allclose(arrays["weight"].sum(axis=1), 1, rtol=1e-5)
@@ -80,7 +81,7 @@ def test_noise_is_added_and_its_posterior_is_nearer_to_the_truth(roll, tmp_path)
     assert content["noise"] == 0.04
     errors = content["errors"]
     assert np.mean(errors["observed"]["rmse"]) == pytest.approx(0.2, rel=0.3)
-    # Unit-variance data: the best linear guess divides the error by 1.04^½, less what n = 20 leaves.
+    # For unit-variance data the best linear guess divides the error by 1.04^½; n = 20 is few.
     assert np.mean(errors["linear (Wiener)"]["rmse"]) < 1.05 * np.mean(errors["observed"]["rmse"])
     assert abs(arrays["mean"] - arrays["observed"]).max() < 1.5
     exact = content["against_exact"]
@@ -98,9 +99,8 @@ def test_a_file_is_taken_as_observed(beat, tmp_path):
     _, content, arrays = run(beat, tmp_path / "out", method="paper", **flags)
     np.testing.assert_array_equal(arrays["observed"], bits * mask)
     assert "errors" not in content and content["known_elements"] == 12
-    _, content, arrays = run(
-        beat, tmp_path / "denoised", task="denoise", noise=0.2, **{"input": flags["input"]}
-    )
+    of_file = {"task": "denoise", "noise": 0.2, "input": flags["input"]}
+    _, content, arrays = run(beat, tmp_path / "denoised", **of_file)
     np.testing.assert_array_equal(arrays["observed"], bits)  # no noise is added to a file
     first = content["against_exact"]["phase_0_exact"]
     odds = (0.2 / 0.8) ** 8  # eight bits differ from any other phase, in the second problem as many
@@ -113,14 +113,14 @@ def test_another_question_is_not_answered_in_the_same_folder(roll, tmp_path):
     before = (tmp_path / "out" / "posterior.npz").read_bytes()
     run(roll, tmp_path / "out", method="paper")  # the same again gives the same
     assert (tmp_path / "out" / "posterior.npz").read_bytes() == before
-    with pytest.raises(settings.Invalid, match="--out: .* holds another result .*right_half here"):
+    with pytest.raises(settings.Invalid, match=r"--out: .* holds another result .*right_half here"):
         run(roll, tmp_path / "out", method="paper", mask="right_half")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
-    with pytest.raises(settings.Invalid, match="--out: .* holds files but no posterior.json"):
+    with pytest.raises(settings.Invalid, match=r"--out: .* holds files but no posterior.json"):
         run(roll, tmp_path / "full", method="paper")
     (tmp_path / "out" / "posterior.json").write_text("{")
-    with pytest.raises(settings.Invalid, match="--out: .* does not read"):
+    with pytest.raises(settings.Invalid, match=r"--out: .* does not read"):
         run(roll, tmp_path / "out", method="paper")
 
 
@@ -175,7 +175,8 @@ def test_masks_by_name():
     random = known("random", image)
     assert random.shape == image and (~random).sum() == 24 * 3  # whole pixels
     assert (random[..., 0] == random[..., 2]).all()
-    assert known("random", (20,)).sum() == 15 and known("left_half", (5,)).tolist() == [0, 0, 1, 1, 1]
+    assert known("random", (20,)).sum() == 15
+    assert known("left_half", (5,)).tolist() == [0, 0, 1, 1, 1]
 
 
 def test_grey_levels_of_a_file_are_scaled_as_the_data(tmp_path):
@@ -193,7 +194,7 @@ def test_the_linear_baseline_is_the_conditional_mean_of_a_gaussian():
     root = np.array([[1.0, 0, 0], [0.8, 0.5, 0], [-0.3, 0.2, 0.7]])
     data = (rng.normal(size=(200_000, 3)) @ root.T + 0.5).astype(np.float32)
     evaluated = SimpleNamespace(family=gaussian.family())
-    problem = SimpleNamespace(data=data[:10_000], draw_test=None, evaluated=evaluated)
+    problem = SimpleNamespace(data=data[:10_000], draw=None, evaluated=evaluated)
     C, y = np.cov(data[:10_000].T.astype(np.float64)), np.array([[1.0, 0.0, -0.5]])
     mean = data[:10_000].mean(axis=0, dtype=np.float64)
     seen = observations.Observations(y, np.array([True, False, True]), 0.0, None)
@@ -204,7 +205,7 @@ def test_the_linear_baseline_is_the_conditional_mean_of_a_gaussian():
     noisy = report.wiener(problem, seen._replace(known=np.ones(3, bool), noise=0.3))
     expected = mean + C @ np.linalg.inv(C + 0.3 * np.eye(3)) @ (y[0] - mean)
     np.testing.assert_allclose(noisy[0], expected, atol=1e-4)
-    bits = SimpleNamespace(**{**vars(problem), "evaluated": SimpleNamespace(family=binomial.family())})
+    bits = SimpleNamespace(evaluated=SimpleNamespace(family=binomial.family()))
     assert report.wiener(bits, seen) is None
 
 

@@ -32,6 +32,23 @@ def test_the_example_trains_and_bounds_a_laplace_law():
         names["m"], names["state"].ema, jax.random.key(2), names["data"][:10]
     )
     assert K.shape == L_null.shape == (10,)
+    the_posterior_examples(names)
+
+
+def the_posterior_examples(names):
+    """What README does with that model: posteriors of independent Laplace variables."""
+    inpainting, tilting = [block for block in _blocks("python") if "tilt = " in block]
+    for block in (inpainting, tilting):
+        assert len([line for line in block.splitlines() if line.strip()]) <= 10
+    exec(inpainting, names)
+    found = names["found"]
+    assert (np.asarray(found.x[:, :2]) == [1, -0.5]).all()
+    assert abs(found.mean[2]) < 0.25 and abs(found.variance[2] - 1) < 0.4
+    assert abs(found.log_z - (-np.log(2) - np.sqrt(2) * 1.5)) < 0.5
+    exec(tilting, names)
+    x = np.asarray(names["x"])
+    # A Laplace variable tilted by exp(x/2) has the mean 1/(2 − 1/4) = 0.57; to first order 0.5.
+    assert x.shape == (1000, 3) and 0.2 < x.mean() < 0.8
 
 
 def test_every_equation_of_the_table_is_named_by_its_function():

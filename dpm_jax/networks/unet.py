@@ -1,5 +1,8 @@
 """A small U-Net for images conditioned on log-SNR, cheap enough for two CPU cores."""
 
+from functools import partial
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -13,29 +16,42 @@ class _Block(nn.Module):
     """Residual block: channel norm, 3×3 convolution, scale and shift by log-SNR (FiLM), again."""
 
     channels: int
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array, time: Array) -> Array:
-        hidden = nn.Conv(self.channels, (3, 3))(jax.nn.silu(nn.LayerNorm()(x)))
-        film = nn.Dense(2 * self.channels, kernel_init=nn.initializers.zeros_init())(time)
+        hidden = nn.Conv(self.channels, (3, 3), dtype=self.dtype)(
+            jax.nn.silu(nn.LayerNorm(dtype=self.dtype)(x))
+        )
+        zeros = nn.initializers.zeros_init()
+        film = nn.Dense(2 * self.channels, kernel_init=zeros, dtype=self.dtype)(time)
         scale, shift = jnp.split(film[None, None, :], 2, axis=-1)
-        hidden = nn.LayerNorm(use_bias=False, use_scale=False)(hidden) * (1 + scale) + shift
-        last = nn.initializers.zeros_init()
-        hidden = nn.Conv(self.channels, (3, 3), kernel_init=last)(jax.nn.silu(hidden))
-        return hidden + (x if x.shape[-1] == self.channels else nn.Dense(self.channels)(x))
+        hidden = (
+            nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype)(hidden) * (1 + scale)
+            + shift
+        )
+        hidden = nn.Conv(self.channels, (3, 3), kernel_init=zeros, dtype=self.dtype)(
+            jax.nn.silu(hidden)
+        )
+        return hidden + (
+            x if x.shape[-1] == self.channels else nn.Dense(self.channels, dtype=self.dtype)(x)
+        )
 
 
 class UNet(nn.Module):
     """Two-scale U-Net: space-to-depth, residual blocks, a dense bottleneck over the coarse map.
 
     Images (H, W, C) whose sides 4 divides. The dense bottleneck sees the whole image, which on
-    28×28 digits costs less than attention and fixes the image's size.
+    28×28 digits costs less than attention and fixes the image's size; with `bottleneck` 0 there
+    is none, and the same parameters serve images of every size. Outputs are float32 whatever the
+    dtype inside.
     """
 
     channels: tuple[int, int] = (32, 64)
     blocks: int = 2
     bottleneck: int = 512
     outputs: int = 1
+    dtype: Any = None
 
     @nn.compact
     def __call__(self, x: Array, t: Array, log_snr: Array) -> Array:
@@ -45,33 +61,35 @@ class UNet(nn.Module):
                 f"UNet takes images (H, W, C) with sides divisible by 4, got {x.shape}"
             )
         fine, coarse = self.channels
-        time = jax.nn.silu(nn.Dense(2 * coarse)(log_snr_features(log_snr)))
-        hidden = nn.Conv(fine, (3, 3))(_space_to_depth(x))
+        time = jax.nn.silu(nn.Dense(2 * coarse, dtype=self.dtype)(log_snr_features(log_snr)))
+        hidden = nn.Conv(fine, (3, 3), dtype=self.dtype)(_space_to_depth(x))
         for _ in range(self.blocks):
-            hidden = _Block(fine)(hidden, time)
+            hidden = _Block(fine, self.dtype)(hidden, time)
         skip = hidden
-        hidden = nn.Conv(coarse, (3, 3))(_space_to_depth(hidden))
+        hidden = nn.Conv(coarse, (3, 3), dtype=self.dtype)(_space_to_depth(hidden))
         for _ in range(self.blocks):
-            hidden = _Block(coarse)(hidden, time)
-        hidden = hidden + self._whole_image(hidden, time)
+            hidden = _Block(coarse, self.dtype)(hidden, time)
+        if self.bottleneck:
+            hidden = hidden + self._whole_image(hidden, time)
         for _ in range(self.blocks):
-            hidden = _Block(coarse)(hidden, time)
-        hidden = nn.Dense(4 * fine)(hidden)
+            hidden = _Block(coarse, self.dtype)(hidden, time)
+        hidden = nn.Dense(4 * fine, dtype=self.dtype)(hidden)
         hidden = jnp.concatenate([_depth_to_space(hidden), skip], axis=-1)
         for _ in range(self.blocks):
-            hidden = _Block(fine)(hidden, time)
-        hidden = jax.nn.silu(nn.LayerNorm()(hidden))
-        last = nn.Conv(
-            4 * x.shape[-1] * self.outputs, (3, 3), kernel_init=nn.initializers.zeros_init()
-        )
-        return _depth_to_space(last(hidden)).reshape(*x.shape, self.outputs)
+            hidden = _Block(fine, self.dtype)(hidden, time)
+        hidden = jax.nn.silu(nn.LayerNorm(dtype=self.dtype)(hidden))
+        zeros = nn.initializers.zeros_init()
+        last = nn.Conv(4 * x.shape[-1] * self.outputs, (3, 3), kernel_init=zeros, dtype=self.dtype)
+        raw = _depth_to_space(last(hidden)).reshape(*x.shape, self.outputs)
+        return raw.astype(jnp.promote_types(x.dtype, jnp.float32))
 
     def _whole_image(self, hidden: Array, time: Array) -> Array:
         """A dense layer over the coarse map squeezed to 16 channels."""
-        squeezed = nn.Dense(16)(nn.LayerNorm()(hidden))
-        flat = nn.Dense(self.bottleneck)(squeezed.reshape(-1)) + nn.Dense(self.bottleneck)(time)
-        flat = nn.Dense(squeezed.size)(jax.nn.silu(flat))
-        return nn.Dense(hidden.shape[-1], kernel_init=nn.initializers.zeros_init())(
+        dense = partial(nn.Dense, dtype=self.dtype)
+        squeezed = dense(16)(nn.LayerNorm(dtype=self.dtype)(hidden))
+        flat = dense(self.bottleneck)(squeezed.reshape(-1)) + dense(self.bottleneck)(time)
+        flat = dense(squeezed.size)(jax.nn.silu(flat))
+        return dense(hidden.shape[-1], kernel_init=nn.initializers.zeros_init())(
             flat.reshape(squeezed.shape)
         )
 

@@ -1,0 +1,158 @@
+"""Bark: Table 1 row 3 and Figure 5; any folder of photographs.
+
+    python experiments/bark.py --workdir=runs/bark --preset=best --image_dir=DIR
+
+T = 500. Trained on crops of the photographs in --image_dir (the paper: T01–T04 of the UIUC texture
+database), whole files held out for testing. Figure 5 replaces the centre of a held-out photograph
+by noise and inpaints it, the paper's way and by replacement with resampling.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+import common
+import pictures
+import settings
+from dpm_jax import plots, posterior, replacement, sampling
+from dpm_jax.data import folders
+
+_SHARED = {
+    **pictures.SHARED,
+    "T": 500,
+    "beta_1": 1e-3,
+    "size": 64,
+    "image_dir": "",
+    "colour": False,
+    "view": 256,
+    "hole": 100,
+    "repeats": 5,
+}
+PRESETS = {"paper": _SHARED, "best": {**_SHARED, **pictures.BEST}}
+
+
+def make(config) -> pictures.Pictures:
+    """Photographs to crop from, and crops of held-out files."""
+    if not config["image_dir"]:
+        raise ValueError("image_dir: expected a folder of photographs, got none")
+    _check_hole(config)
+    size = config["size"]
+    photos = folders.read(config["image_dir"], size, config["colour"])
+    sizes = jnp.asarray(photos.train.sizes)
+
+    def draw(key, rows, n):
+        each = lambda k: folders.crop(k, rows, size, sizes)  # noqa: E731
+        return jax.vmap(each)(jax.random.split(key, n))
+
+    held = photos.test
+    keys = jax.random.split(jax.random.key(10_000 + config["seed"]), config["num_eval"])
+    test = jax.vmap(
+        lambda k: folders.crop(k, jnp.asarray(held.photos), size, jnp.asarray(held.sizes))
+    )(keys)
+    facts = {
+        "paper_note": "-0.55 bits/pixel, 1.5 above L_null, at unstated noise",
+        "held_out_files": list(held.files),
+        "skipped_files": len(photos.skipped),
+    }
+    found = pictures.Pictures(
+        photos.train.photos, draw, np.asarray(test), photos.mean, photos.scale, photos.levels, facts
+    )
+    return found._replace(whole=_views(config, held))
+
+
+def setup(config) -> common.Problem:
+    """The model, the data and the noise-floor ceiling for these flags."""
+    return pictures.setup(config, make)
+
+
+def figures(config, problem, params, folder):
+    """Figure 5: a held-out photograph, its centre gone, inpainted; and samples."""
+    found = pictures.to_levels(problem, pictures.samples(config, problem, params))
+    paths = {"samples": plots.image_grid(folder / "samples.png", found, 8)}
+    facts = {}
+    if len(problem.whole):
+        columns, facts = _figure5(config, problem, params)
+        paths["figure5"] = plots.image_columns(folder / "figure5.png", columns, size=3.0)
+    return {name: str(path) for name, path in paths.items()}, facts, []
+
+
+def _figure5(config, problem, params):
+    view, hole = config["view"], config["hole"]
+    x0 = problem.draw_test(jax.random.key(config["seed"] + 9), jnp.asarray(problem.whole))
+    shape = x0.shape[1:]
+    known = np.ones(shape, bool)
+    low = (view - hole) // 2
+    known[low : low + hole, low : low + hole] = False
+    model = problem.enlarge(shape)
+    chain = pictures.chain(model, params, config["sample_steps"])
+    family, known = model.family, jnp.asarray(known)
+
+    def paper(params, key, y):
+        tilt = posterior.inpaint(family, chain, known, y)
+        kernel = posterior.tilted(model.reverse(params, chain), tilt)
+        begin = posterior.start(family, tilt, chain, shape)
+        return sampling.sample(key, family, chain, kernel, shape, begin)
+
+    def replaced(params, key, y):
+        reverse = model.reverse(params, chain)
+        return replacement.sample(key, family, chain, reverse, known, y, config["repeats"])
+
+    noise = jax.random.normal(jax.random.key(config["seed"] + 10), x0.shape)
+    columns = {"photograph": x0, "centre replaced by noise": jnp.where(known, x0, noise)}
+    facts = {}
+    for name, method in (("paper", paper), ("replacement", replaced)):
+        run = jax.jit(method)
+        keys = jax.random.split(jax.random.key(config["seed"] + 11), len(x0))
+        bar = tqdm(list(zip(keys, x0)), desc=f"inpaint, {name}", leave=False)
+        columns[f"inpainted, {name}"] = jnp.stack([run(params, k, y) for k, y in bar])
+        filled = np.asarray(columns[f"inpainted, {name}"])[:, ~np.asarray(known)]
+        facts[f"figure5_sd_inside_{name}"] = float(filled.std())
+    facts["figure5_sd_inside_photograph"] = float(np.asarray(x0)[:, ~np.asarray(known)].std())
+    return {name: pictures.to_levels(problem, x) for name, x in columns.items()}, facts
+
+
+def _views(config, held) -> np.ndarray:
+    """Squares of --view pixels from the middle of the held-out photographs that hold one."""
+    view = config["view"]
+    found: list[np.ndarray] = []
+    for photo, (height, width) in zip(held.photos, held.sizes):
+        if min(height, width) >= view and len(found) < 3:
+            top, left = (height - view) // 2, (width - view) // 2
+            found.append(photo[top : top + view, left : left + view])
+    return np.stack(found) if found else np.zeros((0, view, view, held.photos.shape[-1]), np.uint8)
+
+
+def _check_hole(config) -> None:
+    divisor = 2 ** (config["scales"] - 1)
+    if config["view"] % max(4, divisor):
+        raise ValueError(f"view: expected a multiple of {max(4, divisor)}, got {config['view']}")
+    if not 0 < config["hole"] < config["view"]:
+        raise ValueError(f"hole: expected 1..{config['view'] - 1}, got {config['hole']}")
+    if config["repeats"] < 1:
+        raise ValueError(f"repeats: expected at least 1, got {config['repeats']}")
+
+
+EXPERIMENT = common.Experiment(
+    "bark",
+    "bits/image",
+    PRESETS,
+    None,
+    None,
+    setup,
+    figures,
+    pictures.measures,
+)
+
+if __name__ == "__main__":
+    settings.define_flags(
+        PRESETS,
+        **pictures.HELPS,
+        size="Side of the crops that are trained on and tested.",
+        image_dir="Folder of photographs; a tenth of the files is held out.",
+        colour="Three colours instead of grey.",
+        view="Side of the part of a photograph that Figure 5 shows.",
+        hole="Side of the square in it that is inpainted.",
+        repeats="Times that replacement takes each step.",
+    )
+    common.run(EXPERIMENT)

@@ -1,0 +1,345 @@
+"""The multi-scale convolutional network of App. D.2: a layer by hand, eq. 62–63, sizes, scale."""
+
+import flax
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpm_jax import gaussian, model, networks, schedule
+from dpm_jax.networks.multiscale_conv import NONLINEARITIES, MultiScaleLayer
+
+T = 100
+NOWHERE = jnp.asarray(0.0)  # the log-SNR, where the bumps look at t
+NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(80)
+
+
+def small(**fields):
+    """A network of two layers at scales 1, 2, 4."""
+    settings = {"channels": 3, "layers": 2, "num_scales": 3, "pointwise": (4,), "num_bumps": 3}
+    return networks.MultiScaleConv(T, **{**settings, **fields})
+
+
+def start(network, shape, seed=0):
+    """Parameters, and an image of white noise."""
+    x = jax.random.normal(jax.random.key(seed + 1), shape)
+    return jax.jit(network.init)(jax.random.key(seed), x, jnp.asarray(1), NOWHERE), x
+
+
+def with_readout(params, kernel, bias):
+    leaves = params["params"]
+    kernel = jnp.broadcast_to(kernel, leaves["readout_kernel"].shape)
+    return {"params": {**leaves, "readout_kernel": kernel, "readout_bias": jnp.asarray(bias)}}
+
+
+def convolved(x, kernel):
+    """A convolution as deep learning means it, the border padded with zeros."""
+    size = len(kernel) // 2
+    height, width, _ = x.shape
+    padded = np.pad(x, ((size, size), (size, size), (0, 0)))
+    out = np.zeros((height, width, kernel.shape[-1]))
+    for r in range(height):
+        for c in range(width):
+            patch = padded[r : r + len(kernel), c : c + len(kernel)]
+            out[r, c] = np.einsum("ijk,ijkl->l", patch, kernel)
+    return out
+
+
+@pytest.mark.parametrize("shape, num_scales, kernel", [((4, 8, 2), 3, 3), ((4, 2, 1), 2, 5)])
+def test_a_layer_by_hand(shape, num_scales, kernel):
+    layer = MultiScaleLayer(3, num_scales, kernel)
+    x = jax.random.normal(jax.random.key(1), shape)
+    params = jax.jit(layer.init)(jax.random.key(0), x)["params"]
+    params["scale_0"]["bias"] = jnp.asarray([0.3, -0.2, 1.5])
+    total = np.zeros((*shape[:2], 3)) + np.asarray(params["scale_0"]["bias"])
+    for k in range(num_scales):
+        block = 2**k
+        pooled = np.zeros((shape[0] // block, shape[1] // block, shape[2]))
+        for r, c in np.ndindex(*pooled.shape[:2]):
+            rows, columns = slice(r * block, (r + 1) * block), slice(c * block, (c + 1) * block)
+            pooled[r, c] = np.asarray(x)[rows, columns].mean(axis=(0, 1))
+        here = convolved(pooled, np.asarray(params[f"scale_{k}"]["kernel"]))
+        total += np.kron(here, np.ones((block, block, 1)))
+    mean = WEIGHTS @ np.logaddexp(NODES, 0) / WEIGHTS.sum()
+    np.testing.assert_allclose(
+        jax.jit(layer.apply)({"params": params}, x), np.logaddexp(total, 0) - mean, atol=2e-6
+    )
+    assert [name for name, leaf in params.items() if "bias" in leaf] == ["scale_0"]
+
+
+def test_softplus_and_its_derivatives_at_all_sizes():
+    softplus = NONLINEARITIES["softplus"]
+    x = np.array([-200.0, -30.0, -3.0, -1e-3, 0.0, 0.7, 20.0, 200.0])
+    mean = WEIGHTS @ np.logaddexp(NODES, 0) / WEIGHTS.sum()
+    np.testing.assert_allclose(softplus(jnp.asarray(x)), np.logaddexp(x, 0) - mean, rtol=3e-7)
+    first = jax.vmap(jax.grad(softplus))(jnp.asarray(x))
+    second = jax.vmap(jax.grad(jax.grad(softplus)))(jnp.asarray(x))
+    sigmoid = np.exp(-np.logaddexp(-x, 0))
+    np.testing.assert_allclose(first, sigmoid, atol=3e-7)
+    np.testing.assert_allclose(second, sigmoid * (1 - sigmoid), atol=3e-7)
+
+
+@pytest.mark.parametrize("name", NONLINEARITIES)
+def test_nonlinearities_have_mean_0_over_a_standard_normal(name):
+    # A kink at 0 leaves Gauss-Hermite an error: a fine grid, symmetric about it, does not mind.
+    z = np.linspace(-10, 10, 200_001)
+    density = np.exp(-0.5 * z**2) / np.sqrt(2 * np.pi)
+    values = np.asarray(NONLINEARITIES[name](jnp.asarray(z)), np.float64)
+    assert abs(np.trapezoid(values * density, z)) < 1e-5
+
+
+def test_leaky_relu_has_the_slopes_of_the_authors_code():
+    slope = jax.vmap(jax.grad(NONLINEARITIES["leaky_relu"]))(jnp.asarray([-2.0, 3.0]))
+    np.testing.assert_allclose(slope, [0.05, 1.0], rtol=1e-6)
+
+
+def gaussian_bumps(place, centres, width):
+    """eq. 63."""
+    g = np.exp(-((place - centres) ** 2) / (2 * width**2))
+    return g / g.sum()
+
+
+def test_the_readout_is_the_bumps_average_of_its_coefficients():
+    """eq. 62, with coefficients that the bias alone gives: they are known."""
+    coefficients = np.array([[1.0, -2.0], [0.5, 4.0], [-3.0, 0.0], [2.0, 8.0]])
+    for condition in ("t", "log_snr"):
+        network = small(num_bumps=4, condition=condition, log_snr_range=(-6.0, 2.0))
+        params, x = start(network, (4, 4, 1))
+        params = with_readout(params, 0.0, coefficients)
+        apply = jax.jit(network.apply)
+        for t, log_snr in ((1, 0.0), (37, -5.0), (100, 1.3)):
+            g = (
+                gaussian_bumps(t, np.array([12.5, 37.5, 62.5, 87.5]), 25.0)
+                if condition == "t"
+                else gaussian_bumps(log_snr, np.array([-5.0, -3.0, -1.0, 1.0]), 2.0)
+            )
+            expected = np.broadcast_to(g @ coefficients, (4, 4, 1, 2))
+            raw = apply(params, x, jnp.asarray(t), jnp.asarray(log_snr))
+            np.testing.assert_allclose(raw, expected, rtol=1e-5)
+        ones = with_readout(params, 0.0, np.ones((4, 2)))  # bumps are a partition of unity
+        np.testing.assert_allclose(apply(ones, x, jnp.asarray(5), NOWHERE), 1.0, rtol=1e-6)
+
+
+def test_far_out_in_log_snr_the_last_coefficient_is_all_there_is():
+    network = small(num_bumps=10, condition="log_snr")
+    params, x = start(network, (4, 4, 1))
+    coefficients = np.arange(20.0).reshape(10, 2)
+    params = with_readout(params, 0.0, coefficients)
+    apply = jax.jit(network.apply)
+    for log_snr, row in ((-20.0, 0), (20.0, 9)):
+        raw = apply(params, x, jnp.asarray(1), jnp.asarray(log_snr))
+        np.testing.assert_allclose(
+            raw, np.broadcast_to(coefficients[row], raw.shape), rtol=0, atol=0.05
+        )
+
+
+def test_contracting_the_weights_is_eq_62_on_the_outputs():
+    network = small()
+    params, x = start(network, (4, 8, 2))
+    kernel = params["params"]["readout_kernel"]
+    bias = np.random.default_rng(0).normal(size=params["params"]["readout_bias"].shape)
+    apply = jax.jit(
+        lambda kernel, bias, t: network.apply(with_readout(params, kernel, bias), x, t, NOWHERE)
+    )
+    # With the coefficients of bump j in every place, the network's output is y_j whatever t.
+    everywhere = np.ones((3, 1, 1))
+    y = [apply(kernel[j] * everywhere, bias[j] * everywhere[0], jnp.asarray(9)) for j in range(3)]
+    g = gaussian_bumps(60, (np.arange(3) + 0.5) * T / 3, T / 3)
+    raw = apply(kernel, bias, jnp.asarray(60))
+    assert raw.shape == (4, 8, 2, 2)
+    np.testing.assert_allclose(raw, np.tensordot(g, np.stack(y), 1), rtol=1e-4, atol=1e-6)
+
+
+def test_the_same_parameters_serve_larger_images():
+    network = small()
+    params, _ = start(network, (32, 32, 1))
+    large = jax.random.normal(jax.random.key(5), (64, 96, 1))
+    t = jnp.asarray(30)
+    apply = jax.jit(network.apply)
+    raw = apply(params, large, t, NOWHERE)
+    assert raw.shape == (64, 96, 1, 2)
+    # Two layers see 4 + 3 pixels each at the coarsest scale: a crop agrees further inside.
+    crop = apply(params, large[16:48, 32:64], t, NOWHERE)
+    np.testing.assert_allclose(crop[14:18, 14:18], raw[30:34, 46:50], rtol=1e-4, atol=1e-6)
+    assert jnp.max(jnp.abs(crop[:2] - raw[16:18, 32:64])) > 1e-3
+
+
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_a_shift_by_the_coarsest_scale_shifts_the_output(nonlinearity):
+    network = small(nonlinearity=nonlinearity)
+    params, x = start(network, (40, 48, 1))
+    apply = jax.jit(lambda x: network.apply(params, x, jnp.asarray(30), NOWHERE))
+    inside = np.s_[20:24, 20:24]
+    still = apply(x)[inside]
+    np.testing.assert_allclose(
+        apply(jnp.roll(x, (4, -4), (0, 1)))[24:28, 16:20], still, rtol=1e-4, atol=1e-6
+    )
+    # By less it does not: pooling cuts the image into blocks.
+    assert jnp.max(jnp.abs(apply(jnp.roll(x, 1, 0))[21:25, 20:24] - still)) > 1e-3
+
+
+def test_the_dense_pathway_alone_sees_the_whole_image():
+    t = jnp.asarray(30)
+    for dense in ((), (5,)):
+        network = small(layers=1, num_scales=1, dense=dense)
+        params, x = start(network, (8, 8, 1))
+        corner = jax.jit(jax.grad(lambda x: jnp.sum(network.apply(params, x, t, NOWHERE)[0, 0])))  # noqa: B023
+        seen = np.asarray(corner(x))[..., 0] != 0
+        assert seen[:2, :2].all()
+        assert seen.all() if dense else seen.sum() == 4
+    shape = jax.eval_shape(
+        small(dense=(7, 5), dense_channels=6).init, jax.random.key(0), x, t, NOWHERE
+    )
+    sizes = {name: leaf["kernel"].shape for name, leaf in shape["params"].items() if "Den" in name}
+    assert list(sizes.values()) == [(64, 7), (7, 5), (5, 8 * 8 * 6), (3 + 6, 4)]
+
+
+@pytest.mark.parametrize("nonlinearity, condition", [("softplus", "t"), ("leaky_relu", "log_snr")])
+def test_gradients_are_finite_and_reach_every_parameter(nonlinearity, condition):
+    network = small(nonlinearity=nonlinearity, condition=condition, dense=(5,))
+    params, x = start(network, (8, 8, 2))
+
+    def loss(params, x, t, log_snr):
+        return jnp.sum(network.apply(params, x, t, log_snr) ** 2)
+
+    gradient = jax.jit(jax.grad(loss, (0, 1)))
+    for t, log_snr, scale in ((1, 20.0, 1.0), (T, -20.0, 1.0), (50, 0.0, 300.0)):
+        leaves = gradient(params, scale * x, jnp.asarray(t), jnp.asarray(log_snr))
+        leaves = [np.asarray(leaf) for leaf in jax.tree.leaves(leaves)]
+        assert all(np.isfinite(leaf).all() for leaf in leaves)
+        assert scale > 1 or all(np.any(leaf != 0) for leaf in leaves)  # tanh saturates
+
+
+def test_the_network_looks_at_its_condition_alone():
+    for condition in ("t", "log_snr"):
+        network = small(condition=condition)
+        params, x = start(network, (4, 4, 1))
+        apply = jax.jit(network.apply)
+        raw = apply(params, x, jnp.asarray(20), jnp.asarray(1.0))
+        other_t = apply(params, x, jnp.asarray(90), jnp.asarray(1.0))
+        other_snr = apply(params, x, jnp.asarray(20), jnp.asarray(-8.0))
+        assert jnp.any(raw != other_t) == (condition == "t")
+        assert jnp.any(raw != other_snr) == (condition == "log_snr")
+
+
+def convolutions(jaxpr):
+    """The convolutions of a jaxpr, those of its inner jaxprs too."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "conv_general_dilated":
+            yield equation
+        for inner in jax.tree.leaves(
+            equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")
+        ):
+            inner = getattr(inner, "jaxpr", inner)
+            if hasattr(inner, "eqns"):
+                yield from convolutions(inner)
+
+
+@pytest.mark.parametrize("dtype", [None, jnp.bfloat16])
+def test_vmap_makes_one_convolution_of_a_batch(dtype):
+    network = small(dtype=dtype)
+    params, x = start(network, (8, 8, 1))
+    batch, t = jnp.stack([x, -x, 2 * x]), jnp.asarray([1, 30, 99])
+
+    def each(params, batch, t):
+        return jax.vmap(lambda x, t: network.apply(params, x, t, NOWHERE))(batch, t)
+
+    found = list(convolutions(jax.make_jaxpr(each)(params, batch, t).jaxpr))
+    assert len(found) == 2 * 3
+    for equation in found:
+        spec = equation.params["dimension_numbers"]
+        assert equation.invars[0].aval.shape[spec.lhs_spec[0]] == 3
+        assert equation.params["feature_group_count"] == equation.params["batch_group_count"] == 1
+        assert equation.invars[0].aval.dtype == (dtype or jnp.float32)
+    one = jax.jit(network.apply)(params, batch[2], t[2], NOWHERE)
+    tolerance = 1e-5 if dtype is None else 1e-3
+    np.testing.assert_allclose(jax.jit(each)(params, batch, t)[2], one, atol=tolerance)
+
+
+def test_bfloat16_inside_is_close_and_float32_outside():
+    exact, rough = small(dense=(8,)), small(dense=(8,), dtype=jnp.bfloat16)
+    params, x = start(exact, (16, 16, 1))
+    t = jnp.asarray(30)
+    shapes = jax.eval_shape(rough.init, jax.random.key(0), x, t, NOWHERE)
+    assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
+    apply = jax.jit(lambda params: [n.apply(params, x, t, NOWHERE) for n in (exact, rough)])
+    expected, raw = apply(params)
+    assert raw.dtype == expected.dtype == jnp.float32
+    error = jnp.sqrt(jnp.mean((raw - expected) ** 2)) / jnp.std(expected)
+    assert 1e-4 < error < 0.03
+
+
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_the_signal_keeps_its_scale_over_the_layers(nonlinearity):
+    """Variation over pixels in each channel, of white noise and of an image without detail."""
+    network = networks.MultiScaleConv(T, nonlinearity=nonlinearity)
+    params, noise = start(network, (32, 32, 1))
+    wave = np.sin(np.arange(32) * np.pi / 16)
+    smooth = jnp.asarray(2**0.5 * (wave[:, None] + wave)[..., None] / 2**0.5, jnp.float32)
+    apply = jax.jit(
+        lambda x: network.apply(params, x, jnp.asarray(50), NOWHERE, capture_intermediates=True)
+    )
+    for x in (noise, smooth):
+        raw, state = apply(x)
+        seen = flax.traverse_util.flatten_dict(state["intermediates"], sep="/")
+        variances = [
+            float(jnp.mean(jnp.var(seen[f"MultiScaleLayer_{layer}/__call__"][0], axis=(0, 1))))
+            for layer in range(4)
+        ]
+        assert all(0.01 < variance < 2 for variance in variances), variances
+        assert 1e-3 < jnp.sqrt(jnp.mean(raw**2)) < 0.1
+
+
+def test_the_first_reverse_kernel_is_close_to_the_readouts_own():
+    steps = schedule.geometric(T, 1e-3)
+    built = model.build(gaussian.family(), steps, small(), (8, 8, 1), "code", "eq64")
+    params = jax.jit(built.init)(jax.random.key(0))
+    x = jax.random.normal(jax.random.key(1), (8, 8, 1))
+    mean, variance = jax.jit(built.reverse(params, steps))(x, jnp.asarray(50))
+    beta = float(steps.beta[50])
+    assert np.max(np.abs(mean - np.sqrt(1 - beta) * x)) < 0.3 * np.sqrt(beta)
+    np.testing.assert_allclose(variance, np.full(x.shape, beta), rtol=0.3)
+
+
+def test_the_number_of_parameters():
+    def count(shape, **fields):
+        example = (jnp.zeros(shape), jnp.asarray(1), NOWHERE)
+        init = networks.MultiScaleConv(1000, **fields).init
+        return sum(
+            a.size for a in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0), *example))
+        )
+
+    layers = 4 * 9 * 32 * (1 + 3 * 32) + 4 * 32
+    pointwise, readout = 2 * (32 * 32 + 32), 10 * 2 * (32 + 1)
+    assert count((32, 32, 1)) == layers + pointwise + readout == 114_644
+    assert count((256, 256, 1)) == 114_644
+
+
+@pytest.mark.parametrize(
+    "shape, message",
+    [
+        ((12, 16, 1), r"sides 2\^\(num_scales-1\) = 8 divides, got height 12 in \(12, 16, 1\)"),
+        ((16, 4, 1), r"sides 2\^\(num_scales-1\) = 8 divides, got width 4 in \(16, 4, 1\)"),
+        ((16, 16), r"takes images \(H, W, C\), got an event of shape \(16, 16\)"),
+    ],
+)
+def test_images_that_the_scales_do_not_divide_are_refused(shape, message):
+    with pytest.raises(ValueError, match=message):
+        start(small(num_scales=4), shape)
+    with pytest.raises(ValueError, match=rf"network: MultiScaleConv does not take .*{message}"):
+        model.build(gaussian.family(), schedule.linear(T), small(num_scales=4), shape)
+
+
+@pytest.mark.parametrize(
+    "fields, message",
+    [
+        ({"nonlinearity": "relu"}, r"nonlinearity: expected one of \('softplus', 'leaky_relu'\)"),
+        ({"condition": "beta"}, r"condition: expected one of \('t', 'log_snr'\), got 'beta'"),
+        ({"num_scales": 0}, "num_scales: expected at least 1, got 0"),
+        ({"num_bumps": 0}, "num_bumps: expected at least 1, got 0"),
+        ({"log_snr_range": (3.0, -3.0)}, r"log_snr_range: expected \(low, high\)"),
+    ],
+)
+def test_unknown_settings_are_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        start(small(**fields), (8, 8, 1))
