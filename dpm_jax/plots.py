@@ -195,17 +195,16 @@ def image_columns(path, columns, title: str = "", size: float = 1.1) -> Path:
     """
     shown = list(columns.items())
     n = len(shown[0][1])
-    figure, axes = plt.subplots(
-        n, len(shown), figsize=(size * len(shown), size * n + 0.4), squeeze=False
-    )
+    height = size * n + 0.6  # the rest holds the title and the headings
+    figure, axes = plt.subplots(n, len(shown), figsize=(size * len(shown), height), squeeze=False)
+    figure.subplots_adjust(0, 0, 1, 1 - 0.6 / height, wspace=0.04, hspace=0.04)
     for column, (name, images) in enumerate(shown):
         axes[0, column].set_title(name, fontsize=9)
         for row in range(n):
             axis = axes[row, column]
             axis.imshow(images[row].squeeze(), cmap="gray", vmin=0, vmax=255)
             axis.set(xticks=[], yticks=[])
-    figure.suptitle(title, fontsize=10)
-    figure.subplots_adjust(wspace=0.04, hspace=0.04)
+    figure.suptitle(title, fontsize=10, y=1)
     return save(figure, path)
 
 
@@ -263,5 +262,5 @@ def posterior_rows(path, seen, draws, title: str = "") -> Path:
         axis.imshow(rows, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
         axis.set(xticks=[], yticks=[])
     axes[0, 0].set(yticks=[0, 2, 4 + len(draws[0]) // 2], yticklabels=["x⁰", "seen", "draws"])
-    figure.suptitle(f"{title}: one problem a panel, hidden part blue", y=0.99)
+    axes[0, 0].set_title(f"{title}: one problem a panel, hidden part blue", loc="left", fontsize=10)
     return save(figure, path)

@@ -128,7 +128,8 @@ def text(content: dict[str, Any]) -> str:
         row("effective particles at the end", content["ess"], f"of {held['num_samples']}", 0)
         row("least effective particles", content["least_ess"], f"of {held['num_samples']}", 0)
     for name, values in content.get("against_exact", {}).items():
-        row(name.replace("_", " "), values, "")
+        if not name.startswith("phase_"):  # the share of each: in posterior.json
+            row(name.replace("_", " "), values, "")
     return "\n".join(["", title, reporting.table(rows)])
 
 

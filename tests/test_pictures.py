@@ -1,0 +1,144 @@
+"""The experiments on images, a few steps each: tables, figures, resume, what they refuse."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from test_experiments import configure
+
+import bark
+import cifar10
+import common
+import dead_leaves
+import pictures
+import settings
+from dpm_jax import reporting
+from dpm_jax.data import images
+
+TINY = {
+    "T": 6,
+    "width": 4,
+    "depth": 1,
+    "scales": 2,
+    "batch_size": 4,
+    "num_steps": 2,
+    "log_every": 1,
+    "checkpoint_every": 2,
+    "num_eval": 6,
+    "passes": 2,
+    "num_samples": 2,
+    "sample_steps": 3,
+}
+
+
+def run(experiment, workdir, preset="best", **given):
+    flags = {**experiment.presets[preset], **TINY, **given, "preset": preset}
+    config = configure(experiment, workdir, **flags)
+    printed = common.execute(experiment, config)
+    return config, printed, json.loads((workdir / "report.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for i in range(4):
+        coarse = rng.integers(0, 256, (6, 8), dtype=np.uint8)
+        Image.fromarray(np.kron(coarse, np.ones((6, 6), np.uint8))).save(folder / f"{i}.png")
+    return folder
+
+
+def test_dead_leaves_and_an_image_larger_than_its_patches(tmp_path):
+    config, printed, report = run(dead_leaves.EXPERIMENT, tmp_path / "run", size=16, train_images=2)
+    assert report["figures"].keys() == {"samples", "figure4", "bound_terms"}
+    assert all((tmp_path / "run" / path).exists() for path in report["figures"].values())
+    pixels = 16 * 16
+    assert report["K_bits_per_pixel"] == pytest.approx(report["K_bits"] / pixels)
+    assert report["bits_per_dim_8bit"] == pytest.approx(
+        reporting.bits_per_dim_8bit(
+            report["K_bits"] * reporting.LN2, pixels, report["scale_levels"]
+        )
+    )
+    noise = -0.5 * pixels * np.log2(2 * np.pi * np.e * config["beta_1"])
+    assert report["ceiling_bits"] == pytest.approx(noise) and report["K_bits"] < noise
+    assert "bits/pixel" in printed and "β_1 = 0.002" in printed
+
+
+def test_the_paper_preset_of_cifar_10_from_a_file(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.integers(0, 256, (40, 8, 8, 3), dtype=np.uint8))
+    given = {"dataset": str(tmp_path / "x.npy"), "dense": 3}
+    _, printed, report = run(cifar10.EXPERIMENT, tmp_path / "run", preset="paper", **given)
+    assert report["dims"] == 192 and report["pixels"] == 64
+    assert report["figures"].keys() == {"samples", "figure3", "bound_terms"}
+    assert report["figure3_rmse_noised"] == pytest.approx(1, rel=0.2)
+    assert 0 < report["figure3_rmse_denoised"] < 3
+    assert "8-bit code length" in printed
+
+
+def test_bark_from_a_folder_fills_the_centre_of_a_held_out_photograph(tmp_path, photographs):
+    given = {"size": 16, "view": 32, "hole": 12, "repeats": 2, "image_dir": str(photographs)}
+    config, _, report = run(bark.EXPERIMENT, tmp_path / "run", **given)
+    assert report["figures"].keys() == {"samples", "figure5", "bound_terms"}
+    assert len(report["held_out_files"]) == 1 and report["skipped_files"] == 0
+    problem = bark.setup(config)
+    assert problem.whole.shape == (1, 32, 32, 1) and problem.data.shape[0] == 3
+    held = np.asarray(Image.open(photographs / report["held_out_files"][0]))
+    np.testing.assert_array_equal(problem.whole[0, ..., 0], held[2:34, 8:40])
+    x = problem.draw(jax.random.key(0), problem.data, 50)
+    assert x.shape == (50, 16, 16, 1) and abs(float(x.mean())) < 0.5
+
+
+def test_training_images_are_mirrored_in_half_of_the_draws(tmp_path):
+    ramp = np.broadcast_to(np.arange(8, dtype=np.uint8)[:, None] * 30, (40, 8, 8, 1)).copy()
+    np.save(tmp_path / "x.npy", ramp)
+    config = configure(cifar10.EXPERIMENT, tmp_path / "run", **TINY)
+    config |= {"dataset": str(tmp_path / "x.npy"), "flip": True}
+    made = cifar10.make(config)
+    rows = np.asarray(made.draw(jax.random.key(0), jax.numpy.asarray(made.train), 400))
+    mirrored = (rows[:, 0, 0, 0] == 210).mean()
+    assert abs(mirrored - 0.5) < 0.1
+    there = ramp[0, 0, :, 0]
+    assert {tuple(r) for r in rows[:, 0, :, 0]} == {tuple(there), tuple(there[::-1])}
+
+
+def test_levels_of_16_bits_are_shown_in_8():
+    problem = common.Problem(*[None] * 9)._replace(
+        facts={"mean_levels": 30000.0, "scale_levels": 10000.0, "levels": 65536}
+    )
+    x = np.array([-3.0, -1.0, 0.0, 3.5535, 9.0])
+    np.testing.assert_array_equal(pictures.to_levels(problem, x), [0, 78, 117, 255, 255])
+
+
+@pytest.mark.parametrize(
+    "experiment, flags, message",
+    [
+        (dead_leaves, {"size": 4}, "--size: expected 8..256, got 4"),
+        (dead_leaves, {"train_images": 0}, "--train_images: expected at least 1, got 0"),
+        (dead_leaves, {"dataset": "/no/leaves.mat"}, "leaves.mat"),
+        (dead_leaves, {"size": 18, "scales": 3}, "18"),
+        (cifar10, {"dataset": "cifar1O"}, "cifar10"),
+        (cifar10, {"sample_steps": 7}, "--sample_steps: expected 2..6, got 7"),
+        (cifar10, {"dataset": "/no/file.npy"}, "file.npy"),
+        (bark, {}, "--image_dir: expected a folder of photographs, got none"),
+        (bark, {"image_dir": "/no"}, "/no"),
+        (bark, {"image_dir": "x", "hole": 300}, "--hole: expected 1..255, got 300"),
+        (bark, {"image_dir": "x", "view": 30}, "--view: expected a multiple of 4, got 30"),
+    ],
+)
+def test_bad_flags_are_refused_before_any_work(tmp_path, experiment, flags, message):
+    given = {"size": 16, "train_images": 1} if experiment is dead_leaves else {}
+    with pytest.raises(settings.Invalid, match=message):
+        run(experiment.EXPERIMENT, tmp_path / "run", **{**given, **flags})
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_law_of_the_skip_is_that_of_the_training_draws(tmp_path):
+    config = configure(dead_leaves.EXPERIMENT, tmp_path / "run", **TINY, size=16, train_images=30)
+    made = dead_leaves.make(config)
+    law = pictures.fit_law(made, 0)
+    assert float(law.power.mean()) == pytest.approx(1, abs=0.15)  # unit variance, but for the mean
+    assert images.levels_of(made.test) == made.levels == 256
