@@ -15,8 +15,8 @@ from dpm_jax.networks.paper import bumps
 
 Array = jax.Array
 # Means over a standard normal, which the nonlinearities below are less: constants that the next
-# layer's bias could take up. Left in, they are most of what random weights pass on, and training
-# stands still for hundreds of steps, or for good.
+# layer's bias could take up, but for the zeros that pad a border. Left in, they are most of what
+# random weights pass on, and training stands still for hundreds of steps.
 SOFTPLUS_MEAN = 0.80605918334744
 LEAKY_RELU_MEAN = 0.37899
 
@@ -77,7 +77,7 @@ class MultiScaleLayer(nn.Module):
             )(pyramid[k])
             for k in range(self.num_scales)
         ]
-        # From coarse to fine, doubling on the way: no map is upsampled more than once.
+        # From coarse to fine, each sum doubled once, rather than each map up to full size.
         total = maps.pop()
         while maps:
             total = maps.pop() + _upsample(total)
