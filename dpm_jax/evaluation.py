@@ -1,6 +1,6 @@
 """K of a data set with its standard error, on all local devices, in chunks of constant memory."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -56,15 +56,71 @@ def evaluate(
     Raises:
         ValueError: for no data, or batch_size or passes below 1.
     """
-    n = len(data)
-    if n < 1 or batch_size < 1 or (passes is not None and passes < 1):
-        raise ValueError(
-            f"evaluate: expected data, batch_size >= 1 and passes >= 1,"
-            f" got {n} rows, batch_size={batch_size}, passes={passes}"
-        )
+    _check(data, batch_size, passes)
     kernel = _make_kernel(model, draw, passes, steps)
     rows = list(over_rows(kernel, params, data, seed, batch_size, progress))
     return _summary(rows, by_batch=passes is not None)
+
+
+class NoiseFloor(NamedTuple):
+    """Bounds on the log density of data noised to step t0; (m,) nats per example, one a t0."""
+
+    t0: np.ndarray
+    noise: np.ndarray  # 1 − ᾱ_{t0}, the variance of the noise in units of π's
+    K: np.ndarray
+    K_error: np.ndarray
+    gain: np.ndarray  # K' = K − L_null
+    gain_error: np.ndarray
+    each: np.ndarray  # (examples, m), K' of every example: models differ by much less than these
+    examples: int
+
+
+def noise_floor(
+    model: Model,
+    params,
+    data,
+    t0: Sequence[int],
+    seed: int = 0,
+    draw: Callable[[Array, Array], Array] | None = None,
+    batch_size: int = 100,
+    passes: int | None = None,
+    steps: int | None = None,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> NoiseFloor:
+    """K and K' (eq. 14) of a data set noised to each step t0 (bound.noise_floor), from one model.
+
+    Data whose density is unbounded (flat regions, grey levels) have no K of their own, only one at
+    each noise. Models with one schedule and seed share their noise: compare `each` in pairs.
+
+    Args:
+        t0: steps in 1..T, of the respaced chain where `steps` is given.
+        passes: None: every t. Otherwise so many draws of t for each example, stratified.
+
+    The other arguments are those of `evaluate`. At t0 = 1 without passes, K' is the K − L_null of
+    `evaluate` for a fixed last step, with the same seed to rounding.
+
+    Returns:
+        NoiseFloor. Standard errors are over examples, NaN for one alone.
+
+    Raises:
+        ValueError: for no data, batch_size or passes below 1, or a t0 outside 1..T.
+    """
+    _check(data, batch_size, passes)
+    kernel = _make_floor_kernel(model, draw, t0, passes, steps)
+    rows = np.concatenate(list(over_rows(kernel, params, data, seed, batch_size, progress)))
+    K, gain = rows[..., 0], rows[..., 0] - rows[..., 1]
+    floors = np.asarray(t0)
+    error = lambda v: np.apply_along_axis(standard_error, 0, v)  # noqa: E731
+    return NoiseFloor(
+        t0=floors,
+        noise=np.asarray(respaced(model, params, steps).noise, np.float64)[floors],
+        K=K.mean(axis=0),
+        K_error=error(K),
+        gain=gain.mean(axis=0),
+        gain_error=error(gain),
+        each=gain,
+        examples=len(rows),
+    )
 
 
 def over_rows(
@@ -99,14 +155,14 @@ def _joined(values: Array, kept: int) -> np.ndarray:
 
 def _make_kernel(model: Model, draw, passes: int | None, steps: int | None):
     """(params, rows, key) -> (rows, 2): K and L_null of each row, on one device."""
-    family, last_step = model.family, model.last_step
+    family, last_step = model.family, model.last
 
     def kernel(params, rows: Array, key: Array) -> Array:
         key_draw, key_t = jax.random.split(key)
         x0 = rows if draw is None else draw(key_draw, rows)
         schedule = respaced(model, params, steps)
         reverse = model.reverse(params, schedule)
-        null = jax.vmap(lambda x: family.log_prob(family.prior(x.shape), x))(x0)
+        null = jax.vmap(lambda x: bound.null(family, x, last_step))(x0)
         if passes is None:
             each = jax.vmap(lambda k, x: bound.exact(k, family, schedule, reverse, x, last_step).K)
             K = each(jax.random.split(key_t, x0.shape[0]), x0)
@@ -116,6 +172,31 @@ def _make_kernel(model: Model, draw, passes: int | None, steps: int | None):
         return jnp.stack([K, null], axis=-1)
 
     return kernel
+
+
+def _make_floor_kernel(model: Model, draw, t0: Sequence[int], passes: int | None, steps):
+    """(params, rows, key) -> (rows, m, 2): K and L_null of each row at each t0, on one device."""
+
+    def kernel(params, rows: Array, key: Array) -> Array:
+        key_draw, key_t = jax.random.split(key)
+        x0 = rows if draw is None else draw(key_draw, rows)
+        schedule = respaced(model, params, steps)
+        reverse = model.reverse(params, schedule)
+        each = jax.vmap(
+            lambda k, x: bound.noise_floor(k, model.family, schedule, reverse, x, t0, passes)
+        )
+        return jnp.stack(each(jax.random.split(key_t, x0.shape[0]), x0), axis=-1)
+
+    return kernel
+
+
+def _check(data, batch_size: int, passes: int | None) -> None:
+    n = len(data)
+    if n < 1 or batch_size < 1 or (passes is not None and passes < 1):
+        raise ValueError(
+            f"evaluate: expected data, batch_size >= 1 and passes >= 1,"
+            f" got {n} rows, batch_size={batch_size}, passes={passes}"
+        )
 
 
 def _summary(rows: list[np.ndarray], by_batch: bool) -> Evaluation:

@@ -10,7 +10,8 @@ of increments whose means are the terms of K (eq. 14), −K = ⟨W⟩:
     t = 0:   log q(x^T|x^0) − log π(x^T), of mean KL(q(x^T|x^0) ‖ π)
 
 That form is used here: it never subtracts two large numbers. `reverse` must hold at t = 1: with the
-fixed last step it is `bound.fix_last_step(family, schedule, reverse)`.
+fixed last step it is `bound.fix_last_step(family, schedule, reverse)`. A `last_step` that is a
+function (bound.py) takes the place of log p(x^0|x^1): p(x^0) is then the probability of integers.
 """
 
 from typing import NamedTuple
@@ -18,6 +19,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dpm_jax import bound
+from dpm_jax.bound import LastStep
 from dpm_jax.family import Array, Family, Reverse
 from dpm_jax.schedule import Schedule
 from dpm_jax.thermodynamics import Estimate, jarzynski
@@ -44,16 +47,30 @@ class Sandwich(NamedTuple):
     upper: Array  # its mean is >= log p(x^0)
 
 
-def work(key: Array, family: Family, schedule: Schedule, reverse: Reverse, x0: Array) -> Array:
+def work(
+    key: Array,
+    family: Family,
+    schedule: Schedule,
+    reverse: Reverse,
+    x0: Array,
+    last_step: LastStep = "learned",
+) -> Array:
     """W of one forward trajectory (eq. 9), scalar nats: E e^{−W} = p(x^0), E W = −K (eq. 12).
 
     A scan: memory does not grow with T. Differentiable in what `schedule`, `reverse` and x0 hold.
     """
-    total, _ = _walk(key, family, schedule, reverse, x0, lambda step: None)
+    total, _ = _walk(key, family, schedule, reverse, x0, lambda step: None, last_step)
     return total
 
 
-def profile(key: Array, family: Family, schedule: Schedule, reverse: Reverse, x0: Array) -> Profile:
+def profile(
+    key: Array,
+    family: Family,
+    schedule: Schedule,
+    reverse: Reverse,
+    x0: Array,
+    last_step: LastStep = "learned",
+) -> Profile:
     """W of one forward trajectory (eq. 9) increment by increment, KL_t and entropies (eq. 24)."""
 
     def keep(step):
@@ -63,7 +80,7 @@ def profile(key: Array, family: Family, schedule: Schedule, reverse: Reverse, x0
         later = (family.kl(q, p), family.entropy(p), lower, upper)
         return Profile(increment, *(jnp.where(t > 1, value, 0.0) for value in later))
 
-    total, steps = _walk(key, family, schedule, reverse, x0, keep)
+    total, steps = _walk(key, family, schedule, reverse, x0, keep, last_step)
     first = Profile(total - jnp.sum(steps.work), *jnp.zeros(4, x0.dtype))
     return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, steps)
 
@@ -90,6 +107,7 @@ def works(
     x0: Array,
     num: int,
     chunk: int = 256,
+    last_step: LastStep = "learned",
 ) -> Array:
     """W of `num` independent forward trajectories of one example (eq. 9), (num,) nats.
 
@@ -100,7 +118,7 @@ def works(
     """
     if num < 1 or chunk < 1:
         raise ValueError(f"num: expected num >= 1 and chunk >= 1, got {num} and {chunk}")
-    one = jax.checkpoint(lambda k: work(k, family, schedule, reverse, x0))
+    one = jax.checkpoint(lambda k: work(k, family, schedule, reverse, x0, last_step))
     return jax.lax.map(one, jax.random.split(key, num), batch_size=min(chunk, num))
 
 
@@ -112,6 +130,7 @@ def estimate(
     x0: Array,
     num: int,
     chunk: int = 256,
+    last_step: LastStep = "learned",
 ) -> Estimate:
     """log p(x^0) of one example from `num` trajectories (eq. 9), with its errors; nats.
 
@@ -122,7 +141,7 @@ def estimate(
     Raises:
         ValueError: for num or chunk below 1.
     """
-    return jarzynski(works(key, family, schedule, reverse, x0, num, chunk))
+    return jarzynski(works(key, family, schedule, reverse, x0, num, chunk, last_step))
 
 
 def model_work(
@@ -182,15 +201,26 @@ def _posterior(family: Family, schedule: Schedule, x0: Array, xt: Array, t: Arra
     return family.posterior(x0, xt, schedule.beta[t], before)
 
 
-def _walk(key: Array, family: Family, schedule: Schedule, reverse: Reverse, x0: Array, keep):
+def _walk(
+    key: Array,
+    family: Family,
+    schedule: Schedule,
+    reverse: Reverse,
+    x0: Array,
+    keep,
+    last_step: LastStep,
+):
     """W of a forward trajectory, and keep((x^{t-1}, x^t, t, increment)) stacked over t = 1..T."""
+    log_last = bound.log_last(family, last_step)
 
     def body(carry, t: Array):
         x_prev, total = carry
         q_step = family.step(x_prev, schedule.beta[t])
         xt = family.sample(jax.random.fold_in(key, t), q_step)
         known = family.log_prob(_posterior(family, schedule, x0, xt, t), x_prev)
-        increment = jnp.where(t > 1, known, 0.0) - family.log_prob(reverse(xt, t), x_prev)
+        p = reverse(xt, t)
+        log_p = jnp.where(t > 1, family.log_prob(p, x_prev), log_last(p, x_prev))
+        increment = jnp.where(t > 1, known, 0.0) - log_p
         return (xt, total + increment), keep((x_prev, xt, t, increment))
 
     times = jnp.arange(1, schedule.T + 1)

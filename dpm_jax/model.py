@@ -36,7 +36,7 @@ class Model(NamedTuple):
     @property
     def last(self) -> bound.LastStep:
         """What bound and likelihood take as last_step: a name, or the log mass of the bins."""
-        if self.last_step != "discretized":
+        if self.bins is None:
             return self.last_step
         return partial(discretized.log_mass, bins=self.bins)
 
@@ -196,13 +196,12 @@ def log_likelihood_bound(
 ) -> bound.Bound:
     """K and L_null (eq. 14), (n,) nats each, of a batch (n, *event): the sum over every t.
 
-    Each K has one draw of x^t at every t: an unbiased estimate of a bound on log p(x^0).
+    Each K has one draw of x^t at every t: an unbiased estimate of a bound on log p(x^0), or on its
+    log probability where the last step is discretized.
     """
     schedule = respaced(model, params, steps)
     reverse = model.reverse(params, schedule)
-    each = jax.vmap(
-        lambda k, x: bound.exact(k, model.family, schedule, reverse, x, model.last)
-    )
+    each = jax.vmap(lambda k, x: bound.exact(k, model.family, schedule, reverse, x, model.last))
     return each(jax.random.split(key, x0.shape[0]), x0)
 
 

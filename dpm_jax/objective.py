@@ -39,14 +39,16 @@ def make_loss(model: Model, objective: str = "bound", num_t: int | None = None) 
     def all_t(params, key: Array, batch: Array):
         schedule = model.schedule(params)
         reverse = model.reverse(params, schedule)
-        family, last_step = model.family, model.last_step
+        family, last_step = model.family, model.last
         # Side by side, not by scan: the gradient of a scan would add a full gradient of the weights
         # at every t, which readouts of their own for each of 2000 t make many times dearer.
         t = jnp.arange(bound.first_t(last_step), schedule.T + 1)
-        each = jax.vmap(bound.term, in_axes=(0, None, None, None, 0, None))
-        terms = jax.vmap(each, in_axes=(0, None, None, None, None, 0))(
-            jax.random.split(key, (t.shape[0], batch.shape[0])), family, schedule, reverse, batch, t
-        )
+
+        def one(key: Array, x: Array, t: Array) -> Array:
+            return bound.term(key, family, schedule, reverse, x, t, last_step)
+
+        draws = jax.random.split(key, (t.shape[0], batch.shape[0]))
+        terms = jax.vmap(jax.vmap(one, (0, 0, None)), (0, None, 0))(draws, batch, t)
         known = jax.vmap(lambda x: bound.ends(family, schedule, x, last_step))(batch)
         K = jnp.mean(known) + jnp.sum(jnp.mean(terms, axis=1))
         return -K / batch[0].size, K
@@ -54,12 +56,12 @@ def make_loss(model: Model, objective: str = "bound", num_t: int | None = None) 
     def random_t(params, key: Array, batch: Array):
         schedule = model.schedule(params)
         reverse = model.reverse(params, schedule)
-        family, last_step = model.family, model.last_step
+        family, last_step = model.family, model.last
         if objective == "v":
             law, weights = v_weights(schedule)
         else:
             law, weights = bound.time_weights(schedule, last_step), jnp.ones_like(schedule.beta)
-        draws = bound.draw_terms(key, family, schedule, reverse, batch, law, num_t)
+        draws = bound.draw_terms(key, family, schedule, reverse, batch, law, num_t, last_step)
         known = jnp.mean(jax.vmap(lambda x: bound.ends(family, schedule, x, last_step))(batch))
         terms = draws.term / draws.probability
         K = known + jnp.mean(terms)

@@ -5,7 +5,8 @@ proposal differ at each t by exactly the factor that eq. 22 normalises away from
 
     w_t = Z~_{t-1}(x^t) / r(x^t),        w_{T+1} = Z~_T = ∫ π r(x^T),
 
-since the r(x^t) of neighbouring steps cancel and r(x^0) is left. Kept as weights, with systematic
+since the r(x^t) of neighbouring steps cancel and r(x^0) is left (for a first-order tilt, whose
+kernel is not exactly eq. 22, p r/p~ takes the place of Z~). Kept as weights, with systematic
 resampling where they become uneven, they give samples of p~(x^0) ∝ p(x^0) r(x^0) for any
 r(x^t) > 0 at t > 0, and an unbiased estimate of the evidence Z~ = ∫ p(x^0) r(x^0).
 
@@ -30,8 +31,8 @@ class Particles(NamedTuple):
     x: Array  # (N, *event)
     weight: Array  # (N,), sum 1
     log_z: Array  # log of an unbiased estimate of Z~ = ∫ p r, nats
-    ess: Array  # effective number of particles at the end, 1..N
-    least_ess: Array  # the smallest at any t
+    ess: Array  # effective number of particles at the end, after the last resampling, 1..N
+    least_ess: Array  # the smallest at any t: where it is a few, so were the ancestors
     resampled: Array  # number of t at which they were resampled
     lost_t: Array  # the t whose step left no weight (or a NaN); 0 where all went well
 

@@ -264,3 +264,29 @@ def posterior_rows(path, seen, draws, title: str = "") -> Path:
     axes[0, 0].set(yticks=[0, 2, 4 + len(draws[0]) // 2], yticklabels=["x⁰", "seen", "draws"])
     axes[0, 0].set_title(f"{title}: one problem a panel, hidden part blue", loc="left", fontsize=10)
     return save(figure, path)
+
+
+def noise_floor(path, curves, elements: int = 1, title: str = "") -> Path:
+    """K' of data noised to each variance, beside the most that noise leaves: −½ log2 v a dimension.
+
+    Args:
+        path: of the PNG.
+        curves: name -> (noise variance v = 1 − ᾱ, K' in bits a dimension, its standard error),
+            arrays of one length; of data of variance 1.
+        elements: dimensions of a pixel: 1 for grey levels, 3 for colours.
+        title: of the figure.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    seen = np.concatenate([np.asarray(v) for v, _, _ in curves.values()])
+    v = np.geomspace(seen.min(), seen.max(), 200)
+    ceiling = r"ceiling, $-½\log_2 v$" + (f" × {elements}" if elements > 1 else "")
+    axis.plot(v, -0.5 * np.log2(v) * elements, "k--", lw=1, label=ceiling)
+    for name, (noise, gain, error) in curves.items():
+        axis.errorbar(
+            noise, np.multiply(gain, elements), np.multiply(error, elements),
+            fmt="o-", ms=3, lw=1, capsize=2, label=name,
+        )  # fmt: skip
+    axis.set(xscale="log", xlabel=r"variance of the noise $v = 1 - \bar\alpha_{t_0}$")
+    axis.set(ylabel="$K' = K - L_{null}$, bits per pixel", title=title)
+    axis.legend(frameon=False, title="± one standard error")
+    return save(figure, path)

@@ -37,13 +37,14 @@ class Tilt(NamedTuple):
     """r(x^t) for all t, and what it makes of a kernel; `tilt(params, t)` is eq. 22.
 
     In all three, params are those of p(x^{t-1} | x^t), t runs from 1 to T + 1, and the step T + 1
-    is the prior.
+    is the prior. log_z is the log Z~_{t-1}(x^t) of eq. 22 where the product is exact; of a
+    first-order tilt it is p r/p~ at the x^{t-1} that was drawn, and varies with it.
     """
 
     T: int  # steps of the schedule it was made for
     apply: Callable[[Params, Array], Params]  # params, t -> p~(x^{t-1}|x^t)
     log_r: Callable[[Array, Array], Array]  # x^t, t in 1..T -> log r(x^t)
-    log_z: Callable[[Params, Array, Array], Array]  # params, x^{t-1}, t -> log p r / p~ = log Z~
+    log_z: Callable[[Params, Array, Array], Array]  # params, x^{t-1}, t -> log p r / p~
     curvature: Callable[[Params, Array], Array] | None = None  # of a first-order tilt (eq. 61)
     singular: bool = False  # r(x^t) is a delta at t > 0, of which `particles` has no weight
 
@@ -80,7 +81,7 @@ def compose(*tilts: Tilt) -> Tilt:
     def curvature(params: Params, t: Array) -> Array:
         each = ((first, params), (rest, first(params, t)))  # of each where it is applied
         parts = [tilt.curvature(p, t) for tilt, p in each if tilt.curvature]
-        return jnp.max(jnp.stack(parts))
+        return jnp.sum(jnp.stack(parts))  # no less than that of the product
 
     return Tilt(
         first.T,
@@ -139,6 +140,8 @@ def denoise(
     mask = _mask(np.ones(jnp.shape(y), bool) if mask is None else mask, jnp.shape(y))
     if not isinstance(noise, jax.core.Tracer) and not np.all(np.asarray(noise) > 0):
         raise ValueError(f"noise: expected above 0 (at 0 it is `inpaint`), got {noise}")
+    if jnp.shape(noise) not in ((), jnp.shape(y)):
+        raise ValueError(f"noise: expected shape () or {jnp.shape(y)}, got {jnp.shape(noise)}")
     r = _named("y", family.observe, _seen(mask, y), noise)
     return _exact(family, schedule, r, mask, how)
 
@@ -151,7 +154,8 @@ def perturb(
     Args:
         family: a column of Table App.1.
         schedule: of the chain that will be sampled.
-        log_r: x -> nats; Gaussian: differentiable, a scalar or per element; bits: per bit.
+        log_r: x -> nats; Gaussian: differentiable, a scalar or per element; bits: per bit, each
+            value of its own bit alone (an r that couples bits has no kernel in the family).
         how: "constant" or "annealed".
 
     Raises:
@@ -218,6 +222,11 @@ def _exact(family: Family, schedule: Schedule, r: Params, mask: Array, how: str)
         return r if how == "constant" else family.power(r, power(t))
 
     def apply(params: Params, t: Array) -> Params:
+        event = jnp.shape(jax.tree.leaves(params)[0])
+        if event != mask.shape:
+            raise ValueError(
+                f"tilt: expected values of the event's shape {event}, got {mask.shape}"
+            )
         product, _ = family.multiply(params, at(t - 1))
         return jax.tree.map(lambda a, b: jnp.where(mask, a, b), product, params)
 
@@ -252,6 +261,7 @@ def _checked(log_r: Callable[[Array], Array], x: Array) -> Array:
 
 
 def _mask(mask: Any, shape: tuple[int, ...]) -> Array:
+    mask = mask if isinstance(mask, jax.Array) else np.asarray(mask)
     if jnp.result_type(mask) != jnp.bool_:
         raise ValueError(f"mask: expected bool, True where known, got {jnp.result_type(mask)}")
     if jnp.shape(mask) != shape:

@@ -78,7 +78,7 @@ def works(
 
         def one(i: Array) -> Array:  # trajectory i % num of row i // num
             walk = jax.random.fold_in(key_walk, i)
-            return likelihood.work(walk, model.family, schedule, reverse, x0[i // num])
+            return likelihood.work(walk, model.family, schedule, reverse, x0[i // num], model.last)
 
         index = jnp.arange(len(x0) * num)
         flat = jax.lax.map(one, index, batch_size=min(lanes, len(x0) * num))
@@ -142,8 +142,11 @@ def sandwich(
     """Lower and upper estimates of log p (eq. 9) of samples of the model, (examples, 2) nats.
 
     Raises:
-        ValueError: for examples, num or lanes below 1.
+        ValueError: for examples, num or lanes below 1, or a discretized last step: the upper
+            estimate holds for the sample itself and not for its bin.
     """
+    if model.last_step == "discretized":
+        raise ValueError("last_step: expected fixed or learned for a sandwich, got 'discretized'")
     _check_counts(examples=examples, num=num, lanes=lanes)
 
     def kernel(params, rows: Array, key: Array) -> Array:
@@ -190,8 +193,9 @@ def profile(
         reverse = model.reverse(params, schedule)
 
         def one(k: Array, x: Array) -> Array:
-            walk = lambda k: likelihood.profile(k, model.family, schedule, reverse, x)  # noqa: E731
-            each = jax.vmap(walk)(jax.random.split(k, num))
+            each = jax.vmap(
+                lambda k: likelihood.profile(k, model.family, schedule, reverse, x, model.last)
+            )(jax.random.split(k, num))
             later = jnp.cumsum(each.work.at[:, :2].set(0.0), axis=1)
             means = [jnp.mean(value, axis=0) for value in (*each, later)]
             return jnp.stack([*means, jnp.var(later, axis=0, ddof=1)])

@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 import common
+import noise_floor
 import pictures
 import settings
 from dpm_jax import plots, posterior, replacement, sampling
@@ -74,7 +75,9 @@ def figures(config, problem, params, folder):
     if len(problem.whole):
         columns, facts = _figure5(config, problem, params)
         paths["figure5"] = plots.image_columns(folder / "figure5.png", columns, size=3.0)
-    return {name: str(path) for name, path in paths.items()}, facts, []
+    others = noise_floor.fitted(config, problem)
+    curve, more, rows = noise_floor.measure(config, problem, params, folder, others)
+    return {name: str(path) for name, path in (paths | curve).items()}, facts | more, rows
 
 
 def _figure5(config, problem, params):

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 import common
+import noise_floor
 import pictures
 import settings
 from dpm_jax import plots, posterior, sampling
@@ -67,7 +68,8 @@ def figures(config, problem, params, folder):
     paths["figure3"] = plots.image_columns(folder / "figure3.png", columns, size=1.5)
     error = lambda x: float(np.sqrt(np.mean((np.asarray(x) - np.asarray(x0)) ** 2)))  # noqa: E731
     facts = {"figure3_rmse_noised": error(y), "figure3_rmse_denoised": error(denoised)}
-    return {name: str(path) for name, path in paths.items()}, facts, []
+    curve, more, rows = noise_floor.measure(config, problem, params, folder)
+    return {name: str(path) for name, path in (paths | curve).items()}, facts | more, rows
 
 
 def _denoise(problem, params, key, y, steps: int):

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 import common
+import noise_floor
 import pictures
 import settings
 from dpm_jax import plots
@@ -68,7 +69,9 @@ def figures(config, problem, params, folder):
         f"sample, {config['sample_steps']} steps": pictures.to_levels(problem, whole),
     }
     paths["figure4"] = plots.image_columns(folder / "figure4.png", beside, size=4.0)
-    return {name: str(path) for name, path in paths.items()}, {}, []
+    others = noise_floor.fitted(config, problem)
+    curve, facts, rows = noise_floor.measure(config, problem, params, folder, others)
+    return {name: str(path) for name, path in (paths | curve).items()}, facts, rows
 
 
 EXPERIMENT = common.Experiment(

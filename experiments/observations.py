@@ -89,7 +89,7 @@ def read_values(path: str, shape: tuple[int, ...], facts: dict[str, Any]) -> np.
     if values.shape == shape:
         values = values[None]
     if values.shape[1:] != shape or not len(values):
-        raise ValueError(f"input: expected shape (n, *{shape}), got {values.shape} in {path}")
+        raise ValueError(f"input: expected shape {('n', *shape)}, got {values.shape} in {path}")
     if values.dtype == np.uint8 and "scale_levels" in facts:
         return (values + 0.5 - facts["mean_levels"]) / facts["scale_levels"]
     return np.asarray(values, np.float64)

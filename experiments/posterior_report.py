@@ -54,29 +54,29 @@ def _mean(found) -> np.ndarray:
 
 def _errors(problem, seen, found, mean, target) -> dict[str, Any]:
     """Root mean square error of each estimate over what was to be found; PSNR of images, in dB."""
-    guesses = {"posterior mean": mean, "one posterior sample": _one(found)}
+    guesses = {"posterior mean": mean}
     if seen.noise:
         guesses["observed"] = seen.y
     linear = wiener(problem, seen)
     if linear is not None:
         guesses["linear (Wiener)"] = linear
     scale, level = problem.facts.get("scale_levels"), problem.facts.get("mean_levels")
-    result = {}
-    for name, guess in guesses.items():
-        if scale:  # no image has levels outside 0..255: all guesses are clipped alike
+
+    def square(guess):  # no image has levels outside 0..255: all guesses are clipped alike
+        if scale:
             guess = np.clip(guess, (0.5 - level) / scale, (255.5 - level) / scale)
-        error = np.sqrt(np.mean((guess - seen.truth)[:, target] ** 2, axis=1))
+        return np.mean((guess - seen.truth)[:, target] ** 2, axis=1)
+
+    squares = {name: square(guess) for name, guess in guesses.items()}
+    draws = np.stack([square(found.x[:, k]) for k in range(found.x.shape[1])], axis=1)
+    squares["one posterior sample"] = np.sum(found.weight * draws, axis=1)  # over all of them
+    result = {}
+    for name, value in squares.items():
+        error = np.sqrt(value)
         result[name] = {"rmse": [float(v) for v in error]}
         if scale:
             result[name]["psnr"] = [float(v) for v in 20 * np.log10(255 / (error * scale))]
     return result
-
-
-def _one(found) -> np.ndarray:
-    """One draw of each posterior, by its weights."""
-    rng = np.random.default_rng(0)
-    which = [rng.choice(len(w), p=w / w.sum()) for w in found.weight]
-    return found.x[np.arange(len(which)), which]
 
 
 def wiener(problem, seen) -> np.ndarray | None:
@@ -173,6 +173,8 @@ def save_arrays(path: Path, seen, found) -> None:
     temporary = path.with_name(path.stem + ".partial.npz")
     arrays = {"x": found.x.astype(np.float32), "weight": found.weight, "log_z": found.log_z}
     arrays |= {"mean": _mean(found), "observed": seen.y, "known": seen.known}
+    if seen.truth is not None:
+        arrays["truth"] = seen.truth
     np.savez_compressed(temporary, **arrays)
     os.replace(temporary, path)
 

@@ -9,11 +9,13 @@ from cases import (
     BOTH,
     C_CORRELATED,
     C_DIAGONAL,
+    LAW,
     RATE,
     STATES,
     T,
     averaged,
     bent,
+    bits_given,
     enumerated,
     error_of,
     gaussian_reverse,
@@ -234,6 +236,87 @@ def test_exact_is_one_loop_whatever_T_and_traces_once(setting):
         assert jaxpr.count("scan[") == 1 and "while[" not in jaxpr.split("scan[")[0]
         sizes.append(len(jaxpr.splitlines()))
     assert sizes[0] == sizes[1]
+
+
+# --- the noise floor -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("C", [C_DIAGONAL, C_CORRELATED], ids=["diagonal", "correlated"])
+def test_K_of_noised_gaussian_data_is_its_closed_form_at_every_noise(C):
+    """K(t0) = −h(X^{t0}) − what the kernels lose after t0; K' falls as noise is added."""
+    family, steps, t0 = gaussian.family(), schedule.constant_fraction(6, 0.05), range(1, 7)
+    reverse, lost = gaussian_reverse(C, steps)
+    one = lambda key, x: bound.noise_floor(key, family, steps, reverse, x, t0)  # noqa: E731
+    K, L_null = jax.jit(jax.vmap(one))(keys(4000), normal_data(C, 4000))
+    S = [a * C + (1 - a) * np.eye(3) for a in np.asarray(steps.alpha_bar)[1:]]
+    after = np.append(np.cumsum(lost[:1:-1])[::-1], 0)
+    expected = np.array([negative_entropy(s) for s in S]) - after
+    mean_is(K, expected)
+    mean_is(L_null, [-0.5 * (3 * np.log(2 * np.pi) + np.trace(s)) for s in S])
+    assert (error_of(np.asarray(K)) < 0.05).all()
+    assert (np.diff(np.mean(K - L_null, axis=0)) < 0).all()
+    np.testing.assert_allclose(np.mean(K - L_null, axis=0)[-1], 0, atol=1e-12)
+
+
+def test_noise_floor_at_t_1_is_K_of_the_fixed_last_step(setting):
+    """K − L_null of the same key agrees for one example; K differs by log π(x^0) − E log π(x^1)."""
+    family, steps, x0 = setting
+    args = (jax.random.key(3), family, steps, bent(family, steps), x0)
+    exact, floor = bound.exact(*args), bound.noise_floor(*args, [1])
+    np.testing.assert_allclose(exact.K - exact.L_null, (floor.K - floor.L_null)[0], rtol=1e-12)
+    if family.name == "gaussian":
+        edge = steps.beta[1] * (3 - jnp.sum(x0**2)) / 2
+    else:
+        log_odds = family.prior(x0.shape).logits  # log π is linear in the bits
+        edge = jnp.sum(log_odds * steps.beta[1] * (x0 - jax.nn.sigmoid(log_odds)))
+    np.testing.assert_allclose(exact.K - floor.K[0], edge, rtol=1e-9)
+    few = bound.noise_floor(*args, [3, 1, 3])
+    np.testing.assert_allclose(few.K[1], floor.K[0], rtol=1e-12)
+    assert few.K[0] == few.K[2]
+
+
+def test_noise_floor_of_three_bits_against_enumeration():
+    family, steps, t0 = binomial.family(RATE), schedule.constant_fraction(3, 0.3), [1, 2, 3]
+    reverse = of_states(enumerated(steps)[2])
+    beta, alpha_bar = np.asarray(steps.beta), np.asarray(steps.alpha_bar)
+    law = [LAW @ bits_given(STATES * a + (1 - a) * RATE) for a in alpha_bar]
+    K = -(law[3] * np.log(law[3] / bits_given(RATE))).sum()
+    expected, entropies = [], [-(p * np.log(p)).sum() for p in law]
+    for t in (3, 2, 1):  # a kernel loses what the bits of x^{t-1} know of each other, given x^t
+        expected.insert(0, K - entropies[t])
+        pair = law[t - 1][:, None] * bits_given(STATES * (1 - beta[t]) + beta[t] * RATE)
+        kernel = bits_given((pair.T @ STATES) / pair.sum(axis=0)[:, None]).T
+        K -= (pair * np.log(pair / pair.sum(axis=0) / kernel)).sum()
+    assert (np.array(expected)[:2] < -np.array(entropies)[1:3] - 1e-3).all()
+    one = lambda key, x: bound.noise_floor(key, family, steps, reverse, x, t0).K  # noqa: E731
+    found = jax.jit(jax.vmap(jax.vmap(one, (None, 0)), (0, None)))(keys(3000), jnp.asarray(STATES))
+    mean_is(np.einsum("nxt,x->nt", found, LAW), expected)
+
+
+@pytest.mark.parametrize("num_t", [1, 3])
+def test_noise_floor_from_random_t_is_unbiased(setting, num_t):
+    family, steps, x0 = setting
+    args, t0 = (family, steps, bent(family, steps), x0), (1, 2, 4)
+    exact = averaged(lambda key: bound.noise_floor(key, *args, t0).K, 3000)
+    few = averaged(lambda key: bound.noise_floor(key, *args, t0, num_t).K, 3000)
+    mean_is(few, exact.mean(axis=0), expected_error=error_of(exact))
+    np.testing.assert_allclose(few[:, 2], few[0, 2], rtol=1e-9)  # nothing is left to draw at T
+
+
+@pytest.mark.parametrize(
+    "t0, num_t, message",
+    [
+        ([0, 1], None, r"t0: expected a list of values in 1\.\.4, got \[0, 1\]"),
+        ([5], None, r"t0: expected a list of values in 1\.\.4, got \[5\]"),
+        ([], None, r"t0: expected a list"),
+        (2, None, r"t0: expected a list .*, got 2"),
+        ([2], 0, "num_t: expected at least 1, got 0"),
+    ],
+)
+def test_noise_floors_that_do_not_exist(setting, t0, num_t, message):
+    family, steps, x0 = setting
+    with pytest.raises(ValueError, match=message):
+        bound.noise_floor(jax.random.key(0), family, steps, bent(family, steps), x0, t0, num_t)
 
 
 # --- random t -----------------------------------------------------------------------------------

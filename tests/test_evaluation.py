@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
-from dpm_jax import bound, gaussian, model, schedule
-from dpm_jax.evaluation import evaluate
+from dpm_jax import bound, gaussian, model, plots, schedule
+from dpm_jax.evaluation import evaluate, noise_floor
 
 T = 5
 STEPS = schedule.constant_fraction(T, 0.05)
@@ -123,6 +124,79 @@ def test_the_seed_decides():
     built = build(noiseless=False)
     first, again, other = (evaluate(built, PARAMS, DATA[:4], seed=s).K for s in (0, 0, 1))
     assert first == again != other
+
+
+# --- the noise floor -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("batch_size", [1, 100])
+def test_noise_floor_is_that_of_the_examples_whatever_the_padding(batch_size):
+    built_model, t0 = build(), [1, 3, 5]
+    result = noise_floor(built_model, PARAMS, DATA, t0, batch_size=batch_size)
+    reverse = built_model.reverse(PARAMS, STEPS)
+    K, null = jax.vmap(
+        lambda x: bound.noise_floor(jax.random.key(0), built_model.family, STEPS, reverse, x, t0)
+    )(jnp.asarray(DATA))
+    K, gain = np.asarray(K, np.float64), np.asarray(K - null, np.float64)
+    assert result.examples == 7 and result.each.shape == (7, 3)
+    np.testing.assert_array_equal(result.t0, t0)
+    np.testing.assert_allclose(result.noise, 1 - np.asarray(STEPS.alpha_bar)[t0], rtol=1e-5)
+    np.testing.assert_allclose(result.K, K.mean(axis=0), rtol=1e-5)
+    np.testing.assert_allclose(result.K_error, K.std(axis=0, ddof=1) / 7**0.5, rtol=1e-4)
+    np.testing.assert_allclose(result.each, gain, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(result.gain, gain.mean(axis=0), rtol=1e-4, atol=1e-5)
+    error = gain.std(axis=0, ddof=1) / 7**0.5
+    np.testing.assert_allclose(result.gain_error, error, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [None, 3])
+def test_noise_floor_begins_where_K_of_the_fixed_last_step_is(steps):
+    built_model = build(noiseless=False)
+    options = {"seed": 4, "batch_size": 2, "steps": steps}
+    whole = evaluate(built_model, PARAMS, DATA, **options)
+    floor = noise_floor(built_model, PARAMS, DATA, [1], **options)
+    np.testing.assert_allclose(floor.gain, [whole.K_minus_L_null], rtol=1e-5)
+    np.testing.assert_allclose(floor.gain_error, [whole.K_minus_L_null_error], rtol=1e-5)
+    np.testing.assert_allclose(floor.noise, STEPS.noise[1:2], rtol=1e-6)
+
+
+def test_noise_floor_from_random_t():
+    """Unbiased; its examples are independent and its noise is that of any model with the seed."""
+    built_model, data, t0 = build(noiseless=False), np.tile(DATA, (40, 1)), [1, 2, 4]
+    exact = noise_floor(built_model, PARAMS, data, t0, seed=1)
+    few = noise_floor(built_model, PARAMS, data, t0, passes=2)
+    assert (np.abs(few.gain - exact.gain) < 4 * np.hypot(few.gain_error, exact.gain_error)).all()
+    assert (few.gain_error > exact.gain_error).all()
+    near = {"network": jnp.full((), 0.71)}
+    pairs = few.each - noise_floor(built_model, near, data, t0, passes=2).each
+    assert (pairs.std(axis=0) < 0.2 * few.each.std(axis=0)).all()
+
+
+def test_the_figure_of_noise_floors(tmp_path):
+    result = noise_floor(build(), PARAMS, DATA, [1, 3, 5])
+    curve = (result.noise, result.gain / 3, result.gain_error / 3)
+    path = plots.noise_floor(tmp_path / "floor.png", {"a": curve, "b": curve}, 3, "title")
+    with Image.open(path) as image:
+        assert image.format == "PNG" and len(image.convert("RGB").getcolors(10**6)) > 3
+
+
+def test_noise_floor_of_one_example_has_no_error():
+    result = noise_floor(build(), PARAMS, DATA[:1], [2])
+    assert np.isnan(result.gain_error).all() and np.isfinite(result.gain).all()
+
+
+@pytest.mark.parametrize(
+    "data, t0, options, message",
+    [
+        (DATA[:0], [1], {}, "expected data, .*got 0 rows"),
+        (DATA, [1], {"passes": 0}, "passes >= 1.*got 7 rows.*passes=0"),
+        (DATA, [0], {}, r"t0: expected a list of values in 1\.\.5, got \[0\]"),
+        (DATA, [4], {"steps": 3}, r"t0: expected a list of values in 1\.\.3, got \[4\]"),
+    ],
+)
+def test_noise_floors_that_do_not_exist(data, t0, options, message):
+    with pytest.raises(ValueError, match=message):
+        noise_floor(build(), PARAMS, data, t0, **options)
 
 
 @pytest.mark.parametrize(

@@ -332,6 +332,16 @@ def test_a_weight_of_0_is_never_drawn_however_the_sum_is_rounded():
         assert (np.take_along_axis(weight, index, axis=1) > 0).all()
 
 
+@pytest.mark.parametrize("offset", [0.0, np.nextafter(np.float32(1), np.float32(0))])
+def test_the_ends_of_the_uniform_draw_no_weight_of_0(offset, monkeypatch):
+    """4096 − u rounds to 4095 for the largest u below 1."""
+    weight = np.full(4096, 1 / 4094, np.float32)
+    weight[[0, -1]] = 0
+    monkeypatch.setattr(jax.random, "uniform", lambda *_: jnp.float32(offset))
+    index = np.asarray(particles.systematic(jax.random.key(0), jnp.asarray(weight)))
+    assert index.shape == (4096,) and index.min() > 0 and index.max() < 4095
+
+
 # --- errors -------------------------------------------------------------------------------------
 
 

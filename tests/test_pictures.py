@@ -53,7 +53,7 @@ def photographs(tmp_path):
 
 def test_dead_leaves_and_an_image_larger_than_its_patches(tmp_path):
     config, printed, report = run(dead_leaves.EXPERIMENT, tmp_path / "run", size=16, train_images=2)
-    assert report["figures"].keys() == {"samples", "figure4", "bound_terms"}
+    assert report["figures"].keys() == {"samples", "figure4", "noise_floor", "bound_terms"}
     assert all((tmp_path / "run" / path).exists() for path in report["figures"].values())
     pixels = 16 * 16
     assert report["K_bits_per_pixel"] == pytest.approx(report["K_bits"] / pixels)
@@ -65,6 +65,12 @@ def test_dead_leaves_and_an_image_larger_than_its_patches(tmp_path):
     noise = -0.5 * pixels * np.log2(2 * np.pi * np.e * config["beta_1"])
     assert report["ceiling_bits"] == pytest.approx(noise) and report["K_bits"] < noise
     assert "bits/pixel" in printed and "β_1 = 0.002" in printed
+    curve = report["noise_floor"]["diffusion"]
+    assert all(len(values) == len(curve[0]) for values in curve) and curve[0][0] < 0.003
+    # The skip starts as the Gaussian law itself: so near is its bound after two steps.
+    law = report["noise_floor"]["Gaussian, DCT"]
+    at = [curve[0].index(v) for v in law[0]]
+    assert np.all(np.array(curve[1])[at] < np.array(law[1]) + 5 * np.array(law[2]))
 
 
 def test_the_paper_preset_of_cifar_10_from_a_file(tmp_path):
@@ -73,7 +79,7 @@ def test_the_paper_preset_of_cifar_10_from_a_file(tmp_path):
     given = {"dataset": str(tmp_path / "x.npy"), "dense": 3}
     _, printed, report = run(cifar10.EXPERIMENT, tmp_path / "run", preset="paper", **given)
     assert report["dims"] == 192 and report["pixels"] == 64
-    assert report["figures"].keys() == {"samples", "figure3", "bound_terms"}
+    assert report["figures"].keys() == {"samples", "figure3", "noise_floor", "bound_terms"}
     assert report["figure3_rmse_noised"] == pytest.approx(1, rel=0.2)
     assert 0 < report["figure3_rmse_denoised"] < 3
     assert "8-bit code length" in printed
@@ -82,7 +88,7 @@ def test_the_paper_preset_of_cifar_10_from_a_file(tmp_path):
 def test_bark_from_a_folder_fills_the_centre_of_a_held_out_photograph(tmp_path, photographs):
     given = {"size": 16, "view": 32, "hole": 12, "repeats": 2, "image_dir": str(photographs)}
     config, _, report = run(bark.EXPERIMENT, tmp_path / "run", **given)
-    assert report["figures"].keys() == {"samples", "figure5", "bound_terms"}
+    assert report["figures"].keys() == {"samples", "figure5", "noise_floor", "bound_terms"}
     assert len(report["held_out_files"]) == 1 and report["skipped_files"] == 0
     problem = bark.setup(config)
     assert problem.whole.shape == (1, 32, 32, 1) and problem.data.shape[0] == 3

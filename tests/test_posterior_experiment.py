@@ -154,7 +154,7 @@ def test_files_outside_the_support_or_of_another_shape_are_refused(roll, beat, t
     for workdir, values, message in (
         (beat, np.full((1, 20), 0.5), "--input: .* expected only 0 and 1"),
         (roll, np.array([[np.nan, 1.0]]), "--input: .* expected finite values"),
-        (roll, np.zeros((1, 3)), r"--input: expected shape \(n, \*\(2,\)\), got \(1, 3\)"),
+        (roll, np.zeros((1, 3)), r"--input: expected shape \('n', 2\), got \(1, 3\)"),
     ):
         np.save(file, values)
         with pytest.raises(settings.Invalid, match=message):
