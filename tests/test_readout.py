@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpm_jax import binomial, gaussian, readout, schedule
+from dpm_jax import binomial, gaussian, linear_skip, readout, schedule
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -119,7 +119,7 @@ def test_x0_range_clamps(mean):
     )
 
 
-@pytest.mark.parametrize("mean", readout.GAUSSIAN_MEANS)
+@pytest.mark.parametrize("mean", [name for name in readout.GAUSSIAN_MEANS if name != "skip"])
 @pytest.mark.parametrize("variance", ["eq64", "between"])
 def test_gaussian_readouts_are_finite_with_beta_T_1(mean, variance):
     family = gaussian.family()
@@ -208,3 +208,21 @@ def test_a_family_or_range_that_is_none():
     for x0_range in ((1.0, -1.0), (0.0, 0.0), (0.0, np.nan)):
         with pytest.raises(ValueError, match=r"x0_range: expected .low, high. with"):
             readout.by_name(gaussian.family(), "x0", x0_range=x0_range)
+
+
+def test_the_linear_skip_is_a_readout_with_a_law_and_only_with_it():
+    family, steps = gaussian.family(), schedule.geometric(5, 0.01)
+    images = np.random.default_rng(0).normal(size=(50, 4, 4, 2))
+    law = linear_skip.fit(images)
+    read = readout.by_name(family, "skip", skip=law)
+    x, t = jnp.asarray(images[0]), jnp.asarray(3)
+    assert read.outputs == 1 and read.look(x, steps, t).shape == (4, 4, 4)
+    # The network gives F of both colours, then z of both.
+    raw = jax.random.normal(jax.random.key(0), (4, 4, 4, 1))
+    pair = jnp.stack([raw[..., :2, 0], raw[..., 2:, 0]], axis=-1)
+    found, expected = read.apply(raw, x, steps, t), linear_skip.kernel(law, pair, x, steps, t)
+    np.testing.assert_array_equal(found.mean, expected.mean)
+    np.testing.assert_array_equal(found.variance, expected.variance)
+    for mean, given in (("skip", None), ("v", law)):
+        with pytest.raises(ValueError, match="skip: expected a LinearSkip with readout skip alone"):
+            readout.by_name(family, mean, skip=given)
