@@ -15,7 +15,7 @@ import numpy as np
 import optax
 from absl import logging
 
-from dpm_jax import parallel
+from dpm_jax import optimizers, parallel
 from dpm_jax.family import Array
 from dpm_jax.model import Model
 from dpm_jax.objective import OBJECTIVES, Loss, make_loss
@@ -45,6 +45,7 @@ class Options:
     num_steps: int = 2000
     batch_size: int = 128  # over all devices
     learning_rate: float = 1e-3
+    optimizer: str = "adam"  # adam, muon
     lr_schedule: str = "cosine"  # constant, cosine, linear
     warmup: int = 0  # steps of linear warm-up
     clip_norm: float = 1.0
@@ -127,27 +128,21 @@ def check(options: Options) -> None:
         raise ValueError(f"seed: expected 0..{MAX_SEED - 1}, got {options.seed}")
     if not 0 <= options.ema_decay < 1:
         raise ValueError(f"ema_decay: expected a number in [0, 1), got {options.ema_decay}")
-    for name, known in (("lr_schedule", LR_SCHEDULES), ("objective", OBJECTIVES)):
-        if getattr(options, name) not in known:
-            raise ValueError(f"{name}: expected one of {known}, got {getattr(options, name)!r}")
-
-
-LR_SCHEDULES = ("constant", "cosine", "linear")
+    optimizers.check(options.optimizer, options.lr_schedule)
+    if options.objective not in OBJECTIVES:
+        raise ValueError(f"objective: expected one of {OBJECTIVES}, got {options.objective!r}")
 
 
 def make_optimizer(options: Options) -> optax.GradientTransformation:
-    """Adam with gradient clipping and the named learning-rate schedule, ending at 0."""
-    decay_steps = max(options.num_steps - options.warmup, 1)
-    decays = {
-        "constant": optax.constant_schedule(options.learning_rate),
-        "cosine": optax.cosine_decay_schedule(options.learning_rate, decay_steps),
-        "linear": optax.linear_schedule(options.learning_rate, 0.0, decay_steps),
-    }
-    rate = decays[options.lr_schedule]
-    if options.warmup:
-        ramp = optax.linear_schedule(0.0, options.learning_rate, options.warmup)
-        rate = optax.join_schedules([ramp, rate], [options.warmup])
-    return optax.chain(optax.clip_by_global_norm(options.clip_norm), optax.adam(rate))
+    """The optimizer that the options name."""
+    return optimizers.by_name(
+        options.optimizer,
+        options.learning_rate,
+        options.lr_schedule,
+        options.num_steps,
+        options.warmup,
+        options.clip_norm,
+    )
 
 
 def initial_state(model: Model, options: Options, checkpoints=None) -> TrainState:

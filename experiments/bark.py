@@ -29,6 +29,7 @@ _SHARED = {
     "view": 256,
     "hole": 100,
     "repeats": 5,
+    "baselines": "dct,blocks,causal",
 }
 PRESETS = {"paper": _SHARED, "best": {**_SHARED, **pictures.BEST}}
 
@@ -75,8 +76,7 @@ def figures(config, problem, params, folder):
     if len(problem.whole):
         columns, facts = _figure5(config, problem, params)
         paths["figure5"] = plots.image_columns(folder / "figure5.png", columns, size=3.0)
-    others = noise_floor.fitted(config, problem)
-    curve, more, rows = noise_floor.measure(config, problem, params, folder, others)
+    curve, more, rows = noise_floor.measure(config, problem, params, folder)
     return {name: str(path) for name, path in (paths | curve).items()}, facts | more, rows
 
 

@@ -19,6 +19,7 @@ from dpm_jax import plots
 from dpm_jax.data import dead_leaves, folders, images
 
 _SHARED = {**pictures.SHARED, "beta_1": 2e-3, "size": 32, "train_images": 1000, "dataset": ""}
+_SHARED["baselines"] = "dct,blocks,causal"
 PRESETS = {"paper": _SHARED, "best": {**_SHARED, **pictures.BEST}}
 _WHOLE = 256  # side of the generator's images
 
@@ -69,8 +70,7 @@ def figures(config, problem, params, folder):
         f"sample, {config['sample_steps']} steps": pictures.to_levels(problem, whole),
     }
     paths["figure4"] = plots.image_columns(folder / "figure4.png", beside, size=4.0)
-    others = noise_floor.fitted(config, problem)
-    curve, facts, rows = noise_floor.measure(config, problem, params, folder, others)
+    curve, facts, rows = noise_floor.measure(config, problem, params, folder)
     return {name: str(path) for name, path in (paths | curve).items()}, facts, rows
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 import common
+import noise_floor
 import settings
 from dpm_jax import discretized, gaussian, linear_skip, model, readout, reporting
 from dpm_jax.data import images
@@ -34,6 +35,7 @@ SHARED = {
     "num_steps": 5000,
     "batch_size": 16,
     "learning_rate": 2e-3,
+    "optimizer": "adam",
     "lr_schedule": "cosine",
     "warmup": 100,
     "clip_norm": 1.0,
@@ -48,11 +50,14 @@ SHARED = {
     "num_samples": 64,
     "num_eval": 1000,
     "passes": 8,
+    "baselines": "dct,blocks",
+    "baseline_patches": 20_000,
     "data_dir": "",
     "manual_dir": "",
 }
-BEST = {"network": "multiscale_conv", "readout": "skip"}
+BEST = {"readout": "skip", "optimizer": "muon"}
 HELPS = {
+    **noise_floor.HELPS,
     "final_ratio": "(1−ᾱ_T)/ᾱ_T of the geometric schedule.",
     "scales": "Scales 2^k of the multi-scale layers; the image's sides must divide by the largest.",
     "nonlinearity": "Of the multi-scale layers: softplus (the paper) or leaky_relu (its code).",
@@ -222,6 +227,7 @@ def measures(problem, result, ceiling):
 
 
 def _check(config: dict[str, Any]) -> None:
+    noise_floor.names(config)
     for name, least in (("num_eval", 2), ("num_samples", 1), ("passes", 1), ("scales", 1)):
         if config[name] < least:
             raise ValueError(f"{name}: expected at least {least}, got {config[name]}")

@@ -46,15 +46,16 @@ _HELP = {
     "beta_1": "First diffusion rate, inside (0, 1): the noise floor of K.",
     "schedule": "learned, or a fixed one: constant_fraction, geometric, linear, cosine.",
     "network": "Network by name: rbf, perceptron, mlp, residual_mlp, bump_dense, unet,"
-    " multiscale_conv.",
-    "width": "Units of a layer; of the unet: channels of its fine scale.",
-    "depth": "Hidden layers; of the unet: residual blocks of each stage.",
+    " residual_unet, multiscale_conv.",
+    "width": "Units of a layer; of the U-Nets: channels of the fine scale.",
+    "depth": "Hidden layers; of the U-Nets: residual blocks of each stage.",
     "readout": "Mean of the reverse kernel by name (dpm_jax/readout.py).",
     "variance": "Variance of the reverse kernel: eq64, between, posterior (Gaussian only).",
     "last_step": "fixed (App. B.2) or learned.",
     "num_steps": "Training steps.",
     "batch_size": "Examples a step, over all devices.",
-    "learning_rate": "Of Adam.",
+    "learning_rate": "Of Adam; Muon takes ten times as much for matrices and convolutions.",
+    "optimizer": "adam, or muon: along orthogonal matrices, fewer steps for convolutions.",
     "lr_schedule": "constant, cosine or linear, to 0 at the last step.",
     "warmup": "Steps of linear warm-up of the learning rate.",
     "clip_norm": "Global norm at which gradients are clipped.",
@@ -136,6 +137,7 @@ def make_network(config: dict[str, Any], outputs: int) -> Any:
         "unet": lambda: networks.UNet(
             (width, 2 * width), depth, config.get("bottleneck", 512), outputs, dtype
         ),
+        "residual_unet": lambda: networks.ResidualUNet((width, width), depth, outputs, dtype),
         "multiscale_conv": lambda: networks.MultiScaleConv(
             T=T,
             channels=width,

@@ -10,7 +10,10 @@ from dpm_jax import reporting
 # Flags that say where things are, how to run or what to measure; they may differ when a run is
 # resumed or measured again. All others define the run.
 PLACES = ("workdir", "data_dir", "manual_dir", "log_every", "checkpoint_every")
-MEASURES = ("num_eval", "passes", "num_samples", "sample_steps")
+MEASURES = (
+    "num_eval", "passes", "num_samples", "sample_steps",
+    "baselines", "baseline_patches", "view", "hole", "repeats",
+)  # fmt: skip
 
 
 def claim(workdir: Path, config: dict[str, Any], write: bool) -> Path:

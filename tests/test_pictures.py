@@ -30,6 +30,7 @@ TINY = {
     "passes": 2,
     "num_samples": 2,
     "sample_steps": 3,
+    "baseline_patches": 200,
 }
 
 
@@ -65,12 +66,36 @@ def test_dead_leaves_and_an_image_larger_than_its_patches(tmp_path):
     noise = -0.5 * pixels * np.log2(2 * np.pi * np.e * config["beta_1"])
     assert report["ceiling_bits"] == pytest.approx(noise) and report["K_bits"] < noise
     assert "bits/pixel" in printed and "β_1 = 0.002" in printed
-    curve = report["noise_floor"]["diffusion"]
-    assert all(len(values) == len(curve[0]) for values in curve) and curve[0][0] < 0.003
+    curves = report["noise_floor"]
+    known = ["Gaussian, DCT", "Gaussian, 8×8 blocks", "causal scale mixture"]
+    assert list(curves) == ["diffusion", *known]
+    assert all(f"{name} (diffusion ahead by" in printed for name in known)
+    gain = "K_minus_L_null_bits_per_pixel"
+    curve, law = curves["diffusion"], curves["Gaussian, DCT"]
+    assert len(curve[gain]) == len(curve["noise_variance"]) and curve["noise_variance"][0] < 0.003
+    at = [curve["noise_variance"].index(v) for v in law["noise_variance"]]
+    ours = np.array(curve[gain])[at]
     # The skip starts as the Gaussian law itself: so near is its bound after two steps.
-    law = report["noise_floor"]["Gaussian, DCT"]
-    at = [curve[0].index(v) for v in law[0]]
-    assert np.all(np.array(curve[1])[at] < np.array(law[1]) + 5 * np.array(law[2]))
+    lead = np.array(law["lead_of_diffusion_bits_per_pixel"])
+    assert np.all(lead < 5 * np.array(law["lead_standard_error_bits_per_pixel"]))
+    np.testing.assert_allclose(ours - law[gain], lead, rtol=1e-4, atol=1e-5)
+
+
+def test_densities_beside_the_curve_of_images_that_are_a_known_gaussian(tmp_path):
+    # White noise of levels: at any noise added to it the best density is N(0, I), so K' is 0.
+    rng = np.random.default_rng(0)
+    levels = np.clip(rng.normal(128, 30, (600, 8, 8, 1)), 0, 255).astype(np.uint8)
+    np.save(tmp_path / "x.npy", levels)
+    given = {"dataset": str(tmp_path / "x.npy"), "baselines": "dct,causal,blocks", "beta_1": 2e-3}
+    given |= {"baseline_patches": 20_000, "num_eval": 60, "T": 200, "scales": 2, "dense": 0}
+    _, _, report = run(cifar10.EXPERIMENT, tmp_path / "run", **given)
+    for name, found in report["noise_floor"].items():
+        if name == "diffusion":
+            continue
+        gain = np.array(found["K_minus_L_null_bits_per_pixel"])
+        assert len(gain) == 4  # one at each of the noises
+        # 20,000 draws of 540 images: a full covariance of 64 pixels overfits by 64²/4/540/64 nats.
+        assert np.all(np.abs(gain) < 5 * np.array(found["standard_error_bits_per_pixel"]) + 0.06)
 
 
 def test_the_paper_preset_of_cifar_10_from_a_file(tmp_path):
@@ -129,6 +154,8 @@ def test_levels_of_16_bits_are_shown_in_8():
         (cifar10, {"dataset": "cifar1O"}, "cifar10"),
         (cifar10, {"sample_steps": 7}, "--sample_steps: expected 2..6, got 7"),
         (cifar10, {"dataset": "/no/file.npy"}, "file.npy"),
+        (cifar10, {"baselines": "dct,block"}, r"--baselines: expected names of .*'block'"),
+        (cifar10, {"baseline_patches": 9}, "--baseline_patches: expected at least 100, got 9"),
         (bark, {}, "--image_dir: expected a folder of photographs, got none"),
         (bark, {"image_dir": "/no"}, "/no"),
         (bark, {"image_dir": "x", "hole": 300}, "--hole: expected 1..255, got 300"),

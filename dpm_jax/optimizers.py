@@ -1,0 +1,76 @@
+"""Optimizers by name: gradient clipping, a learning-rate schedule, Adam or Muon."""
+
+from functools import partial
+
+import jax
+import optax
+import optax.contrib
+
+OPTIMIZERS = ("adam", "muon")
+LR_SCHEDULES = ("constant", "cosine", "linear")
+MUON_RATE = 10.0  # of the learning rate: a step of Muon gives every singular value the same size
+
+
+def by_name(
+    name: str,
+    learning_rate: float,
+    lr_schedule: str,
+    num_steps: int,
+    warmup: int,
+    clip_norm: float,
+) -> optax.GradientTransformation:
+    """The optimizer of that name, its learning rate warmed up and then led to 0.
+
+    Args:
+        name: "adam"; or "muon" (Jordan et al. 2024), which steps matrices and the kernels of
+            convolutions (matrices from all inputs of a unit to the units) along the nearest
+            orthogonal matrix, MUON_RATE times as far, and leaves all else to Adam with Nesterov's
+            momentum.
+        learning_rate: of Adam, after the warm-up.
+        lr_schedule: constant, cosine or linear, to 0 at num_steps.
+        num_steps, warmup: steps in all, and those of a linear warm-up.
+        clip_norm: global norm at which gradients are clipped.
+
+    Raises:
+        ValueError: for an unknown name or lr_schedule.
+    """
+    check(name, lr_schedule)
+    clip = optax.clip_by_global_norm(clip_norm)
+    rate = partial(_rate, lr_schedule, num_steps, warmup)
+    if name == "adam":
+        return optax.chain(clip, optax.adam(rate(learning_rate)))
+    muon = optax.contrib.muon(
+        rate(MUON_RATE * learning_rate),
+        adam_learning_rate=rate(learning_rate),
+        muon_weight_dimension_numbers=lambda params: jax.tree.map(_as_matrix, params),
+    )
+    return optax.chain(clip, muon)
+
+
+def check(name: str, lr_schedule: str) -> None:
+    """ValueError for an unknown optimizer or lr_schedule."""
+    given = (("optimizer", name, OPTIMIZERS), ("lr_schedule", lr_schedule, LR_SCHEDULES))
+    for argument, value, known in given:
+        if value not in known:
+            raise ValueError(f"{argument}: expected one of {known}, got {value!r}")
+
+
+def _rate(lr_schedule: str, num_steps: int, warmup: int, peak: float) -> optax.Schedule:
+    """The named schedule after a linear warm-up to `peak`."""
+    decay_steps = max(num_steps - warmup, 1)
+    decays = {
+        "constant": optax.constant_schedule(peak),
+        "cosine": optax.cosine_decay_schedule(peak, decay_steps),
+        "linear": optax.linear_schedule(peak, 0.0, decay_steps),
+    }
+    if not warmup:
+        return decays[lr_schedule]
+    ramp = optax.linear_schedule(0.0, peak, warmup)
+    return optax.join_schedules([ramp, decays[lr_schedule]], [warmup])
+
+
+def _as_matrix(parameter: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
+    """Which axes of a parameter are inputs and which are units; None for what is no matrix."""
+    if parameter.ndim not in (2, 4):
+        return None
+    return optax.contrib.MuonDimensionNumbers(tuple(range(parameter.ndim - 1)), parameter.ndim - 1)

@@ -1,0 +1,114 @@
+"""Optimizers: what a step of Muon is, that the rest is Adam's, and how rates rise and fall."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from dpm_jax import optimizers
+
+RATE = 1e-2
+
+
+def make(name="muon", lr_schedule="constant", num_steps=10, warmup=0, clip_norm=1e9):
+    return optimizers.by_name(name, RATE, lr_schedule, num_steps, warmup, clip_norm)
+
+
+def random_like(params, seed):
+    keys = jax.random.split(jax.random.key(seed), len(params))
+    return {
+        name: jax.random.normal(key, p.shape, p.dtype)
+        for key, (name, p) in zip(keys, params.items())
+    }
+
+
+def first_update(optimizer, params, gradient):
+    with jax.numpy_dtype_promotion("standard"):
+        return optimizer.update(gradient, optimizer.init(params), params)[0]
+
+
+def test_muon_steps_matrices_and_kernels_by_equal_singular_values():
+    shapes = {
+        "dense": (24, 10),
+        "wide": (6, 30),
+        "kernel": (3, 3, 4, 8),
+        "bias": (8,),
+        "c": (2, 3, 4),
+    }
+    params = {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
+    gradient = random_like(params, 0)
+    update = first_update(make(), params, gradient)
+    for name in ("dense", "wide", "kernel"):
+        step = np.asarray(update[name]).reshape(-1, shapes[name][-1])
+        downhill = -np.asarray(gradient[name]).reshape(step.shape)
+        left, _, right = np.linalg.svd(downhill, full_matrices=False)
+        inside = left.T @ step @ right.T  # diagonal in the axes of the gradient itself
+        size = optimizers.MUON_RATE * RATE * max(1, step.shape[1] / step.shape[0]) ** 0.5
+        # Five iterations of Newton and Schulz bring each singular value to about 0.7 to 1.2.
+        assert np.all(np.diag(inside) > 0.6 * size) and np.all(np.diag(inside) < 1.3 * size)
+        np.testing.assert_allclose(inside - np.diag(np.diag(inside)), 0, atol=1e-4 * size)
+
+
+def test_what_is_no_matrix_is_left_to_adam_with_nesterovs_momentum():
+    params = {"bias": jnp.ones(5, jnp.float32), "readout": jnp.ones((2, 3, 4), jnp.float32)}
+    gradient = random_like(params, 1)
+    with_muon = first_update(make("muon"), params, gradient)
+    with_adam = first_update(optax.nadam(RATE), params, gradient)
+    for name in params:
+        np.testing.assert_allclose(with_muon[name], with_adam[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+@pytest.mark.parametrize(
+    "lr_schedule, middle", [("constant", 1.0), ("linear", 0.5), ("cosine", 0.5)]
+)
+def test_rates_rise_and_fall(name, lr_schedule, middle):
+    # With one gradient at every step the size of Adam's and Muon's updates is the rate's.
+    optimizer = make(name, lr_schedule, num_steps=24, warmup=4)
+    params = {"w": jnp.ones((3, 3), jnp.float32)}
+    gradient = random_like(params, 2)
+    state, sizes = optimizer.init(params), []
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(25):
+            update, state = optimizer.update(gradient, state, params)
+            sizes.append(float(optax.tree.norm(update)))
+    relative = np.array(sizes) / sizes[4]
+    np.testing.assert_allclose(relative[:5], [0, 0.25, 0.5, 0.75, 1], rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(relative[14], middle, rtol=1e-3)
+    assert abs(relative[24] - (lr_schedule == "constant")) < 1e-3
+
+
+@pytest.mark.parametrize("name", optimizers.OPTIMIZERS)
+def test_an_optimizer_finds_the_least_squares(name):
+    a = jax.random.normal(jax.random.key(3), (40, 6))
+    wanted = jax.random.normal(jax.random.key(4), (6, 2))
+
+    def loss(params):
+        return jnp.mean((a @ (params["w"] - wanted)) ** 2) + jnp.sum((params["b"] - 1.0) ** 2)
+
+    optimizer = make(name, "cosine", num_steps=800)
+    params = {"w": jnp.zeros((6, 2)), "b": jnp.zeros(3)}
+    state = optimizer.init(params)
+
+    @jax.jit
+    def step(params, state):
+        with jax.numpy_dtype_promotion("standard"):
+            update, state = optimizer.update(jax.grad(loss)(params), state, params)
+        return optax.apply_updates(params, update), state
+
+    for _ in range(800):
+        params, state = step(params, state)
+    assert float(loss(params)) < 1e-4
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"name": "sgd"}, r"optimizer: expected one of \('adam', 'muon'\), got 'sgd'"),
+        ({"lr_schedule": "step"}, "lr_schedule: expected one of .*, got 'step'"),
+    ],
+)
+def test_unknown_names(given, message):
+    with pytest.raises(ValueError, match=message):
+        make(**given)
