@@ -149,17 +149,26 @@ def fix_last_step(family: Family, schedule: Schedule, reverse: Reverse) -> Rever
     return fixed
 
 
-def time_weights(schedule: Schedule, last_step: LastStep = "fixed") -> Array:
-    """The law from which t is drawn for K, (T+1,): half uniform, half ∝ 1/t.
+def time_weights(
+    schedule: Schedule, last_step: LastStep = "fixed", size: Array | None = None
+) -> Array:
+    """The law from which t is drawn for K, (T+1,): ¼ uniform, ¾ ∝ size · log (1−ᾱ_t)/(1−ᾱ_{t−1}).
 
-    Small t carry most of K and most of its variance; against uniform draws this needs several
-    times fewer t for the same standard error. Every t has positive probability: unbiased.
+    That is by the e-folds of noise that t adds, with one for t = 1: about 1/t for the binomial
+    schedule of the paper, uniform for the geometric one. So all terms of low noise, where most of K
+    and of its variance is, have one size. Every t has positive probability: unbiased.
+
+    Args:
+        schedule: β_t.
+        last_step: as in `exact`.
+        size: (T+1,), how large KL_t is for an e-fold of noise, where that is known beforehand.
     """
-    t = np.arange(schedule.T + 1, dtype=np.float64)
-    used = t >= first_t(last_step)
-    harmonic = np.where(used, 1 / np.maximum(t, 1), 0)
-    weights = 0.5 * used / used.sum() + 0.5 * harmonic / harmonic.sum()
-    return jnp.asarray(weights, schedule.beta.dtype)
+    # Only a proposal: no gradient of a learned β may reach it.
+    noise = jax.lax.stop_gradient(schedule.noise)
+    used = (jnp.arange(schedule.T + 1) >= first_t(last_step)).astype(noise.dtype)
+    folds = jnp.concatenate([jnp.ones(2, noise.dtype), jnp.log(noise[2:] / noise[1:-1])]) * used
+    folds = folds if size is None else folds * jax.lax.stop_gradient(size)
+    return 0.25 * used / jnp.sum(used) + 0.75 * folds / jnp.sum(folds)
 
 
 def draw_terms(
@@ -216,13 +225,15 @@ def estimate(
     x0: Array,
     last_step: LastStep = "fixed",
     num_t: int | None = None,
+    weights: Array | None = None,
 ) -> Array:
     """Unbiased estimates of K, (n,) nats, for a batch (n, *event) from few stratified random t.
 
     The t of a batch are stratified together, so its examples are not independent: take a standard
-    error from the means of many batches, not from the examples of one.
+    error from the means of many batches, not from the examples of one. Arguments as in
+    `draw_terms`; weights are by default those of `time_weights`.
     """
-    weights = time_weights(schedule, last_step)
+    weights = time_weights(schedule, last_step) if weights is None else weights
     draws = draw_terms(key, family, schedule, reverse, x0, weights, num_t, last_step)
     known = jax.vmap(lambda x: ends(family, schedule, x, last_step))(x0)
     return known + draws.term / draws.probability
@@ -236,6 +247,7 @@ def noise_floor(
     x0: Array,
     t0: Sequence[int],
     num_t: int | None = None,
+    weights: Array | None = None,
 ) -> Bound:
     """K and L_null of x^{t0}, one example noised to step t0, for each t0; (m,) nats each.
 
@@ -253,6 +265,7 @@ def noise_floor(
         t0: m values in 1..T; static.
         num_t: None: every t. Otherwise so many draws of t, stratified among themselves, so that
             examples stay independent.
+        weights: (T+1,) law of these draws; by default that of `time_weights`.
 
     Raises:
         ValueError: for a t0 outside 1..T, or num_t below 1.
@@ -262,7 +275,8 @@ def noise_floor(
     draw, weight = t, jnp.ones(t.shape, schedule.beta.dtype)
     if num_t is not None and t.size:
         key_t, key = jax.random.split(key)
-        law = time_weights(schedule).at[: floors.min() + 1].set(0.0)
+        law = time_weights(schedule) if weights is None else weights
+        law = law.at[: floors.min() + 1].set(0.0)
         t, draw = _stratified(key_t, law, num_t), jnp.arange(num_t)
         weight = jnp.sum(law) / (num_t * law[t])
 

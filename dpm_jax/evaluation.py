@@ -167,7 +167,11 @@ def _make_kernel(model: Model, draw, passes: int | None, steps: int | None):
             each = jax.vmap(lambda k, x: bound.exact(k, family, schedule, reverse, x, last_step).K)
             K = each(jax.random.split(key_t, x0.shape[0]), x0)
         else:
-            once = lambda k: bound.estimate(k, family, schedule, reverse, x0, last_step)  # noqa: E731
+            law = model.time_weights(schedule)
+
+            def once(k: Array) -> Array:
+                return bound.estimate(k, family, schedule, reverse, x0, last_step, weights=law)
+
             K = jnp.mean(jax.lax.map(once, jax.random.split(key_t, passes)), axis=0)
         return jnp.stack([K, null], axis=-1)
 
@@ -182,8 +186,9 @@ def _make_floor_kernel(model: Model, draw, t0: Sequence[int], passes: int | None
         x0 = rows if draw is None else draw(key_draw, rows)
         schedule = respaced(model, params, steps)
         reverse = model.reverse(params, schedule)
+        law = model.time_weights(schedule)
         each = jax.vmap(
-            lambda k, x: bound.noise_floor(k, model.family, schedule, reverse, x, t0, passes)
+            lambda k, x: bound.noise_floor(k, model.family, schedule, reverse, x, t0, passes, law)
         )
         return jnp.stack(each(jax.random.split(key_t, x0.shape[0]), x0), axis=-1)
 

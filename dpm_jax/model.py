@@ -7,8 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from dpm_jax import bound, discretized, likelihood, posterior, sampling
+from dpm_jax import bound, discretized, likelihood, linear_skip, posterior, sampling
 from dpm_jax import particles as filters
 from dpm_jax import readout as readouts
 from dpm_jax import schedule as schedules
@@ -32,6 +33,12 @@ class Model(NamedTuple):
     schedule: Callable[[Any], Schedule]  # params -> β_t, learned or not
     reverse: Callable[[Any, Schedule], Reverse]  # params, schedule -> p(x^{t-1}|x^t), last step too
     bins: Bins | None = None  # of integer data, for a discretized last step
+    size: Callable[[Array], Array] | None = None  # log-SNR -> of KL_t for an e-fold of noise
+
+    def time_weights(self, schedule: Schedule) -> Array:
+        """The law from which t is drawn for K, (T+1,)."""
+        size = None if self.size is None else self.size(schedule.log_snr)
+        return bound.time_weights(schedule, self.last, size)
 
     @property
     def last(self) -> bound.LastStep:
@@ -109,7 +116,10 @@ def build(
 
     _check_network(init, network, seen, read.outputs)
     shape = tuple(event_shape)
-    return Model(family, shape, last_step, learn_schedule, init, schedule_of, reverse_of, bins)
+    size = None if skip is None else _size(skip)
+    return Model(
+        family, shape, last_step, learn_schedule, init, schedule_of, reverse_of, bins, size
+    )
 
 
 def sample(
@@ -246,6 +256,15 @@ def _check_last_step(family: Family, last_step: str, bins: Bins | None) -> Bins 
             f"bins: expected with last_step 'discretized' alone, got {bins} with {last_step!r}"
         )
     return None if bins is None else discretized.check(bins)
+
+
+def _size(skip: LinearSkip) -> Callable[[Array], Array]:
+    """Of KL_t of the Gaussian law by the log-SNR: from a table, since every training step asks."""
+    at = np.linspace(-20, 40, 241)
+    table = linear_skip.resolved(skip, at)
+    return lambda log_snr: jnp.interp(
+        log_snr, *(jnp.asarray(v, log_snr.dtype) for v in (at, table))
+    )
 
 
 def _example(event_shape: tuple[int, ...]):

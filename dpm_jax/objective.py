@@ -60,7 +60,7 @@ def make_loss(model: Model, objective: str = "bound", num_t: int | None = None) 
         if objective == "v":
             law, weights = v_weights(schedule)
         else:
-            law, weights = bound.time_weights(schedule, last_step), jnp.ones_like(schedule.beta)
+            law, weights = model.time_weights(schedule), jnp.ones_like(schedule.beta)
         draws = bound.draw_terms(key, family, schedule, reverse, batch, law, num_t, last_step)
         known = jnp.mean(jax.vmap(lambda x: bound.ends(family, schedule, x, last_step))(batch))
         terms = draws.term / draws.probability

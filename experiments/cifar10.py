@@ -20,7 +20,15 @@ from dpm_jax.data import images
 _SHARED = {**pictures.SHARED, "dense": 128, "flip": True, "dataset": "cifar10"}
 PRESETS = {
     "paper": _SHARED,
-    "best": {**_SHARED, **pictures.BEST, "network": "unet", "depth": 2, "beta_1": 5.5e-6},
+    "best": {
+        **_SHARED,
+        **pictures.BEST,
+        "network": "residual_unet",
+        "width": 64,
+        "depth": 2,
+        "num_steps": 9000,
+        "beta_1": 5.5e-6,
+    },
 }
 _SHOWN = 8  # images in a row of Figure 3
 

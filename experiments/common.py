@@ -64,6 +64,7 @@ class Experiment(NamedTuple):
 
 def run(experiment: Experiment) -> None:
     """Entry point of an experiment binary; a bad flag ends in one line that names it."""
+    settings.keep_memory()
     app.run(lambda _: sys.exit(_main(experiment)), flags_parser=settings.parse)
 
 

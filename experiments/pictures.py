@@ -55,7 +55,7 @@ SHARED = {
     "data_dir": "",
     "manual_dir": "",
 }
-BEST = {"readout": "skip", "optimizer": "muon"}
+BEST = {"readout": "skip", "optimizer": "muon", "batch_size": 32}
 HELPS = {
     **noise_floor.HELPS,
     "final_ratio": "(1−ᾱ_T)/ᾱ_T of the geometric schedule.",

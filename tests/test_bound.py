@@ -346,9 +346,28 @@ def test_time_weights_are_a_law_over_the_t_that_are_learned(last_step):
     first = bound.first_t(last_step)
     assert weights.shape == (11,) and weights.sum() == pytest.approx(1)
     assert (weights[:first] == 0).all() and (weights[first:] > 0).all()
-    t = np.arange(first, 11)
-    expected = 0.5 / len(t) + 0.5 / t / (1 / t).sum()
-    np.testing.assert_allclose(weights[first:], expected, rtol=1e-12)
+    t = np.arange(2, 11)
+    folds = np.log(t / (t - 1.0))  # of the noise t/T, which is about 1/t
+    folds = np.concatenate([[1.0], folds])[first - 1 :]
+    expected = 0.25 / len(folds) + 0.75 * folds / folds.sum()
+    np.testing.assert_allclose(weights[first:], expected, rtol=1e-5)
+
+
+def test_time_weights_of_the_geometric_schedule_are_uniform_and_see_the_cliff_of_another():
+    low = np.asarray(bound.time_weights(schedule.geometric(400, 1e-6, 1e-2)))[2:]
+    np.testing.assert_allclose(low, 1 / 399, rtol=0.02)
+    cliff = np.asarray(bound.time_weights(schedule.constant_fraction(400, 1e-6)))
+    assert cliff[2] > 0.4  # log 2500 of 13.8 e-folds
+    assert cliff[3] < 0.05
+
+
+def test_no_gradient_of_a_learned_schedule_reaches_the_law_of_t():
+    logits = schedule.to_logits(schedule.constant_fraction(10, 0.05))
+
+    def weight(logits):
+        return bound.time_weights(schedule.learned(0.05, logits))[2]
+
+    assert not np.any(jax.grad(weight)(logits))
 
 
 @pytest.mark.parametrize("num_t", [None, 16])

@@ -1,5 +1,6 @@
 """The linear skip: conditional expectations, K in closed form, float32 at low noise, sizes."""
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +9,7 @@ import scipy.fft
 from scipy.stats import multivariate_normal
 
 from cases import LOG_2PIE, averaged, keys, mean_is
-from dpm_jax import bound, gaussian, linear_skip, schedule
+from dpm_jax import bound, gaussian, linear_skip, model, schedule
 from dpm_jax.linear_skip import LinearSkip, fit, log_density, resize, wiener
 
 SHAPE = (4, 3, 3)  # three channels: the squares of 2×2 axes are symmetric and hide a transpose
@@ -164,6 +165,50 @@ def test_K_of_data_from_the_law_is_the_closed_form(x64):
     gap = best - found[:, :2].mean(axis=0).sum() + KL.sum()
     assert gap > 0
     assert gap < 0.05 * len(mean)
+
+
+def test_KL_of_the_law_is_what_is_resolved_of_each_e_fold_of_noise(x64):
+    skip, steps = law(), schedule.geometric(4000, 1e-3, 50.0)
+    t = np.arange(2, 4000)
+    share = linear_skip.resolved(skip, steps.log_snr[t])
+    folds = np.log(50.0 / (1e-3 / (1 - 1e-3))) / 3999  # of noise over signal, in each step
+    KL = np.asarray(closed_form_KL(skip, steps))[t]
+    np.testing.assert_allclose(KL, 0.5 * np.prod(SHAPE) * folds * share, rtol=0.02)
+
+
+def test_white_noise_is_resolved_as_its_signal_stands_above_the_noise():
+    white = LinearSkip(jnp.zeros(1), jnp.eye(1), jnp.ones((4, 4, 1)))
+    at = np.linspace(-30, 30, 7)
+    close(linear_skip.resolved(white, at), 1 / (1 + np.exp(-at)))
+
+
+def test_the_law_of_t_follows_the_KL_of_the_skip_and_has_less_variance():
+    shape = (16, 16, 1)  # large enough for terms to differ by t more than by their noise
+    skip, steps = law(shape, by_pixel=False), schedule.geometric(200, 1e-4, 300.0)
+
+    class Zero(nn.Module):
+        @nn.compact
+        def __call__(self, x, t, log_snr):
+            return jnp.zeros((*x.shape, 1))
+
+    built = model.build(gaussian.family(), steps, Zero(), shape, "skip", skip=skip)
+    weights = np.asarray(built.time_weights(steps))
+    assert weights.sum() == pytest.approx(1, rel=1e-5) and not weights[:2].any()
+    expected = linear_skip.resolved(skip, steps.log_snr[2:]) * np.diff(np.log(steps.noise[1:]))
+    expected = 0.25 / 199 + 0.75 * expected / expected.sum()
+    np.testing.assert_allclose(weights[2:], expected, rtol=1e-3)
+    x0 = jnp.asarray(draws(skip, 1), jnp.float32)  # one t: no strata
+    args = (built.family, steps, built.reverse({"network": {}}, steps), x0)
+
+    @jax.jit
+    def means(keys, law):
+        once = lambda key: bound.estimate(key, *args, weights=law).mean()  # noqa: E731
+        return jax.vmap(once)(keys)
+
+    uniform = jnp.asarray(np.where(np.arange(201) > 1, 1 / 199, 0), jnp.float32)
+    ours, theirs = means(keys(2000), jnp.asarray(weights)), means(keys(2000), uniform)
+    mean_is(ours - theirs, 0.0)  # both are unbiased
+    assert ours.std() < 0.6 * theirs.std()
 
 
 def test_K_of_white_data_loses_nothing(x64):
