@@ -18,6 +18,7 @@ def by_name(
     num_steps: int,
     warmup: int,
     clip_norm: float,
+    weight_decay: float = 0.0,
 ) -> optax.GradientTransformation:
     """The optimizer of that name, its learning rate warmed up and then led to 0.
 
@@ -30,6 +31,8 @@ def by_name(
         lr_schedule: constant, cosine or linear, to 0 at num_steps.
         num_steps, warmup: steps in all, and those of a linear warm-up.
         clip_norm: global norm at which gradients are clipped.
+        weight_decay: share of the matrices and kernels that is taken off at a rate of 1. Muon needs
+            it where no normalisation follows: without, all singular values grow with the steps.
 
     Raises:
         ValueError: for an unknown name or lr_schedule.
@@ -37,10 +40,15 @@ def by_name(
     check(name, lr_schedule)
     clip = optax.clip_by_global_norm(clip_norm)
     rate = partial(_rate, lr_schedule, num_steps, warmup)
-    if name == "adam":
+    if name == "adam" and not weight_decay:
         return optax.chain(clip, optax.adam(rate(learning_rate)))
+    if name == "adam":
+        return optax.chain(
+            clip, optax.adamw(rate(learning_rate), weight_decay=weight_decay, mask=_matrices)
+        )
     muon = optax.contrib.muon(
         rate(MUON_RATE * learning_rate),
+        weight_decay=weight_decay,
         adam_learning_rate=rate(learning_rate),
         muon_weight_dimension_numbers=lambda params: jax.tree.map(_as_matrix, params),
     )
@@ -67,6 +75,10 @@ def _rate(lr_schedule: str, num_steps: int, warmup: int, peak: float) -> optax.S
         return decays[lr_schedule]
     ramp = optax.linear_schedule(0.0, peak, warmup)
     return optax.join_schedules([ramp, decays[lr_schedule]], [warmup])
+
+
+def _matrices(params):
+    return jax.tree.map(lambda p: _as_matrix(p) is not None, params)
 
 
 def _as_matrix(parameter: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:

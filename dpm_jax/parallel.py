@@ -23,6 +23,11 @@ def device_key(key: jax.Array) -> jax.Array:
     return jax.random.fold_in(key, jax.lax.axis_index(_AXIS))
 
 
+def shard(rows, n: int):
+    """This device's n rows of those of all; to be called in a function given to `over_devices`."""
+    return jax.lax.dynamic_slice_in_dim(rows, n * jax.lax.axis_index(_AXIS), n)
+
+
 def replicate(tree):
     """A pytree put on every local device, placed as the results of `over_devices` are.
 

@@ -4,9 +4,10 @@ A step is a pure function of (state, data, seed): which examples, t and noise it
 from fold_in(seed, step), so that a run killed and resumed equals one that was not, to the bit.
 """
 
+import contextlib
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +17,7 @@ import optax
 from absl import logging
 
 from dpm_jax import optimizers, parallel
+from dpm_jax.data.streaming import Stream
 from dpm_jax.family import Array
 from dpm_jax.model import Model
 from dpm_jax.objective import OBJECTIVES, Loss, make_loss
@@ -49,6 +51,7 @@ class Options:
     lr_schedule: str = "cosine"  # constant, cosine, linear
     warmup: int = 0  # steps of linear warm-up
     clip_norm: float = 1.0
+    weight_decay: float = 0.0  # of matrices and kernels (optimizers.py)
     ema_decay: float = 0.999
     objective: str = "bound"  # bound (eq. 15), or v: K's terms reweighted to plain MSE of v
     num_t: int | None = None  # t drawn a device and step (bound.draw_terms); 0: the sum over all t
@@ -76,9 +79,11 @@ def fit(
 
     Args:
         model: from `model.build`.
-        data: array (n, *event), or any pytree that `draw` understands; stays on the device.
+        data: array (n, *event), or any pytree that `draw` understands; stays on the device. Or a
+            `streaming.Stream`, of which each step reads its batch from disk.
         options: how to train.
-        draw: (key, data, n) -> batch (n, *event); None: rows of `data` with replacement.
+        draw: (key, data, n) -> batch (n, *event); None: rows of `data` with replacement. Of a
+            Stream, data are the n rows of this step.
         state: where to start; None: the last checkpoint, or step 0. Its memory is taken over.
         checkpoints: a `checkpoint.Checkpoints`, or None.
         on_log: called with the state every options.log_every steps; the next step takes over the
@@ -93,21 +98,44 @@ def fit(
         Diverged: after MAX_BAD_RUN non-finite updates in a row.
     """
     check(options)
+    streams = isinstance(data, Stream)
     if draw is None:
-        data = np.asarray(data)
-        model.family.validate(data)
-        _check_event(model, data)
-        _warn_of_scale(model, data)
-    data = parallel.replicate(jax.tree.map(jnp.asarray, data))
-    optimizer = make_optimizer(options)
-    loss = make_loss(model, options.objective, options.num_t)
-    step = make_train_step(loss, optimizer, options, draw or draw_rows)
+        seen = next(data.batches(options.batch_size, 0, [0])) if streams else np.asarray(data)
+        _check_data(model, seen)
     if state is None:
         state = initial_state(model, options, checkpoints)
-    per_dispatch = options.steps_per_dispatch or _steps_per_dispatch(model, options)
+    loss = make_loss(model, options.objective, options.num_t)
+    draw = _shard(draw) if streams else draw or draw_rows
+    step = make_train_step(loss, make_optimizer(options), options, draw)
+    per_dispatch = 1
+    if not streams:
+        per_dispatch = options.steps_per_dispatch or _steps_per_dispatch(model, options)
     dispatch = make_dispatch(step, looped=per_dispatch > 1)
-    state = parallel.replicate(state)
-    return _loop(state, data, options, dispatch, per_dispatch, checkpoints, on_log, stop)
+    with contextlib.closing(_feed(data, options, int(state.step))) as feed:
+        state = parallel.replicate(state)
+        return _loop(state, feed, options, dispatch, per_dispatch, checkpoints, on_log, stop)
+
+
+def _feed(data: Any, options: Options, start: int) -> Generator[Any]:
+    """What each dispatch is given of the data: all of them, or the rows of one step."""
+    if not isinstance(data, Stream):
+        data = parallel.replicate(jax.tree.map(jnp.asarray, data))
+        while True:
+            yield data
+    steps = range(start, options.num_steps)
+    with contextlib.closing(data.batches(options.batch_size, options.seed, steps)) as batches:
+        for batch in batches:
+            yield parallel.replicate(jax.tree.map(jnp.asarray, batch))
+
+
+def _shard(draw: Draw | None) -> Draw:
+    """`draw` on this device's share of the rows of a step."""
+
+    def shared(key: Array, rows: Array, n: int) -> Array:
+        mine = parallel.shard(rows, n)
+        return mine if draw is None else draw(key, mine, n)
+
+    return shared
 
 
 def check(options: Options) -> None:
@@ -121,7 +149,7 @@ def check(options: Options) -> None:
     for name in positive:
         if not 0 < getattr(options, name) < math.inf:
             raise ValueError(f"{name}: expected more than 0, got {getattr(options, name)}")
-    for name in ("warmup", "steps_per_dispatch"):
+    for name in ("warmup", "steps_per_dispatch", "weight_decay"):
         if getattr(options, name) < 0:
             raise ValueError(f"{name}: expected at least 0, got {getattr(options, name)}")
     if not 0 <= options.seed < MAX_SEED:
@@ -142,6 +170,7 @@ def make_optimizer(options: Options) -> optax.GradientTransformation:
         options.num_steps,
         options.warmup,
         options.clip_norm,
+        options.weight_decay,
     )
 
 
@@ -224,7 +253,7 @@ def make_dispatch(step, looped: bool):
     return parallel.over_devices(steps, num_args=4, donate=(0,))
 
 
-def _loop(state, data, options, dispatch, per_dispatch, checkpoints, on_log, stop) -> TrainState:
+def _loop(state, feed, options, dispatch, per_dispatch, checkpoints, on_log, stop) -> TrainState:
     key = parallel.replicate(jax.random.key(options.seed))
     step = int(state.step)
     blocking = jax.default_backend() == "cpu" and jax.local_device_count() > 1
@@ -233,7 +262,7 @@ def _loop(state, data, options, dispatch, per_dispatch, checkpoints, on_log, sto
         ahead = [per_dispatch, options.num_steps - step]
         ahead += [every - step % every for every in (options.log_every, options.checkpoint_every)]
         num = min(ahead)
-        state = dispatch(state, data, key, jnp.asarray(num, jnp.int32))
+        state = dispatch(state, next(feed), key, jnp.asarray(num, jnp.int32))
         step += num
         last = step == options.num_steps or (stop is not None and stop())
         if blocking:  # collectives of several queued steps can deadlock on few cores
@@ -276,7 +305,12 @@ def _steps_per_dispatch(model: Model, options: Options) -> int:
     return 1 if convolves else options.log_every
 
 
-def _warn_of_scale(model: Model, data: np.ndarray) -> None:
+def _check_data(model: Model, data: np.ndarray) -> None:
+    if tuple(data.shape[1:]) != model.event_shape:
+        raise ValueError(
+            f"data: expected events of shape {model.event_shape}, got {tuple(data.shape[1:])}"
+        )
+    model.family.validate(data)
     mean, deviation = np.mean(data, dtype=np.float64), np.std(data, dtype=np.float64)
     if model.family.name == "gaussian" and not (0.2 < deviation < 5 and abs(mean) < 5):
         logging.warning(
@@ -284,11 +318,4 @@ def _warn_of_scale(model: Model, data: np.ndarray) -> None:
             " best on data scaled by one constant to mean 0 and variance 1",
             mean,
             deviation,
-        )
-
-
-def _check_event(model: Model, data) -> None:
-    if tuple(data.shape[1:]) != model.event_shape:
-        raise ValueError(
-            f"data: expected events of shape {model.event_shape}, got {tuple(data.shape[1:])}"
         )

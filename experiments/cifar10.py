@@ -17,7 +17,7 @@ import settings
 from dpm_jax import plots, posterior, sampling
 from dpm_jax.data import images
 
-_SHARED = {**pictures.SHARED, "dense": 128, "flip": True, "dataset": "cifar10"}
+_SHARED = {**pictures.SHARED, "dense": 128, "flip": True, "dataset": "cifar10", "memory_gib": 4.0}
 PRESETS = {
     "paper": _SHARED,
     "best": {
@@ -26,7 +26,7 @@ PRESETS = {
         "network": "residual_unet",
         "width": 64,
         "depth": 2,
-        "num_steps": 9000,
+        "num_steps": 6000,
         "beta_1": 5.5e-6,
     },
 }
@@ -35,6 +35,8 @@ _SHOWN = 8  # images in a row of Figure 3
 
 def make(config) -> pictures.Pictures:
     """The set named by --dataset, mirrored at random in training."""
+    if not 0 <= config["memory_gib"] < np.inf:
+        raise ValueError(f"memory_gib: expected at least 0, got {config['memory_gib']}")
     data = images.load(config["dataset"], config["data_dir"] or None, config["manual_dir"] or None)
 
     def draw(key, rows, n):
@@ -49,7 +51,8 @@ def make(config) -> pictures.Pictures:
     facts = {"paper_note": "5.4 ± 0.2 bits/pixel at an unstated beta_1, 4.20 bits/dim"}
     if config["dataset"] != "cifar10":
         facts = {"dataset": config["dataset"]}
-    return pictures.Pictures(data.train, draw, test, data.mean, data.scale, data.levels, facts)
+    found = pictures.Pictures(data.train, draw, test, data.mean, data.scale, data.levels, facts)
+    return found._replace(streams=data.train.nbytes > config["memory_gib"] * 2**30)
 
 
 def setup(config) -> common.Problem:
@@ -117,5 +120,6 @@ if __name__ == "__main__":
         dense="Units of the dense whole-image pathway of multiscale_conv; 0: none.",
         flip="Mirror training images at random.",
         dataset="Name of a tensorflow-datasets set of images, or a .npy file of images.",
+        memory_gib="A larger training set is not held: each step reads its images from disk.",
     )
     common.run(EXPERIMENT)

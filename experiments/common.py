@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import app, logging
 from tqdm import tqdm
@@ -25,6 +26,7 @@ from dpm_jax import (
     reporting,
     training,
 )
+from dpm_jax.data.streaming import Stream
 from dpm_jax.model import Model
 
 
@@ -47,6 +49,7 @@ class Problem(NamedTuple):
     enlarge: Callable[..., Any] | None = None  # shape -> the evaluated model of larger images
     whole: Any = ()  # held-out images larger than the test set's, for figures
     compare: Callable[..., dict] | None = None  # y, known, noise, x, weight -> numbers
+    streams: bool = False  # the data are larger than memory: each step reads its rows from disk
 
 
 class Experiment(NamedTuple):
@@ -182,13 +185,23 @@ def _train(problem: Problem, options: training.Options, workdir: Path, checkpoin
             bar.set_postfix_str(f"K = {K:.3f} bits", refresh=False)
             bar.update(step - bar.n)
 
-        data, draw = problem.data, problem.draw
+        data = Stream(problem.data) if problem.streams else problem.data
         with _signals_asked() as asked:
             fit = training.fit
-            state = fit(problem.model, data, options, draw, state, checkpoints, on_log, asked)
+            state = fit(
+                problem.model, data, options, problem.draw, state, checkpoints, on_log, asked
+            )
     if int(state.step) < options.num_steps:
         raise KeyboardInterrupt
     return state, metrics.seconds_at(int(state.step))
+
+
+def some_rows(problem, num: int):
+    """The data for `problem.draw`; only `num` of them, evenly spaced, where they are on disk."""
+    if not problem.streams:
+        return jnp.asarray(problem.data)
+    n = len(problem.data)
+    return jnp.asarray(problem.data[np.unique(np.arange(num) * n // num)])
 
 
 def _draw_bound_terms(problem: Problem, params, config: dict[str, Any], folder: Path) -> Path:

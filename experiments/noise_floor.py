@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
+import common
 from dpm_jax import baselines, evaluation, linear_skip, mcgsm, plots, reporting
 
 FLOORS = (0.002, 0.011, 0.041, 0.101)  # variances of noise at which models are compared
@@ -82,7 +83,7 @@ def _beside(config, problem, noise, ours, unit: float) -> dict[str, Curve]:
     key_test, key_train = jax.random.split(jax.random.key(config["seed"] + 13))
     # As many pixels, whatever the size of a patch: 20,000 of 32×32 are 160 MB a copy.
     num = max(100, config["baseline_patches"] * 1024 // max(1024, problem.facts["pixels"]))
-    train = _Noised(key_train, problem.draw(key_train, jnp.asarray(problem.data), num))
+    train = _Noised(key_train, problem.draw(key_train, common.some_rows(problem, num), num))
     rows = jnp.asarray(problem.test[: config["num_eval"]])
     test = _Noised(key_test, problem.draw_test(key_test, rows))
     near = [i for i, v in enumerate(noise) if _is_floor(v)]

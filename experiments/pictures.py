@@ -39,6 +39,7 @@ SHARED = {
     "lr_schedule": "cosine",
     "warmup": 100,
     "clip_norm": 1.0,
+    "weight_decay": 0.0,
     "ema_decay": 0.999,
     "objective": "bound",
     "num_t": -1,
@@ -55,7 +56,7 @@ SHARED = {
     "data_dir": "",
     "manual_dir": "",
 }
-BEST = {"readout": "skip", "optimizer": "muon", "batch_size": 32}
+BEST = {"readout": "skip", "optimizer": "muon", "weight_decay": 0.2, "batch_size": 32}
 HELPS = {
     **noise_floor.HELPS,
     "final_ratio": "(1−ᾱ_T)/ᾱ_T of the geometric schedule.",
@@ -72,7 +73,7 @@ HELPS = {
 class Pictures(NamedTuple):
     """An image set as an experiment sees it."""
 
-    train: np.ndarray  # what training.fit holds: images, or photographs to be cropped
+    data: np.ndarray  # what training.fit holds: images, or photographs to be cropped
     draw: Callable[..., Any]  # (key, train, n) -> (n, H, W, C) of the same integers
     test: np.ndarray  # (M, H, W, C) uint8 or uint16
     mean: float  # grey levels
@@ -80,6 +81,7 @@ class Pictures(NamedTuple):
     levels: int
     facts: dict[str, Any]
     whole: Any = ()  # (k, H, W, C): held-out images larger than those of the test set
+    streams: bool = False  # the data are larger than memory: each step reads its rows from disk
 
 
 def setup(config: dict[str, Any], make: Callable[[dict[str, Any]], Pictures]) -> common.Problem:
@@ -141,7 +143,7 @@ def setup(config: dict[str, Any], make: Callable[[dict[str, Any]], Pictures]) ->
     return common.Problem(
         build(),
         build(x0_range=data_range),
-        pictures.train,
+        pictures.data,
         draw,
         pictures.test,
         dequantize,
@@ -150,12 +152,14 @@ def setup(config: dict[str, Any], make: Callable[[dict[str, Any]], Pictures]) ->
         {"examples": 2, "model_samples": 2, "lanes": 64},
         enlarge=partial(build, x0_range=data_range),
         whole=pictures.whole,
+        streams=pictures.streams,
     )
 
 
 def fit_law(pictures: Pictures, seed: int) -> linear_skip.LinearSkip:
     """The Gaussian law in DCT × colour axes, of training images as the network will see them."""
-    rows = pictures.draw(jax.random.key(seed + 7), pictures.train, _FITTED_ON)
+    rows = common.some_rows(pictures, _FITTED_ON)
+    rows = pictures.draw(jax.random.key(seed + 7), rows, _FITTED_ON)
 
     def prepare(rows):
         return (np.asarray(rows, np.float64) + 0.5 - pictures.mean) / pictures.scale
@@ -164,7 +168,9 @@ def fit_law(pictures: Pictures, seed: int) -> linear_skip.LinearSkip:
 
 
 def draw_rows(key, rows, n):
-    """n rows of an image set, each equally often."""
+    """n rows of an image set, each equally often; where there are n, as read from disk, all."""
+    if rows.shape[0] == n:
+        return rows
     return rows[jax.random.randint(key, (n,), 0, rows.shape[0])]
 
 

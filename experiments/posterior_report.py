@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+import common
 from dpm_jax import evaluation, plots, reporting
 from dpm_jax.data import images
 
@@ -89,7 +89,8 @@ def wiener(problem, seen) -> np.ndarray | None:
         return None
     rows = problem.data[:_TRAINED_ON]
     if problem.draw is not None:
-        rows = problem.draw(jax.random.key(0), jnp.asarray(problem.data), _TRAINED_ON)
+        rows = common.some_rows(problem, _TRAINED_ON)
+        rows = problem.draw(jax.random.key(0), rows, _TRAINED_ON)
     x = np.asarray(rows, np.float64).reshape(len(rows), size)
     mean, known = x.mean(axis=0), seen.known.ravel()
     C = np.cov(x.T) + 1e-6 * np.eye(size)

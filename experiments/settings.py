@@ -60,6 +60,7 @@ _HELP = {
     "optimizer": "adam, or muon: along orthogonal matrices, fewer steps for convolutions.",
     "lr_schedule": "constant, cosine or linear, to 0 at the last step.",
     "warmup": "Steps of linear warm-up of the learning rate.",
+    "weight_decay": "Of matrices and convolutions; Muon needs it where nothing normalises them.",
     "clip_norm": "Global norm at which gradients are clipped.",
     "ema_decay": "Of the moving average of parameters that is evaluated.",
     "objective": "bound (eq. 15), or v (its terms reweighted to the squared error of v).",

@@ -6,7 +6,8 @@ import numpy as np
 import optax
 import pytest
 
-from dpm_jax import optimizers
+from dpm_jax import gaussian, model, networks, optimizers, schedule, training
+from dpm_jax.checkpoint import Checkpoints
 
 RATE = 1e-2
 
@@ -100,6 +101,31 @@ def test_an_optimizer_finds_the_least_squares(name):
     for _ in range(800):
         params, state = step(params, state)
     assert float(loss(params)) < 1e-4
+
+
+def test_a_run_of_muon_resumes_to_the_bit(tmp_path):
+    steps = schedule.geometric(6, 1e-2)
+    network = networks.MLP(width=6, depth=1)
+    built = model.build(gaussian.family(), steps, network, (2,), "v", "posterior")
+    data = np.asarray(jax.random.normal(jax.random.key(5), (500, 2)))
+    batch = 4 * jax.local_device_count()
+    options = training.Options(
+        num_steps=8, batch_size=batch, optimizer="muon", log_every=4, checkpoint_every=4
+    )
+    whole = training.fit(built, data, options, checkpoints=Checkpoints(tmp_path / "whole"))
+    once = iter([True])
+    stopped = training.fit(
+        built,
+        data,
+        options,
+        checkpoints=Checkpoints(tmp_path / "run"),
+        stop=lambda: next(once, False),
+    )
+    assert int(stopped.step) == 4
+    resumed = training.fit(built, data, options, checkpoints=Checkpoints(tmp_path / "run"))
+    for a, b in zip(jax.tree.leaves(resumed), jax.tree.leaves(whole)):
+        np.testing.assert_array_equal(a, b)
+    assert int(resumed.step) == 8 and jax.tree.structure(resumed) == jax.tree.structure(whole)
 
 
 @pytest.mark.parametrize(

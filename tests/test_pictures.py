@@ -123,13 +123,26 @@ def test_bark_from_a_folder_fills_the_centre_of_a_held_out_photograph(tmp_path, 
     assert x.shape == (50, 16, 16, 1) and abs(float(x.mean())) < 0.5
 
 
+def test_a_set_larger_than_memory_is_read_as_training_goes(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.integers(0, 256, (60, 8, 8, 1), dtype=np.uint8))
+    given = {"dataset": str(tmp_path / "x.npy"), "memory_gib": 0.0, "dense": 0, "scales": 2}
+    config, _, report = run(cifar10.EXPERIMENT, tmp_path / "run", **given)
+    problem = cifar10.setup(config)
+    assert problem.streams and isinstance(problem.data, np.memmap)
+    assert common.some_rows(problem, 7).shape == (7, 8, 8, 1)  # not all are read
+    assert report["train_steps"] == 2 and np.isfinite(report["K_bits"])
+    small = {**config, "memory_gib": 1.0}
+    assert not cifar10.setup(small).streams
+
+
 def test_training_images_are_mirrored_in_half_of_the_draws(tmp_path):
     ramp = np.broadcast_to(np.arange(8, dtype=np.uint8)[:, None] * 30, (40, 8, 8, 1)).copy()
     np.save(tmp_path / "x.npy", ramp)
     config = configure(cifar10.EXPERIMENT, tmp_path / "run", **TINY)
     config |= {"dataset": str(tmp_path / "x.npy"), "flip": True}
     made = cifar10.make(config)
-    rows = np.asarray(made.draw(jax.random.key(0), jax.numpy.asarray(made.train), 400))
+    rows = np.asarray(made.draw(jax.random.key(0), jax.numpy.asarray(made.data), 400))
     mirrored = (rows[:, 0, 0, 0] == 210).mean()
     assert abs(mirrored - 0.5) < 0.1
     there = ramp[0, 0, :, 0]
@@ -155,6 +168,7 @@ def test_levels_of_16_bits_are_shown_in_8():
         (cifar10, {"sample_steps": 7}, "--sample_steps: expected 2..6, got 7"),
         (cifar10, {"dataset": "/no/file.npy"}, "file.npy"),
         (cifar10, {"baselines": "dct,block"}, r"--baselines: expected names of .*'block'"),
+        (cifar10, {"dataset": "mnist", "memory_gib": -1.0}, "--memory_gib: expected at least 0"),
         (cifar10, {"baseline_patches": 9}, "--baseline_patches: expected at least 100, got 9"),
         (bark, {}, "--image_dir: expected a folder of photographs, got none"),
         (bark, {"image_dir": "/no"}, "/no"),

@@ -6,10 +6,13 @@ import time
 from functools import partial
 from itertools import count, islice
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 
+from dpm_jax import gaussian, model, networks, parallel, schedule, training
+from dpm_jax.checkpoint import Checkpoints
 from dpm_jax.data import folders, images, streaming
 
 
@@ -167,3 +170,54 @@ def test_examples_of_two_kinds_are_refused():
     read = lambda item, rng: np.zeros(2, item)  # noqa: E731
     with pytest.raises(ValueError, match=r"expected uint(8|16) \(2,\) as from others, got uint"):
         list(streaming.stream([np.uint8, np.uint16], 8, 0, range(9), read))
+
+
+# --- training from a stream -----------------------------------------------------------------------
+
+
+def setting(tmp_path, **more):
+    """A model of pairs, a file of 50 of them, and options."""
+    steps = schedule.geometric(6, 1e-2)
+    network = networks.MLP(width=4, depth=1)
+    built = model.build(gaussian.family(), steps, network, (2,), "v", "posterior")
+    path = tmp_path / "pairs.npy"
+    np.save(path, np.random.default_rng(0).normal(size=(50, 2)).astype(np.float32))
+    batch = 4 * jax.local_device_count()
+    given = {"num_steps": 6, "batch_size": batch, "log_every": 3, "checkpoint_every": 2, **more}
+    return built, path, training.Options(**given)
+
+
+def assert_same(a, b):
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_step_is_given_the_rows_of_its_batch_each_device_its_own(tmp_path):
+    built, path, options = setting(tmp_path, num_steps=1)
+    rows = next(streaming.stream(path, options.batch_size, options.seed, [0]))
+    streamed = training.fit(built, streaming.Stream(path), options)
+    held = training.fit(built, rows, options, lambda key, rows, n: parallel.shard(rows, n))
+    assert_same(streamed, held)
+    double = training.fit(built, streaming.Stream(path), options, lambda key, rows, n: 2 * rows)
+    held = training.fit(built, 2 * rows, options, lambda key, rows, n: parallel.shard(rows, n))
+    assert_same(double, held)
+
+
+def test_a_run_from_a_stream_resumes_to_the_bit_and_leaves_no_thread(tmp_path):
+    built, path, options = setting(tmp_path)
+    source = streaming.Stream(path)
+    whole = training.fit(built, source, options)
+    asked = iter([False, False, True])
+    run = Checkpoints(tmp_path / "run")
+    stopped = training.fit(built, source, options, checkpoints=run, stop=lambda: next(asked))
+    assert int(stopped.step) == 3
+    resumed = training.fit(built, source, options, checkpoints=Checkpoints(tmp_path / "run"))
+    assert_same(resumed, whole)
+    assert not threads()
+
+
+def test_a_stream_of_other_events_is_refused_before_any_work(tmp_path):
+    built, path, options = setting(tmp_path)
+    np.save(path, np.zeros((5, 3), np.float32))
+    with pytest.raises(ValueError, match=r"data: expected events of shape \(2,\), got \(3,\)"):
+        training.fit(built, streaming.Stream(path), options)

@@ -6,13 +6,24 @@ at step k sees what it would have seen.
 
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 Read = Callable[[Any, np.random.Generator], np.ndarray]
+
+
+class Stream(NamedTuple):
+    """A set of examples on disk, in the place of an array of them in `training.fit`."""
+
+    source: Any  # as in `stream`
+    read: Read | None = None
+
+    def batches(self, batch: int, seed: int, steps: Iterable[int]) -> Generator[np.ndarray]:
+        """The batches of these steps, as `stream` gives them."""
+        return stream(self.source, batch, seed, steps, self.read)
 
 
 def stream(
@@ -22,7 +33,7 @@ def stream(
     steps: Iterable[int],
     read: Read | None = None,
     ahead: int = 4,
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray]:
     """The batches of `steps`, of rows drawn uniformly with replacement, in the order of the steps.
 
     A thread reads up to `ahead` batches before they are asked for. It ends with the last step, with
@@ -114,7 +125,7 @@ def _items(items: Sequence, read: Read) -> tuple[Callable, int]:
 
 def _ahead(
     make: Callable[[int], np.ndarray], steps: Iterable[int], ahead: int
-) -> Iterator[np.ndarray]:
+) -> Generator[np.ndarray]:
     """make(step) for each step, made by a thread, `ahead` of them in advance."""
     ready: queue.Queue = queue.Queue(maxsize=ahead)
     closed = threading.Event()
