@@ -1,7 +1,7 @@
 """Densities of images to set beside K: how much of K − L_null is more than second moments give.
 
-All are normalised densities of whole images, on the same noised pixels as the diffusion model:
-compare them at a noise variance v of the model, x√(1−v) + √v ε, training images noised alike. Each
+All are normalised densities of whole images, to be compared with a diffusion model at a variance v
+of the noise, on x√(1−v) + √v ε of the same test images, fitted to training images so noised. Each
 pixel counts, at the border too. `isotropic` is L_null; then blocks with a full covariance; then a
 product of conditionals in raster order, p(x) = Π p(pixel | window above and to the left), as in
 Domke, Karapurkar & Aloimonos 2008 and in the MCGSM of Theis, Hosseini & Bethge 2012 (mcgsm.py).

@@ -155,13 +155,13 @@ def time_weights(
     """The law from which t is drawn for K, (T+1,): ¼ uniform, ¾ ∝ size · log (1−ᾱ_t)/(1−ᾱ_{t−1}).
 
     That is by the e-folds of noise that t adds, with one for t = 1: about 1/t for the binomial
-    schedule of the paper, uniform for the geometric one. So all terms of low noise, where most of K
-    and of its variance is, have one size. Every t has positive probability: unbiased.
+    schedule of the paper, uniform for the geometric one at low noise, where most of K and of its
+    variance is and an e-fold has about the same KL everywhere. Each t has a probability: unbiased.
 
     Args:
         schedule: β_t.
         last_step: as in `exact`.
-        size: (T+1,), how large KL_t is for an e-fold of noise, where that is known beforehand.
+        size: (T+1,), about how large KL_t is in an e-fold of noise, where that is known beforehand.
     """
     # Only a proposal: no gradient of a learned β may reach it.
     noise = jax.lax.stop_gradient(schedule.noise)

@@ -90,7 +90,7 @@ def noise_floor(
     """K and K' (eq. 14) of a data set noised to each step t0 (bound.noise_floor), from one model.
 
     Data whose density is unbounded (flat regions, grey levels) have no K of their own, only one at
-    each noise. Models with one schedule and seed share their noise: compare `each` in pairs.
+    each noise. Compare models in pairs, by `each` of the same images.
 
     Args:
         t0: steps in 1..T, of the respaced chain where `steps` is given.

@@ -199,7 +199,8 @@ def reverse(
 def resolved(skip: LinearSkip, log_snr) -> np.ndarray:
     """Mean of ᾱ s/(ᾱ s + 1 − ᾱ): the share of the coefficients that stand above the noise.
 
-    SNR c², and so KL_t of the law alone for an e-fold of noise, in ½ nats a dimension.
+    It is SNR c²: KL_t of the law alone in an e-fold of noise over signal, in units of ½ nat a
+    dimension.
 
     Args:
         skip: the law.

@@ -33,7 +33,7 @@ class Model(NamedTuple):
     schedule: Callable[[Any], Schedule]  # params -> β_t, learned or not
     reverse: Callable[[Any, Schedule], Reverse]  # params, schedule -> p(x^{t-1}|x^t), last step too
     bins: Bins | None = None  # of integer data, for a discretized last step
-    size: Callable[[Array], Array] | None = None  # log-SNR -> of KL_t for an e-fold of noise
+    size: Callable[[Array], Array] | None = None  # log-SNR -> KL_t in an e-fold of noise, about
 
     def time_weights(self, schedule: Schedule) -> Array:
         """The law from which t is drawn for K, (T+1,)."""
@@ -259,8 +259,8 @@ def _check_last_step(family: Family, last_step: str, bins: Bins | None) -> Bins 
 
 
 def _size(skip: LinearSkip) -> Callable[[Array], Array]:
-    """Of KL_t of the Gaussian law by the log-SNR: from a table, since every training step asks."""
-    at = np.linspace(-20, 40, 241)
+    """KL_t of the Gaussian law by the log-SNR, from a table: every training step asks for it."""
+    at = np.linspace(-20, 20, 161)  # where Schedule.log_snr lies
     table = linear_skip.resolved(skip, at)
     return lambda log_snr: jnp.interp(
         log_snr, *(jnp.asarray(v, log_snr.dtype) for v in (at, table))

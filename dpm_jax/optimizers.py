@@ -23,16 +23,17 @@ def by_name(
     """The optimizer of that name, its learning rate warmed up and then led to 0.
 
     Args:
-        name: "adam"; or "muon" (Jordan et al. 2024), which steps matrices and the kernels of
-            convolutions (matrices from all inputs of a unit to the units) along the nearest
-            orthogonal matrix, MUON_RATE times as far, and leaves all else to Adam with Nesterov's
-            momentum.
+        name: "adam"; or "muon" (Jordan et al. 2024), which steps parameters of two or four axes,
+            matrices and the kernels of convolutions (matrices from all inputs of a unit to the
+            units), along the nearest orthogonal matrix, MUON_RATE times as far, and leaves all else
+            to Adam with Nesterov's momentum.
         learning_rate: of Adam, after the warm-up.
         lr_schedule: constant, cosine or linear, to 0 at num_steps.
         num_steps, warmup: steps in all, and those of a linear warm-up.
         clip_norm: global norm at which gradients are clipped.
-        weight_decay: share of the matrices and kernels that is taken off at a rate of 1. Muon needs
-            it where no normalisation follows: without, all singular values grow with the steps.
+        weight_decay: share of the parameters of two or four axes that a step at a rate of 1 takes
+            off. Muon needs it where nothing normalises what a matrix gives: without, all its
+            singular values grow with the steps.
 
     Raises:
         ValueError: for an unknown name or lr_schedule.

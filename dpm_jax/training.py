@@ -42,7 +42,7 @@ class TrainState(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Options:
-    """How to train; every field is a flag of the experiments."""
+    """How to train; the experiments have them as flags."""
 
     num_steps: int = 2000
     batch_size: int = 128  # over all devices
@@ -56,7 +56,7 @@ class Options:
     objective: str = "bound"  # bound (eq. 15), or v: K's terms reweighted to plain MSE of v
     num_t: int | None = None  # t drawn a device and step (bound.draw_terms); 0: the sum over all t
     seed: int = 0
-    steps_per_dispatch: int = 0  # 0: 1 for convolutions on CPU, else log_every
+    steps_per_dispatch: int = 0  # 0: 1 for convolutions on CPU, else log_every; of a Stream 1
     log_every: int = 100
     checkpoint_every: int = 1000
 
@@ -100,8 +100,8 @@ def fit(
     check(options)
     streams = isinstance(data, Stream)
     if draw is None:
-        seen = next(data.batches(options.batch_size, 0, [0])) if streams else np.asarray(data)
-        _check_data(model, seen)
+        data = data if streams else np.asarray(data)
+        _check_data(model, next(data.batches(options.batch_size, 0, [0])) if streams else data)
     if state is None:
         state = initial_state(model, options, checkpoints)
     loss = make_loss(model, options.objective, options.num_t)
@@ -150,7 +150,7 @@ def check(options: Options) -> None:
         if not 0 < getattr(options, name) < math.inf:
             raise ValueError(f"{name}: expected more than 0, got {getattr(options, name)}")
     for name in ("warmup", "steps_per_dispatch", "weight_decay"):
-        if getattr(options, name) < 0:
+        if not 0 <= getattr(options, name) < math.inf:
             raise ValueError(f"{name}: expected at least 0, got {getattr(options, name)}")
     if not 0 <= options.seed < MAX_SEED:
         raise ValueError(f"seed: expected 0..{MAX_SEED - 1}, got {options.seed}")

@@ -31,7 +31,10 @@ _SHARED = {
     "repeats": 5,
     "baselines": "dct,blocks,causal",
 }
-PRESETS = {"paper": _SHARED, "best": {**_SHARED, **pictures.BEST}}
+PRESETS = {
+    "paper": _SHARED,
+    "best": {**_SHARED, **pictures.BEST, "batch_size": 16, "num_steps": 1500},
+}
 
 
 def make(config) -> pictures.Pictures:

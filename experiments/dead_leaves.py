@@ -5,7 +5,7 @@
 Discs of radii p(r) ∝ r^-3 on [2, 256] and uniform greys that cover each other, 256×256, sampled
 exactly (data/dead_leaves.py). Trained on random patches of --size; the network is convolutional, so
 Figure 4 is a whole image. The law has flat regions, hence no density: only K on x^{t0}, at a stated
-noise, means anything, and every model is compared there, on the same noised pixels.
+noise, means anything, and every model is compared there, on the same images.
 """
 
 import jax
@@ -18,9 +18,15 @@ import settings
 from dpm_jax import plots
 from dpm_jax.data import dead_leaves, folders, images
 
-_SHARED = {**pictures.SHARED, "beta_1": 2e-3, "size": 32, "train_images": 1000, "dataset": ""}
-_SHARED["baselines"] = "dct,blocks,causal"
-PRESETS = {"paper": _SHARED, "best": {**_SHARED, **pictures.BEST}}
+_SHARED = {
+    **pictures.SHARED,
+    "beta_1": 2e-3,
+    "size": 32,
+    "train_images": 1000,
+    "dataset": "",
+    "baselines": "dct,blocks,causal",
+}
+PRESETS = {"paper": _SHARED, "best": {**_SHARED, **pictures.BEST, "num_steps": 2500}}
 _WHOLE = 256  # side of the generator's images
 
 

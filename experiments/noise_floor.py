@@ -17,11 +17,13 @@ import common
 from dpm_jax import baselines, evaluation, linear_skip, mcgsm, plots, reporting
 
 FLOORS = (0.002, 0.011, 0.041, 0.101)  # variances of noise at which models are compared
+_FEWEST = 1000  # patches: a block of 8×8 colours has a covariance of 192×192
 BLOCK = 8  # largest side of the blocks with a full covariance
 HELPS = {
     "baselines": "Densities beside K in the noise-floor curve, a list of dct, blocks (8×8),"
-    " causal (scale mixture) and mcgsm (an hour), or nothing.",
-    "baseline_patches": "Training patches that they are fitted on.",
+    " causal (scale mixture) and mcgsm (an hour for grey levels), or nothing.",
+    "baseline_patches": "Training patches that they are fitted on; as many pixels where these are"
+    " larger than 32×32.",
 }
 
 
@@ -29,6 +31,7 @@ class Curve(NamedTuple):
     """K' of one density at some noises, in bits a pixel."""
 
     noise: np.ndarray  # (m,) variances
+    floor: np.ndarray  # (m,) bool: whether it is the nearest to one of the FLOORS
     gain: np.ndarray  # (m,)
     error: np.ndarray  # (m,) standard errors over the test images
     lead: np.ndarray | None = None  # (m, 2): of the diffusion, and its error in pairs
@@ -36,13 +39,13 @@ class Curve(NamedTuple):
 
 def names(config) -> list[str]:
     """The names in --baselines; ValueError for one that is unknown, or too few patches."""
-    found = [name for name in config["baselines"].split(",") if name]
+    found = list(dict.fromkeys(name for name in config["baselines"].split(",") if name))
     unknown = [name for name in found if name not in _FITS]
     if unknown:
         raise ValueError(f"baselines: expected names of {tuple(_FITS)}, got {unknown[0]!r}")
-    if config["baseline_patches"] < 100:
+    if config["baseline_patches"] < _FEWEST:
         got = config["baseline_patches"]
-        raise ValueError(f"baseline_patches: expected at least 100, got {got}")
+        raise ValueError(f"baseline_patches: expected at least {_FEWEST}, got {got}")
     return found
 
 
@@ -51,7 +54,8 @@ def measure(config, problem, params, folder):
     noise = np.asarray(problem.evaluated.schedule(params).noise)
     wanted = np.union1d(np.geomspace(max(noise[1], 1e-4), 0.5, 9), FLOORS)
     wanted = wanted[wanted >= 0.99 * noise[1]]
-    t0 = np.unique([int(np.argmin(abs(np.log(noise[1:] / v)))) + 1 for v in wanted])
+    t0 = np.unique([_nearest(noise, v) for v in wanted])
+    floor = np.isin(t0, [_nearest(noise, v) for v in FLOORS if v >= 0.99 * noise[1]])
     found = evaluation.noise_floor(
         problem.evaluated,
         params,
@@ -64,8 +68,9 @@ def measure(config, problem, params, folder):
     )
     pixels, dims = problem.facts["pixels"], problem.facts["dims"]
     unit = reporting.LN2 * pixels
-    curves = {"diffusion": Curve(found.noise, found.gain / unit, found.gain_error / unit)}
-    curves |= _beside(config, problem, found.noise, found.each / unit, unit)
+    gain, error = found.gain / unit, found.gain_error / unit
+    curves = {"diffusion": Curve(found.noise, floor, gain, error)}
+    curves |= _beside(config, problem, found.noise[floor], found.each[:, floor] / unit, unit)
     per_dim = {
         name: (c.noise, c.gain * pixels / dims, c.error * pixels / dims)
         for name, c in curves.items()
@@ -75,40 +80,47 @@ def measure(config, problem, params, folder):
     return {"noise_floor": str(path)}, {"noise_floor": facts}, _rows(curves, dims // pixels)
 
 
-def _beside(config, problem, noise, ours, unit: float) -> dict[str, Curve]:
-    """Other densities at the FLOORS, fitted and tested on images with the noise of each.
+def _nearest(noise: np.ndarray, variance: float) -> int:
+    return int(np.argmin(abs(np.log(noise[1:] / variance)))) + 1
 
-    Each is fitted to training images as it is tested, on one noised copy of the test images.
+
+def _beside(config, problem, noise, ours, unit: float) -> dict[str, Curve]:
+    """Other densities, fitted at each noise to training images that have it.
+
+    They are tested on one noised copy of the test images, while K is an average over such copies:
+    the lead of the diffusion is taken image by image.
     """
-    key_test, key_train = jax.random.split(jax.random.key(config["seed"] + 13))
-    # As many pixels, whatever the size of a patch: 20,000 of 32×32 are 160 MB a copy.
-    num = max(100, config["baseline_patches"] * 1024 // max(1024, problem.facts["pixels"]))
-    train = _Noised(key_train, problem.draw(key_train, common.some_rows(problem, num), num))
+    keys = jax.random.split(jax.random.key(config["seed"] + 13), 4)
+    num = patches(config["baseline_patches"], problem.facts["pixels"])
+    train = _Noised(keys[0], problem.draw(keys[1], common.some_rows(problem, num), num))
     rows = jnp.asarray(problem.test[: config["num_eval"]])
-    test = _Noised(key_test, problem.draw_test(key_test, rows))
-    near = [i for i, v in enumerate(noise) if _is_floor(v)]
-    work = [(name, i) for i in near for name in names(config)]
+    test = _Noised(keys[2], problem.draw_test(keys[3], rows))
+    work = [(name, i) for i in range(len(noise)) for name in names(config)]
     values: dict[str, list] = {}
     for name, i in tqdm(work, desc="other densities", leave=False):
         x = test.at(noise[i])
         label, density = _FITS[name](train.at(noise[i]))
         gain = (density(x) - baselines.isotropic(x)) / unit
-        lead = ours[:, i] - gain
-        pair = [(v.mean(), evaluation.standard_error(v)) for v in (gain, lead)]
+        pair = [(v.mean(), evaluation.standard_error(v)) for v in (gain, ours[:, i] - gain)]
         values.setdefault(label, []).append(pair)
     found = {label: np.array(pairs) for label, pairs in values.items()}
+    floor = np.ones(len(noise), bool)
     return {
-        label: Curve(noise[near], pairs[:, 0, 0], pairs[:, 0, 1], pairs[:, 1])
+        label: Curve(noise, floor, pairs[:, 0, 0], pairs[:, 0, 1], pairs[:, 1])
         for label, pairs in found.items()
     }
+
+
+def patches(num: int, pixels: int) -> int:
+    """So many patches of 32×32, or as many pixels of larger ones; at least _FEWEST."""
+    return max(min(num, _FEWEST), num * 1024 // max(1024, pixels))
 
 
 class _Noised:
     """Images with the noise of any variance, always the same draw of it."""
 
     def __init__(self, key, x0):
-        self.x0 = x0
-        self.epsilon = jax.random.normal(jax.random.fold_in(key, 1), x0.shape)
+        self.x0, self.epsilon = x0, jax.random.normal(key, x0.shape)
 
     def at(self, variance: float) -> np.ndarray:
         v = float(variance)
@@ -144,10 +156,6 @@ def _cases(cases):
 _FITS = {"dct": _dct, "blocks": _blocks, "causal": _causal, "mcgsm": _mcgsm}
 
 
-def _is_floor(variance: float) -> bool:
-    return bool(min(abs(np.log(np.array(FLOORS) / variance))) < 0.02)
-
-
 def _listed(curve: Curve) -> dict[str, list]:
     facts = {
         "noise_variance": curve.noise.tolist(),
@@ -165,7 +173,7 @@ def _rows(curves: dict[str, Curve], colours: int):
     number, rows = reporting.number, []
     for name, curve in curves.items():
         for i, v in enumerate(curve.noise):
-            if not _is_floor(v):
+            if not curve.floor[i]:
                 continue
             what = f"K − L_null at noise {v:.4f}, {name}"
             if curve.lead is not None:

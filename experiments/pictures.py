@@ -16,7 +16,7 @@ import settings
 from dpm_jax import discretized, gaussian, linear_skip, model, readout, reporting
 from dpm_jax.data import images
 
-_FITTED_ON = 20_000  # rows of the training set for the Gaussian law of the linear skip
+_FITTED_ON = 20_000  # patches of 32×32 for the Gaussian law of the linear skip
 SHARED = {
     "seed": 0,
     "T": 1000,
@@ -56,7 +56,13 @@ SHARED = {
     "data_dir": "",
     "manual_dir": "",
 }
-BEST = {"readout": "skip", "optimizer": "muon", "weight_decay": 0.2, "batch_size": 32}
+BEST = {
+    "nonlinearity": "leaky_relu",
+    "readout": "skip",
+    "optimizer": "muon",
+    "weight_decay": 0.2,
+    "batch_size": 32,
+}
 HELPS = {
     **noise_floor.HELPS,
     "final_ratio": "(1−ᾱ_T)/ᾱ_T of the geometric schedule.",
@@ -81,7 +87,7 @@ class Pictures(NamedTuple):
     levels: int
     facts: dict[str, Any]
     whole: Any = ()  # (k, H, W, C): held-out images larger than those of the test set
-    streams: bool = False  # the data are larger than memory: each step reads its rows from disk
+    streams: bool = False  # each step reads its rows from disk
 
 
 def setup(config: dict[str, Any], make: Callable[[dict[str, Any]], Pictures]) -> common.Problem:
@@ -158,8 +164,8 @@ def setup(config: dict[str, Any], make: Callable[[dict[str, Any]], Pictures]) ->
 
 def fit_law(pictures: Pictures, seed: int) -> linear_skip.LinearSkip:
     """The Gaussian law in DCT × colour axes, of training images as the network will see them."""
-    rows = common.some_rows(pictures, _FITTED_ON)
-    rows = pictures.draw(jax.random.key(seed + 7), rows, _FITTED_ON)
+    num = noise_floor.patches(_FITTED_ON, int(np.prod(pictures.test.shape[1:3])))
+    rows = pictures.draw(jax.random.key(seed + 7), common.some_rows(pictures, num), num)
 
     def prepare(rows):
         return (np.asarray(rows, np.float64) + 0.5 - pictures.mean) / pictures.scale
@@ -168,9 +174,7 @@ def fit_law(pictures: Pictures, seed: int) -> linear_skip.LinearSkip:
 
 
 def draw_rows(key, rows, n):
-    """n rows of an image set, each equally often; where there are n, as read from disk, all."""
-    if rows.shape[0] == n:
-        return rows
+    """n rows of an image set, each equally often."""
     return rows[jax.random.randint(key, (n,), 0, rows.shape[0])]
 
 

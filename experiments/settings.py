@@ -1,7 +1,5 @@
 """Flags of the experiments: their definition, the configuration they make, what is built of it."""
 
-import contextlib
-import ctypes
 import dataclasses
 import sys
 from collections.abc import Callable
@@ -60,7 +58,7 @@ _HELP = {
     "optimizer": "adam, or muon: along orthogonal matrices, fewer steps for convolutions.",
     "lr_schedule": "constant, cosine or linear, to 0 at the last step.",
     "warmup": "Steps of linear warm-up of the learning rate.",
-    "weight_decay": "Of matrices and convolutions; Muon needs it where nothing normalises them.",
+    "weight_decay": "Of matrices and convolutions; Muon needs it where nothing normalises theirs.",
     "clip_norm": "Global norm at which gradients are clipped.",
     "ema_decay": "Of the moving average of parameters that is evaluated.",
     "objective": "bound (eq. 15), or v (its terms reweighted to the squared error of v).",
@@ -72,19 +70,6 @@ _HELP = {
     "data_dir": "Where prepared data sets are kept (default: that of tensorflow-datasets).",
     "manual_dir": "Folder with the original files, for machines without a network.",
 }
-
-
-def keep_memory() -> None:
-    """Let the C library keep freed memory for the next step, where it is glibc.
-
-    XLA on CPU allocates its temporaries at every dispatch. Given back to the system and taken
-    again, page by page, they cost a fifth of a training step of a U-Net.
-    """
-    trim_threshold, mmap_max = -1, -4  # of malloc.h
-    with contextlib.suppress(OSError, AttributeError):
-        mallopt = ctypes.CDLL("libc.so.6").mallopt
-        mallopt(trim_threshold, 2**31 - 1)
-        mallopt(mmap_max, 0)
 
 
 def parse(argv: list[str]) -> list[str]:

@@ -12,8 +12,8 @@ from dpm_jax.checkpoint import Checkpoints
 RATE = 1e-2
 
 
-def make(name="muon", lr_schedule="constant", num_steps=10, warmup=0, clip_norm=1e9):
-    return optimizers.by_name(name, RATE, lr_schedule, num_steps, warmup, clip_norm)
+def make(name="muon", lr_schedule="constant", num_steps=10, warmup=0, weight_decay=0.0):
+    return optimizers.by_name(name, RATE, lr_schedule, num_steps, warmup, 1e9, weight_decay)
 
 
 def random_like(params, seed):
@@ -78,6 +78,17 @@ def test_rates_rise_and_fall(name, lr_schedule, middle):
     np.testing.assert_allclose(relative[:5], [0, 0.25, 0.5, 0.75, 1], rtol=1e-3, atol=1e-6)
     np.testing.assert_allclose(relative[14], middle, rtol=1e-3)
     assert abs(relative[24] - (lr_schedule == "constant")) < 1e-3
+
+
+@pytest.mark.parametrize("name, scale", [("muon", optimizers.MUON_RATE), ("adam", 1.0)])
+def test_weights_decay_by_their_rate_and_vectors_do_not(name, scale):
+    shapes = {"w": (4, 3), "kernel": (3, 3, 2, 5), "bias": (6,), "readout": (2, 3, 4)}
+    params = random_like({k: jnp.zeros(v, jnp.float32) for k, v in shapes.items()}, 7)
+    nothing = jax.tree.map(jnp.zeros_like, params)
+    update = first_update(make(name, weight_decay=0.3), params, nothing)
+    for key, value in params.items():
+        decay = 0.3 * scale * RATE if len(shapes[key]) in (2, 4) else 0.0
+        np.testing.assert_allclose(update[key], -decay * value, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", optimizers.OPTIMIZERS)

@@ -3,6 +3,7 @@
 import json
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +13,7 @@ import bark
 import cifar10
 import common
 import dead_leaves
+import noise_floor
 import pictures
 import settings
 from dpm_jax import reporting
@@ -30,7 +32,7 @@ TINY = {
     "passes": 2,
     "num_samples": 2,
     "sample_steps": 3,
-    "baseline_patches": 200,
+    "baseline_patches": 1000,
 }
 
 
@@ -52,7 +54,8 @@ def photographs(tmp_path):
     return folder
 
 
-def test_dead_leaves_and_an_image_larger_than_its_patches(tmp_path):
+def test_dead_leaves_and_an_image_larger_than_its_patches(tmp_path, monkeypatch):
+    monkeypatch.setattr(noise_floor, "FLOORS", (0.101,))
     config, printed, report = run(dead_leaves.EXPERIMENT, tmp_path / "run", size=16, train_images=2)
     assert report["figures"].keys() == {"samples", "figure4", "noise_floor", "bound_terms"}
     assert all((tmp_path / "run" / path).exists() for path in report["figures"].values())
@@ -86,16 +89,41 @@ def test_densities_beside_the_curve_of_images_that_are_a_known_gaussian(tmp_path
     rng = np.random.default_rng(0)
     levels = np.clip(rng.normal(128, 30, (600, 8, 8, 1)), 0, 255).astype(np.uint8)
     np.save(tmp_path / "x.npy", levels)
-    given = {"dataset": str(tmp_path / "x.npy"), "baselines": "dct,causal,blocks", "beta_1": 2e-3}
-    given |= {"baseline_patches": 20_000, "num_eval": 60, "T": 200, "scales": 2, "dense": 0}
+    given = {"dataset": str(tmp_path / "x.npy"), "baselines": "dct,blocks,dct", "beta_1": 2e-3}
+    given |= {"baseline_patches": 2000, "num_eval": 60, "T": 100, "scales": 2, "dense": 0}
     _, _, report = run(cifar10.EXPERIMENT, tmp_path / "run", **given)
     for name, found in report["noise_floor"].items():
         if name == "diffusion":
             continue
         gain = np.array(found["K_minus_L_null_bits_per_pixel"])
         assert len(gain) == 4  # one at each of the noises
-        # 20,000 draws of 540 images: a full covariance of 64 pixels overfits by 64²/4/540/64 nats.
+        # A full covariance of 64 pixels overfits 540 images by about 64/4/540 nats a pixel.
         assert np.all(np.abs(gain) < 5 * np.array(found["standard_error_bits_per_pixel"]) + 0.06)
+
+
+def test_other_densities_are_fitted_and_tested_at_the_very_noise(tmp_path, monkeypatch):
+    # Flat images: what varies is u of the dequantisation and ε. They add only if they are
+    # independent, down to the bits of their keys.
+    np.save(
+        tmp_path / "x.npy", np.repeat(np.arange(0, 240, 4, dtype=np.uint8), 64).reshape(60, 8, 8)
+    )
+    config = configure(cifar10.EXPERIMENT, tmp_path / "run", **TINY)
+    config |= {"dataset": str(tmp_path / "x.npy"), "baselines": "dct", "num_eval": 60}
+    problem = cifar10.setup(config)
+    seen = []
+
+    def fit(train):
+        seen.append(train)
+        return "seen", lambda x: seen.append(x) or np.zeros(len(x))
+
+    monkeypatch.setitem(noise_floor._FITS, "dct", fit)
+    noise = np.array([0.002, 0.101])
+    noise_floor._beside(config, problem, noise, np.zeros((6, 2)), 1.0)
+    assert [len(x) for x in seen] == [1000, 6, 1000, 6]
+    for v, noisy in zip(np.repeat(noise, 2), seen):
+        within = np.var(noisy, axis=(1, 2, 3), ddof=1).mean()
+        expected = v + (1 - v) / (12 * problem.facts["scale_levels"] ** 2)
+        assert within == pytest.approx(expected, rel=5 * (2 / (64 * len(noisy))) ** 0.5)
 
 
 def test_the_paper_preset_of_cifar_10_from_a_file(tmp_path):
@@ -129,6 +157,8 @@ def test_a_set_larger_than_memory_is_read_as_training_goes(tmp_path):
     given = {"dataset": str(tmp_path / "x.npy"), "memory_gib": 0.0, "dense": 0, "scales": 2}
     config, _, report = run(cifar10.EXPERIMENT, tmp_path / "run", **given)
     problem = cifar10.setup(config)
+    noisy = np.asarray(problem.draw(jax.random.key(0), jnp.asarray(problem.data[:8]), 8))
+    assert noisy.shape == (8, 8, 8, 1)  # the rows of a step as they are
     assert problem.streams and isinstance(problem.data, np.memmap)
     assert common.some_rows(problem, 7).shape == (7, 8, 8, 1)  # not all are read
     assert report["train_steps"] == 2 and np.isfinite(report["K_bits"])
@@ -169,7 +199,7 @@ def test_levels_of_16_bits_are_shown_in_8():
         (cifar10, {"dataset": "/no/file.npy"}, "file.npy"),
         (cifar10, {"baselines": "dct,block"}, r"--baselines: expected names of .*'block'"),
         (cifar10, {"dataset": "mnist", "memory_gib": -1.0}, "--memory_gib: expected at least 0"),
-        (cifar10, {"baseline_patches": 9}, "--baseline_patches: expected at least 100, got 9"),
+        (cifar10, {"baseline_patches": 9}, "--baseline_patches: expected at least 1000, got 9"),
         (bark, {}, "--image_dir: expected a folder of photographs, got none"),
         (bark, {"image_dir": "/no"}, "/no"),
         (bark, {"image_dir": "x", "hole": 300}, "--hole: expected 1..255, got 300"),
