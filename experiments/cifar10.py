@@ -20,15 +20,7 @@ from dpm_jax.data import images
 _SHARED = {**pictures.SHARED, "dense": 128, "flip": True, "dataset": "cifar10", "memory_gib": 4.0}
 PRESETS = {
     "paper": _SHARED,
-    "best": {
-        **_SHARED,
-        **pictures.BEST,
-        "network": "residual_unet",
-        "width": 64,
-        "depth": 2,
-        "num_steps": 6000,
-        "beta_1": 5.5e-6,
-    },
+    "best": {**_SHARED, **pictures.BEST, "num_steps": 5000, "beta_1": 5.5e-6},
 }
 _SHOWN = 8  # images in a row of Figure 3
 

@@ -46,9 +46,9 @@ _HELP = {
     "beta_1": "First diffusion rate, inside (0, 1): the noise floor of K.",
     "schedule": "learned, or a fixed one: constant_fraction, geometric, linear, cosine.",
     "network": "Network by name: rbf, perceptron, mlp, residual_mlp, bump_dense, unet,"
-    " residual_unet, multiscale_conv.",
-    "width": "Units of a layer; of the U-Nets: channels of the fine scale.",
-    "depth": "Hidden layers; of the U-Nets: residual blocks of each stage.",
+    " multiscale_conv.",
+    "width": "Units of a layer; of the unet: channels of its fine scale.",
+    "depth": "Hidden layers; of the unet: residual blocks of each stage.",
     "readout": "Mean of the reverse kernel by name (dpm_jax/readout.py).",
     "variance": "Variance of the reverse kernel: eq64, between, posterior (Gaussian only).",
     "last_step": "fixed (App. B.2) or learned.",
@@ -138,7 +138,6 @@ def make_network(config: dict[str, Any], outputs: int) -> Any:
         "unet": lambda: networks.UNet(
             (width, 2 * width), depth, config.get("bottleneck", 512), outputs, dtype
         ),
-        "residual_unet": lambda: networks.ResidualUNet((width, width), depth, outputs, dtype),
         "multiscale_conv": lambda: networks.MultiScaleConv(
             T=T,
             channels=width,

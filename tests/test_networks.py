@@ -19,7 +19,6 @@ NETWORKS = {
     "MLP": (networks.MLP(width=8, depth=2, octaves=2, outputs=2), (3,)),
     "ResidualMLP": (networks.ResidualMLP(width=8, depth=2, outputs=2), (2, 2)),
     "UNet": (networks.UNet((4, 6), blocks=1, bottleneck=5, outputs=2), (8, 4, 2)),
-    "ResidualUNet": (networks.ResidualUNet((4, 6), blocks=1, outputs=2), (8, 4, 2)),
 }
 KNOW_T = ("RBF", "SigmoidPerceptron", "BumpDense")
 
@@ -57,31 +56,6 @@ def test_outputs_conditioning_and_gradients(case):
     for log_snr in (-20.0, 20.0):
         gradient, raw = call(3, log_snr)
         assert all(np.isfinite(leaf).all() for leaf in (*gradient, raw))
-
-
-@pytest.mark.parametrize("case", ["ResidualUNet"], indirect=True)
-def test_convolutions_serve_images_of_any_size_and_move_with_them(case):
-    _, network, _, params = case
-    image = jax.random.normal(jax.random.key(2), (64, 64, 2))
-    apply = jax.jit(lambda x: network.apply(params, x, jnp.asarray(1), jnp.asarray(0.5)))
-    whole, part = apply(image), apply(image[8:56, 8:56])
-    assert whole.shape == (64, 64, 2, 2)
-    middle = slice(20, 28)  # no border is within the reach of the convolutions
-    np.testing.assert_allclose(part[middle, middle], whole[28:36, 28:36], rtol=1e-4, atol=1e-5)
-    assert np.any(np.abs(part[0] - whole[8, 8:56]) > 1e-2)  # a border is seen
-
-
-def test_bfloat16_inside_the_residual_unet_is_close_and_its_output_float32():
-    x = jax.random.normal(jax.random.key(2), (8, 8, 1))
-    given = (x, jnp.asarray(1), jnp.asarray(0.5))
-    exact = networks.ResidualUNet((8, 8), blocks=1)
-    params = jax.jit(exact.init)(jax.random.key(0), *given)
-    assert not np.any(exact.apply(params, *given))  # the readout's own kernel, at first
-    params = jax.tree.map(lambda a: a + 0.1 * jax.random.normal(jax.random.key(3), a.shape), params)
-    rough = networks.ResidualUNet((8, 8), blocks=1, dtype=jnp.bfloat16).apply(params, *given)
-    assert rough.dtype == jnp.float32
-    wanted = np.asarray(exact.apply(params, *given))
-    assert 0 < np.abs(rough - wanted).max() < 0.05 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize("case", ["RBF", "MLP"], indirect=True)
@@ -171,13 +145,7 @@ def test_bumps_of_eq_63():
 
 @pytest.mark.parametrize(
     "name, shape",
-    [
-        ("RBF", (2, 2)),
-        ("SigmoidPerceptron", (2, 2)),
-        ("UNet", (3,)),
-        ("UNet", (6, 8, 1)),
-        ("ResidualUNet", (8, 6, 1)),
-    ],
+    [("RBF", (2, 2)), ("SigmoidPerceptron", (2, 2)), ("UNet", (3,)), ("UNet", (6, 8, 1))],
 )
 def test_an_event_that_the_network_does_not_take_is_refused(name, shape):
     with pytest.raises(ValueError, match=rf"network: {name} does not take an event of shape"):

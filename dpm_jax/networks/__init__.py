@@ -10,16 +10,6 @@ respaced schedule.
 from dpm_jax.networks.dense import MLP, ResidualMLP
 from dpm_jax.networks.multiscale_conv import MultiScaleConv
 from dpm_jax.networks.paper import RBF, BumpDense, SigmoidPerceptron
-from dpm_jax.networks.residual_unet import ResidualUNet
 from dpm_jax.networks.unet import UNet
 
-__all__ = [
-    "MLP",
-    "RBF",
-    "BumpDense",
-    "MultiScaleConv",
-    "ResidualMLP",
-    "ResidualUNet",
-    "SigmoidPerceptron",
-    "UNet",
-]
+__all__ = ["MLP", "RBF", "BumpDense", "MultiScaleConv", "ResidualMLP", "SigmoidPerceptron", "UNet"]

@@ -62,11 +62,11 @@ class UNet(nn.Module):
             )
         fine, coarse = self.channels
         time = jax.nn.silu(nn.Dense(2 * coarse, dtype=self.dtype)(log_snr_features(log_snr)))
-        hidden = nn.Conv(fine, (3, 3), dtype=self.dtype)(space_to_depth(x))
+        hidden = nn.Conv(fine, (3, 3), dtype=self.dtype)(_space_to_depth(x))
         for _ in range(self.blocks):
             hidden = _Block(fine, self.dtype)(hidden, time)
         skip = hidden
-        hidden = nn.Conv(coarse, (3, 3), dtype=self.dtype)(space_to_depth(hidden))
+        hidden = nn.Conv(coarse, (3, 3), dtype=self.dtype)(_space_to_depth(hidden))
         for _ in range(self.blocks):
             hidden = _Block(coarse, self.dtype)(hidden, time)
         if self.bottleneck:
@@ -74,13 +74,13 @@ class UNet(nn.Module):
         for _ in range(self.blocks):
             hidden = _Block(coarse, self.dtype)(hidden, time)
         hidden = nn.Dense(4 * fine, dtype=self.dtype)(hidden)
-        hidden = jnp.concatenate([depth_to_space(hidden), skip], axis=-1)
+        hidden = jnp.concatenate([_depth_to_space(hidden), skip], axis=-1)
         for _ in range(self.blocks):
             hidden = _Block(fine, self.dtype)(hidden, time)
         hidden = jax.nn.silu(nn.LayerNorm(dtype=self.dtype)(hidden))
         zeros = nn.initializers.zeros_init()
         last = nn.Conv(4 * x.shape[-1] * self.outputs, (3, 3), kernel_init=zeros, dtype=self.dtype)
-        raw = depth_to_space(last(hidden)).reshape(*x.shape, self.outputs)
+        raw = _depth_to_space(last(hidden)).reshape(*x.shape, self.outputs)
         return raw.astype(jnp.promote_types(x.dtype, jnp.float32))
 
     def _whole_image(self, hidden: Array, time: Array) -> Array:
@@ -94,15 +94,15 @@ class UNet(nn.Module):
         )
 
 
-def space_to_depth(x: Array) -> Array:
+def _space_to_depth(x: Array) -> Array:
     """(H, W, C) -> (H/2, W/2, 4C), without loss."""
     height, width, channels = x.shape
     x = x.reshape(height // 2, 2, width // 2, 2, channels).transpose(0, 2, 1, 3, 4)
     return x.reshape(height // 2, width // 2, 4 * channels)
 
 
-def depth_to_space(x: Array) -> Array:
-    """(H, W, 4C) -> (2H, 2W, C), the inverse of `space_to_depth`."""
+def _depth_to_space(x: Array) -> Array:
+    """(H, W, 4C) -> (2H, 2W, C), the inverse of `_space_to_depth`."""
     height, width, channels = x.shape
     x = x.reshape(height, width, 2, 2, channels // 4).transpose(0, 2, 1, 3, 4)
     return x.reshape(2 * height, 2 * width, channels // 4)
