@@ -26,7 +26,7 @@ _SHARED = {
     "size": 64,
     "image_dir": "",
     "colour": False,
-    "view": 256,
+    "view": 320,
     "hole": 100,
     "repeats": 5,
     "baselines": "dct,blocks,causal",
@@ -119,13 +119,13 @@ def _figure5(config, problem, params):
 
 
 def _views(config, held) -> np.ndarray:
-    """Squares of --view pixels from the middle of the held-out photographs that hold one."""
+    """Squares of --view pixels from the middle of up to three held-out photographs that hold one."""
     view = config["view"]
-    found: list[np.ndarray] = []
-    for photo, (height, width) in zip(held.photos, held.sizes):
-        if min(height, width) >= view and len(found) < 3:
-            top, left = (height - view) // 2, (width - view) // 2
-            found.append(photo[top : top + view, left : left + view])
+    large = [i for i, size in enumerate(held.sizes) if min(size) >= view]
+    found = []
+    for i in large[:: -(-len(large) // 3) or 1]:
+        top, left = ((side - view) // 2 for side in held.sizes[i])
+        found.append(held.photos[i, top : top + view, left : left + view])
     return np.stack(found) if found else np.zeros((0, view, view, held.photos.shape[-1]), np.uint8)
 
 

@@ -202,7 +202,7 @@ def test_levels_of_16_bits_are_shown_in_8():
         (cifar10, {"baseline_patches": 9}, "--baseline_patches: expected at least 1000, got 9"),
         (bark, {}, "--image_dir: expected a folder of photographs, got none"),
         (bark, {"image_dir": "/no"}, "/no"),
-        (bark, {"image_dir": "x", "hole": 300}, "--hole: expected 1..255, got 300"),
+        (bark, {"image_dir": "x", "hole": 400}, "--hole: expected 1..319, got 400"),
         (bark, {"image_dir": "x", "view": 30}, "--view: expected a multiple of 4, got 30"),
     ],
 )
