@@ -119,7 +119,7 @@ def _figure5(config, problem, params):
 
 
 def _views(config, held) -> np.ndarray:
-    """Squares of --view pixels from the middle of up to three held-out photographs that hold one."""
+    """The middle of up to three held-out photographs: squares of --view pixels."""
     view = config["view"]
     large = [i for i, size in enumerate(held.sizes) if min(size) >= view]
     found = []
