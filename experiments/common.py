@@ -229,7 +229,7 @@ def _draw_bound_terms(problem: Problem, params, config: dict[str, Any], folder: 
     def mean_terms(params, keys, x0):
         reverse = model.reverse(params, steps)
         each = jax.vmap(
-            lambda k, x: bound.exact_terms(k, model.family, steps, reverse, x, model.last_step)
+            lambda k, x: bound.exact_terms(k, model.family, steps, reverse, x, model.last)
         )
         return each(keys, x0).mean(axis=0)
 

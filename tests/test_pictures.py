@@ -138,6 +138,22 @@ def test_the_paper_preset_of_cifar_10_from_a_file(tmp_path):
     assert "8-bit code length" in printed
 
 
+def test_the_code_length_of_integers_by_the_discretized_last_step(tmp_path):
+    rng = np.random.default_rng(0)
+    np.save(tmp_path / "x.npy", rng.integers(0, 256, (60, 8, 8, 1), dtype=np.uint8))
+    given = {"dataset": str(tmp_path / "x.npy"), "last_step": "discretized", "beta_1": 1e-4}
+    given |= {"dense": 0, "T": 100, "baselines": ""}
+    _, printed, report = run(cifar10.EXPERIMENT, tmp_path / "run", **given)
+    # No code of uniform integers is shorter than 8 bits; the Gaussian law costs log2 of
+    # sqrt(2πe/12) = 0.25 more, and a chain of 100 steps that begins as that law little on top.
+    length = report["bits_per_dim_8bit"]
+    assert length == pytest.approx(-report["K_bits"] / 64)
+    error = report["K_standard_error_bits"] / 64
+    assert 8 - 4 * error < length < 8.6 + 4 * error
+    assert "lossless code length" in printed and "last step discretized" in printed
+    assert list(report["noise_floor"]) == ["diffusion"]
+
+
 def test_bark_from_a_folder_fills_the_centre_of_a_held_out_photograph(tmp_path, photographs):
     given = {"size": 16, "view": 32, "hole": 12, "repeats": 2, "image_dir": str(photographs)}
     config, _, report = run(bark.EXPERIMENT, tmp_path / "run", **given)
