@@ -73,6 +73,7 @@ def heartbeat(path, data, states, times) -> Path:
 def image_grid(path, images, columns: int, title: str = "") -> Path:
     """Images (n, H, W, 1 or 3) of 8 bits in a grid, e.g. Figure App.1: 100 MNIST samples."""
     n, height, width, channels = images.shape
+    columns = min(columns, n)
     rows = -(-n // columns)
     grid = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), np.uint8) + 90
     for i, image in enumerate(images):
@@ -266,7 +267,7 @@ def posterior_rows(path, seen, draws, title: str = "") -> Path:
     return save(figure, path)
 
 
-def noise_floor(path, curves, elements: int = 1, title: str = "") -> Path:
+def noise_floor(path, curves, elements: int = 1, title: str = "", ceiling=None) -> Path:
     """K' of data noised to each variance, beside the most that noise leaves: −½ log2 v a dimension.
 
     Args:
@@ -275,12 +276,15 @@ def noise_floor(path, curves, elements: int = 1, title: str = "") -> Path:
             arrays of one length; of data of variance 1.
         elements: dimensions of a pixel: 1 for grey levels, 3 for colours.
         title: of the figure.
+        ceiling: (v, K') where the data have not just variance 1, in bits a dimension too.
     """
     figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
     seen = np.concatenate([np.asarray(v) for v, _, _ in curves.values()])
     v = np.geomspace(seen.min(), seen.max(), 200)
-    ceiling = r"ceiling, $-½\log_2 v$" + (f" × {elements}" if elements > 1 else "")
-    axis.plot(v, -0.5 * np.log2(v) * elements, "k--", lw=1, label=ceiling)
+    label, (v, most) = "ceiling", ceiling or (v, -0.5 * np.log2(v))
+    if ceiling is None:
+        label += r", $-½\log_2 v$" + (f" × {elements}" if elements > 1 else "")
+    axis.plot(v, np.multiply(most, elements), "k--", lw=1, label=label)
     for name, (noise, gain, error) in curves.items():
         axis.errorbar(
             noise, np.multiply(gain, elements), np.multiply(error, elements),

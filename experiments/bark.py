@@ -76,7 +76,9 @@ def figures(config, problem, params, folder):
     found = pictures.to_levels(problem, pictures.samples(config, problem, params))
     paths = {"samples": plots.image_grid(folder / "samples.png", found, 8)}
     facts = {}
-    if len(problem.whole):
+    if not len(problem.whole):
+        facts["figure5_note"] = "left out, no held-out photograph is as large as --view"
+    else:
         columns, facts = _figure5(config, problem, params)
         paths["figure5"] = plots.image_columns(folder / "figure5.png", columns, size=3.0)
     curve, more, rows = noise_floor.measure(config, problem, params, folder)

@@ -278,14 +278,14 @@ def _final_table(experiment, result, content, rows, workdir: Path) -> str:
         ("", "paper", "ours", "ceiling", "unit"),
         (
             "K",
-            number(experiment.paper_K_bits),
+            number(content["paper_K_bits"]),
             number(bits(result.K), bits(result.K_error)),
             number(content["ceiling_bits"]),
             experiment.unit,
         ),
         (
             "K − L_null",
-            number(experiment.paper_gain_bits),
+            number(content["paper_K_minus_L_null_bits"]),
             number(bits(result.K_minus_L_null), bits(result.K_minus_L_null_error)),
             number(_minus(content["ceiling_bits"], content["L_null_bits"])),
             experiment.unit,
@@ -303,10 +303,8 @@ def _final_table(experiment, result, content, rows, workdir: Path) -> str:
         f" ± one standard error over {result.examples} examples"
     )
     files = ["report.json", *content["figures"].values()]
-    notes = [
-        f"{n.split('_')[0]}: {content[n]}"
-        for n in ("ceiling_kind", "paper_note", "parzen_note")
-        if n in content
-    ]
+    known = content["ceiling_bits"] is not None
+    names = ["ceiling_kind"] * known + ["paper_note", "parzen_note", "figure5_note"]
+    notes = [f"{n.split('_')[0]}: {content[n]}" for n in names if n in content]
     lines = [title, reporting.table(table), *notes, "", *(f"wrote {workdir / f}" for f in files)]
     return "\n".join(["", *lines])

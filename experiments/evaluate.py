@@ -86,6 +86,11 @@ def execute(config: dict[str, Any]) -> str:
     """
     counts = _check(config)
     experiment, run, problem, state = load(config)
+    if problem.evaluated.last_step == "discretized":
+        raise settings.Invalid(
+            "--workdir: expected a run with a fixed or learned last step, which has a density; got"
+            " discretized, of which report.json says all"
+        )
     workdir = Path(config["workdir"]).expanduser()
     effort = {k: config[k] or v for k, v in problem.effort.items()}
     seed = run["seed"] + 10 if config["seed"] is None else config["seed"]

@@ -34,6 +34,7 @@ class Curve(NamedTuple):
     floor: np.ndarray  # (m,) bool: whether it is the nearest to one of the FLOORS
     gain: np.ndarray  # (m,)
     error: np.ndarray  # (m,) standard errors over the test images
+    most: np.ndarray  # (m,) −h of the noise, less L_null of these images
     lead: np.ndarray | None = None  # (m, 2): of the diffusion, and its error in pairs
 
 
@@ -69,22 +70,29 @@ def measure(config, problem, params, folder):
     pixels, dims = problem.facts["pixels"], problem.facts["dims"]
     unit = reporting.LN2 * pixels
     gain, error = found.gain / unit, found.gain_error / unit
-    curves = {"diffusion": Curve(found.noise, floor, gain, error)}
-    curves |= _beside(config, problem, found.noise[floor], found.each[:, floor] / unit, unit)
+    most = -0.5 * dims / pixels * np.log2(2 * np.pi * np.e * found.noise) - found.K / unit + gain
+    curves = {"diffusion": Curve(found.noise, floor, gain, error, most)}
+    each = found.each[:, floor] / unit
+    curves |= _beside(config, problem, found.noise[floor], each, most[floor], unit)
     per_dim = {
         name: (c.noise, c.gain * pixels / dims, c.error * pixels / dims)
         for name, c in curves.items()
     }
-    path = plots.noise_floor(folder / "noise_floor.png", per_dim, dims // pixels)
+    path = plots.noise_floor(
+        folder / "noise_floor.png",
+        per_dim,
+        dims // pixels,
+        ceiling=(found.noise, most * pixels / dims),
+    )
     facts = {name: _listed(curve) for name, curve in curves.items()}
-    return {"noise_floor": str(path)}, {"noise_floor": facts}, _rows(curves, dims // pixels)
+    return {"noise_floor": str(path)}, {"noise_floor": facts}, _rows(curves)
 
 
 def _nearest(noise: np.ndarray, variance: float) -> int:
     return int(np.argmin(abs(np.log(noise[1:] / variance)))) + 1
 
 
-def _beside(config, problem, noise, ours, unit: float) -> dict[str, Curve]:
+def _beside(config, problem, noise, ours, most, unit: float) -> dict[str, Curve]:
     """Other densities, fitted at each noise to training images that have it.
 
     They are tested on one noised copy of the test images, while K is an average over such copies:
@@ -106,7 +114,7 @@ def _beside(config, problem, noise, ours, unit: float) -> dict[str, Curve]:
     found = {label: np.array(pairs) for label, pairs in values.items()}
     floor = np.ones(len(noise), bool)
     return {
-        label: Curve(noise, floor, pairs[:, 0, 0], pairs[:, 0, 1], pairs[:, 1])
+        label: Curve(noise, floor, pairs[:, 0, 0], pairs[:, 0, 1], most, pairs[:, 1])
         for label, pairs in found.items()
     }
 
@@ -161,6 +169,7 @@ def _listed(curve: Curve) -> dict[str, list]:
         "noise_variance": curve.noise.tolist(),
         "K_minus_L_null_bits_per_pixel": curve.gain.tolist(),
         "standard_error_bits_per_pixel": curve.error.tolist(),
+        "ceiling_bits_per_pixel": curve.most.tolist(),
     }
     if curve.lead is not None:
         facts["lead_of_diffusion_bits_per_pixel"] = curve.lead[:, 0].tolist()
@@ -168,16 +177,16 @@ def _listed(curve: Curve) -> dict[str, list]:
     return facts
 
 
-def _rows(curves: dict[str, Curve], colours: int):
-    """Rows of the final table: K' at the FLOORS, and the ceiling −½ log2 v of a pixel."""
+def _rows(curves: dict[str, Curve]):
+    """Rows of the final table: K' at the FLOORS, always a density, and its ceiling."""
     number, rows = reporting.number, []
     for name, curve in curves.items():
         for i, v in enumerate(curve.noise):
             if not curve.floor[i]:
                 continue
-            what = f"K − L_null at noise {v:.4f}, {name}"
+            what = f"K − L_null at noise variance {v:.4f}, {name}"
             if curve.lead is not None:
                 what += f" (diffusion ahead by {number(*curve.lead[i])})"
-            most = number(-0.5 * colours * np.log2(v))
-            rows.append((what, "–", number(curve.gain[i], curve.error[i]), most, "bits/pixel"))
+            ours, most = number(curve.gain[i], curve.error[i]), number(curve.most[i])
+            rows.append((what, "–", ours, most, "bits/pixel"))
     return rows

@@ -144,6 +144,7 @@ def setup(config: dict[str, Any], make: Callable[[dict[str, Any]], Pictures]) ->
         "mean_levels": mean,
         "scale_levels": scale,
         "levels": pictures.levels,
+        "beta_1_noise_levels": scale * math.sqrt(config["beta_1"]),
         **pictures.facts,
     }
     return common.Problem(
@@ -209,7 +210,9 @@ def measures(problem, result, ceiling):
     bits, number, facts = reporting.bits, reporting.number, problem.facts
     pixels, dims, scale = facts["pixels"], facts["dims"], facts["scale_levels"]
     whole = problem.evaluated.last_step == "discretized"  # K is then a log probability of integers
-    code = "lossless code length" if whole else "8-bit code length"
+    code, key = "8-bit code length", "bits_per_dim_8bit"
+    if whole:
+        code, key = "lossless code length", "bits_per_dim_lossless"
 
     def code_length(K):
         return -bits(K) / dims if whole else reporting.bits_per_dim_8bit(K, dims, scale)
@@ -218,21 +221,21 @@ def measures(problem, result, ceiling):
         "K_bits_per_pixel": bits(result.K) / pixels,
         "K_minus_L_null_bits_per_pixel": bits(result.K_minus_L_null) / pixels,
         "K_minus_L_null_standard_error_bits_per_pixel": bits(result.K_minus_L_null_error) / pixels,
-        "bits_per_dim_8bit": code_length(result.K),
+        key: code_length(result.K),
     }
+    density = "log probability of the integers, per pixel" if whole else "K per pixel"
     error, gain_error = bits(result.K_error), bits(result.K_minus_L_null_error) / pixels
-    most = [None] * 3
+    most = [None, None]
     if ceiling is not None:
         most = [bits(ceiling) / pixels, bits(ceiling - result.L_null) / pixels]
-        most.append(code_length(ceiling))
     rows = [
-        ("K per pixel", "K_bits_per_pixel", error / pixels, "bits/pixel"),
+        (density, "K_bits_per_pixel", error / pixels, "bits/pixel"),
         ("K − L_null per pixel", "K_minus_L_null_bits_per_pixel", gain_error, "bits/pixel"),
-        (f"{code} (lower is better)", "bits_per_dim_8bit", error / dims, "bits/dim"),
+        (f"{code} (lower is better)", key, error / dims, "bits/dim"),
     ]
     return ours, [
         (name, "–", number(ours[key], e, 4), number(c, digits=4), unit)
-        for (name, key, e, unit), c in zip(rows, most)
+        for (name, key, e, unit), c in zip(rows, [*most, None])
     ]
 
 

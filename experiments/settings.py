@@ -51,7 +51,8 @@ _HELP = {
     "depth": "Hidden layers; of the unet: residual blocks of each stage.",
     "readout": "Mean of the reverse kernel by name (dpm_jax/readout.py).",
     "variance": "Variance of the reverse kernel: eq64, between, posterior (Gaussian only).",
-    "last_step": "fixed (App. B.2) or learned.",
+    "last_step": "fixed (App. B.2) or learned; of images also discretized: integers have a"
+    " probability.",
     "num_steps": "Training steps.",
     "batch_size": "Examples a step, over all devices.",
     "learning_rate": "Of Adam; Muon takes ten times as much for matrices and convolutions.",

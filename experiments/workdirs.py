@@ -9,7 +9,7 @@ from dpm_jax import reporting
 
 # Flags that say where things are, how to run or what to measure; they may differ when a run is
 # resumed or measured again. All others define the run.
-PLACES = ("workdir", "data_dir", "manual_dir", "log_every", "checkpoint_every")
+PLACES = ("workdir", "data_dir", "manual_dir", "memory_gib", "log_every", "checkpoint_every")
 MEASURES = (
     "num_eval", "passes", "num_samples", "sample_steps",
     "baselines", "baseline_patches", "view", "hole", "repeats",

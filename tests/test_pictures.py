@@ -13,6 +13,7 @@ import bark
 import cifar10
 import common
 import dead_leaves
+import evaluate
 import noise_floor
 import pictures
 import settings
@@ -118,7 +119,7 @@ def test_other_densities_are_fitted_and_tested_at_the_very_noise(tmp_path, monke
 
     monkeypatch.setitem(noise_floor._FITS, "dct", fit)
     noise = np.array([0.002, 0.101])
-    noise_floor._beside(config, problem, noise, np.zeros((6, 2)), 1.0)
+    noise_floor._beside(config, problem, noise, np.zeros((6, 2)), np.zeros(2), 1.0)
     assert [len(x) for x in seen] == [1000, 6, 1000, 6]
     for v, noisy in zip(np.repeat(noise, 2), seen):
         within = np.var(noisy, axis=(1, 2, 3), ddof=1).mean()
@@ -142,15 +143,20 @@ def test_the_code_length_of_integers_by_the_discretized_last_step(tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "x.npy", rng.integers(0, 256, (60, 8, 8, 1), dtype=np.uint8))
     given = {"dataset": str(tmp_path / "x.npy"), "last_step": "discretized", "beta_1": 1e-4}
-    given |= {"dense": 0, "T": 100, "baselines": ""}
+    given |= {"dense": 0, "T": 100, "baselines": "", "passes": 100}
     _, printed, report = run(cifar10.EXPERIMENT, tmp_path / "run", **given)
-    # No code of uniform integers is shorter than 8 bits; the Gaussian law costs log2 of
-    # sqrt(2πe/12) = 0.25 more, and a chain of 100 steps that begins as that law little on top.
-    length = report["bits_per_dim_8bit"]
+    # No code of uniform integers is shorter than 8 bits; a Gaussian law costs log2 sqrt(2πe/12),
+    # 0.25, more, and a chain of 100 steps that begins as that law little on top.
+    length = report["bits_per_dim_lossless"]
     assert length == pytest.approx(-report["K_bits"] / 64)
-    error = report["K_standard_error_bits"] / 64
-    assert 8 - 4 * error < length < 8.6 + 4 * error
+    assert 7.9 < length < 8.6
     assert "lossless code length" in printed and "last step discretized" in printed
+    assert "log probability of the integers" in printed and "ceiling: " not in printed
+    assert report["paper_K_bits"] is None  # it is a density, of CIFAR-10
+    asked = {"workdir": str(tmp_path / "run"), "trajectories": "4", "steps": None, "seed": None}
+    asked |= {"examples": 2, "model_samples": 2}
+    with pytest.raises(settings.Invalid, match="expected a run with a fixed or learned last step"):
+        evaluate.execute(asked)
     assert list(report["noise_floor"]) == ["diffusion"]
 
 
