@@ -306,11 +306,11 @@ def _steps_per_dispatch(model: Model, options: Options) -> int:
 
 
 def _check_data(model: Model, data: np.ndarray) -> None:
+    model.family.validate(data)
     if tuple(data.shape[1:]) != model.event_shape:
         raise ValueError(
             f"data: expected events of shape {model.event_shape}, got {tuple(data.shape[1:])}"
         )
-    model.family.validate(data)
     mean, deviation = np.mean(data, dtype=np.float64), np.std(data, dtype=np.float64)
     if model.family.name == "gaussian" and not (0.2 < deviation < 5 and abs(mean) < 5):
         logging.warning(

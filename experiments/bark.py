@@ -113,7 +113,9 @@ def _figure5(config, problem, params):
         run = jax.jit(method)
         keys = jax.random.split(jax.random.key(config["seed"] + 11), len(x0))
         bar = tqdm(list(zip(keys, x0)), desc=f"inpaint, {name}", leave=False)
-        columns[f"inpainted, {name}"] = jnp.stack([run(params, k, y) for k, y in bar])
+        columns[f"inpainted, {name}"] = jnp.stack(
+            [jax.block_until_ready(run(params, k, y)) for k, y in bar]
+        )
         filled = np.asarray(columns[f"inpainted, {name}"])[:, ~np.asarray(known)]
         facts[f"figure5_sd_inside_{name}"] = float(filled.std())
     facts["figure5_sd_inside_photograph"] = float(np.asarray(x0)[:, ~np.asarray(known)].std())

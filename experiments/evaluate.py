@@ -148,7 +148,10 @@ def _configuration(experiment, held, config, path: Path) -> dict[str, Any]:
             f"workdir: {path} does not say {', '.join(missing) or 'its preset'}: of another version"
         )
     given = {name: value for name, value in config.items() if name in preset and value is not None}
-    return {**preset, **held, **given, "seed": held["seed"], "workdir": config["workdir"]}
+    run = {**preset, **held, **given, "seed": held["seed"], "workdir": config["workdir"]}
+    if "sample_steps" in run:  # not held, and the default may be more than this run's T
+        run["sample_steps"] = min(run["sample_steps"], run["T"])
+    return run
 
 
 def _check(config: dict[str, Any]) -> list[int]:
