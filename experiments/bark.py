@@ -12,15 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from tqdm import tqdm
 
-import common
-import noise_floor
-import pictures
-import settings
-from dpm_jax import plots, posterior, replacement, sampling
+from dpm_jax import posterior, replacement, runs, sampling
 from dpm_jax.data import folders
+from dpm_jax.runs import binary, images, noise_floor, plots, presets
 
 _SHARED = {
-    **pictures.SHARED,
+    **presets.IMAGES,
     "T": 500,
     "beta_1": 1e-3,
     "size": 64,
@@ -33,11 +30,11 @@ _SHARED = {
 }
 PRESETS = {
     "paper": _SHARED,
-    "best": {**_SHARED, **pictures.BEST, "batch_size": 16, "num_steps": 1500},
+    "best": {**_SHARED, **presets.IMAGES_BEST, "batch_size": 16, "num_steps": 1500},
 }
 
 
-def make(config) -> pictures.Pictures:
+def make(config) -> images.ImageSet:
     """Photographs to crop from, and crops of held-out files."""
     if not config["image_dir"]:
         raise ValueError("image_dir: expected a folder of photographs, got none")
@@ -47,8 +44,7 @@ def make(config) -> pictures.Pictures:
     sizes = jnp.asarray(photos.train.sizes)
 
     def draw(key, rows, n):
-        each = lambda k: folders.crop(k, rows, size, sizes)  # noqa: E731
-        return jax.vmap(each)(jax.random.split(key, n))
+        return jax.vmap(lambda k: folders.crop(k, rows, size, sizes))(jax.random.split(key, n))
 
     held = photos.test
     keys = jax.random.split(jax.random.key(10_000 + config["seed"]), config["num_eval"])
@@ -60,23 +56,24 @@ def make(config) -> pictures.Pictures:
         "held_out_files": list(held.files),
         "skipped_files": len(photos.skipped),
     }
-    found = pictures.Pictures(
+    found = images.ImageSet(
         photos.train.photos, draw, np.asarray(test), photos.mean, photos.scale, photos.levels, facts
     )
     return found._replace(whole=_views(config, held))
 
 
-def setup(config) -> common.Problem:
+def setup(config) -> runs.Problem:
     """The model, the data and the noise-floor ceiling for these flags."""
-    return pictures.setup(config, make)
+    return images.setup(config, make)
 
 
 def figures(config, problem, params, folder):
     """Figure 5: a held-out photograph, its centre gone, inpainted; and samples."""
-    found = pictures.to_levels(problem, pictures.samples(config, problem, params))
-    paths = {"samples": plots.image_grid(folder / "samples.png", found, 8)}
+    found = images.samples(config, problem.model, params, config["num_samples"])
+    shown = images.to_8bit(problem, found)
+    paths = {"samples": plots.image_grid(folder / "samples.png", shown, 8)}
     facts = {}
-    if not len(problem.whole):
+    if not len(problem.images.whole):
         facts["figure5_note"] = "left out, no held-out photograph is as large as --view"
     else:
         columns, facts = _figure5(config, problem, params)
@@ -87,24 +84,19 @@ def figures(config, problem, params, folder):
 
 def _figure5(config, problem, params):
     view, hole = config["view"], config["hole"]
-    x0 = problem.draw_test(jax.random.key(config["seed"] + 9), jnp.asarray(problem.whole))
-    shape = x0.shape[1:]
-    known = np.ones(shape, bool)
+    x0 = problem.prepare(jax.random.key(config["seed"] + 9), jnp.asarray(problem.images.whole))
+    known = np.ones(x0.shape[1:], bool)
     low = (view - hole) // 2
     known[low : low + hole, low : low + hole] = False
-    model = problem.enlarge(shape)
-    chain = pictures.chain(model, params, config["sample_steps"])
-    family, known = model.family, jnp.asarray(known)
+    model, known = problem.images.enlarge(known.shape), jnp.asarray(known)
 
     def paper(params, key, y):
-        tilt = posterior.inpaint(family, chain, known, y)
-        kernel = posterior.tilted(model.reverse(params, chain), tilt)
-        begin = posterior.start(family, tilt, chain, shape)
-        return sampling.sample(key, family, chain, kernel, shape, begin)
+        chain = images.sampled_chain(config, model, params)
+        return sampling.sample(key, posterior.tilted(chain, posterior.inpaint(chain, known, y)))
 
     def replaced(params, key, y):
-        reverse = model.reverse(params, chain)
-        return replacement.sample(key, family, chain, reverse, known, y, config["repeats"])
+        chain = images.sampled_chain(config, model, params)
+        return replacement.sample(key, chain, known, y, config["repeats"])
 
     noise = jax.random.normal(jax.random.key(config["seed"] + 10), x0.shape)
     columns = {"photograph": x0, "centre replaced by noise": jnp.where(known, x0, noise)}
@@ -119,7 +111,7 @@ def _figure5(config, problem, params):
         filled = np.asarray(columns[f"inpainted, {name}"])[:, ~np.asarray(known)]
         facts[f"figure5_sd_inside_{name}"] = float(filled.std())
     facts["figure5_sd_inside_photograph"] = float(np.asarray(x0)[:, ~np.asarray(known)].std())
-    return {name: pictures.to_levels(problem, x) for name, x in columns.items()}, facts
+    return {name: images.to_8bit(problem, x) for name, x in columns.items()}, facts
 
 
 def _views(config, held) -> np.ndarray:
@@ -143,26 +135,25 @@ def _check_hole(config) -> None:
         raise ValueError(f"repeats: expected at least 1, got {config['repeats']}")
 
 
-EXPERIMENT = common.Experiment(
-    "bark",
-    "bits/image",
-    PRESETS,
-    None,
-    None,
-    setup,
-    figures,
-    pictures.measures,
+EXPERIMENT = runs.register(
+    runs.Experiment(
+        name="bark",
+        unit="bits/image",
+        presets=PRESETS,
+        helps={
+            **presets.IMAGE_HELPS,
+            "size": "Side of the crops that are trained on and tested.",
+            "image_dir": "Folder of photographs; a tenth of the files is held out.",
+            "colour": "Three colours instead of grey.",
+            "view": "Side of the part of a photograph that Figure 5 shows.",
+            "hole": "Side of the square in it that is inpainted.",
+            "repeats": "Times that replacement takes each step.",
+        },
+        setup=setup,
+        figures=figures,
+        measures=images.measures,
+    )
 )
 
 if __name__ == "__main__":
-    settings.define_flags(
-        PRESETS,
-        **pictures.HELPS,
-        size="Side of the crops that are trained on and tested.",
-        image_dir="Folder of photographs; a tenth of the files is held out.",
-        colour="Three colours instead of grey.",
-        view="Side of the part of a photograph that Figure 5 shows.",
-        hole="Side of the square in it that is inpainted.",
-        repeats="Times that replacement takes each step.",
-    )
-    common.run(EXPERIMENT)
+    binary.main(EXPERIMENT)

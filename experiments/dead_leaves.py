@@ -11,26 +11,24 @@ noise, means anything, and every model is compared there, on the same images.
 import jax
 import numpy as np
 
-import common
-import noise_floor
-import pictures
-import settings
-from dpm_jax import plots
-from dpm_jax.data import dead_leaves, folders, images
+from dpm_jax import runs
+from dpm_jax.data import dead_leaves, folders
+from dpm_jax.images import dequantisation
+from dpm_jax.runs import binary, images, noise_floor, plots, presets
 
 _SHARED = {
-    **pictures.SHARED,
+    **presets.IMAGES,
     "beta_1": 2e-3,
     "size": 32,
     "train_images": 1000,
     "dataset": "",
     "baselines": "dct,blocks,causal",
 }
-PRESETS = {"paper": _SHARED, "best": {**_SHARED, **pictures.BEST, "num_steps": 2500}}
+PRESETS = {"paper": _SHARED, "best": {**_SHARED, **presets.IMAGES_BEST, "num_steps": 2500}}
 _WHOLE = 256  # side of the generator's images
 
 
-def make(config) -> pictures.Pictures:
+def make(config) -> images.ImageSet:
     """Whole images to crop from, and test patches of images of their own."""
     size = config["size"]
     if not 8 <= size <= _WHOLE:
@@ -49,7 +47,7 @@ def make(config) -> pictures.Pictures:
         train = dead_leaves.sample(config["train_images"], config["seed"], _WHOLE)
         # The process is stationary: a patch of its own is a patch of a new image.
         test = dead_leaves.sample(config["num_eval"], 10_000 + config["seed"], size)
-    mean, scale = images.mean_and_scale(train)
+    mean, scale = dequantisation.mean_and_scale(train)
 
     def draw(key, rows, n):
         return jax.vmap(lambda k: folders.crop(k, rows, size))(jax.random.split(key, n))
@@ -58,48 +56,47 @@ def make(config) -> pictures.Pictures:
         "paper_note": "K 1.489, K − L_null 3.536 bits/pixel on images that are not public, of"
         " unknown noise"
     }
-    return pictures.Pictures(train, draw, test, mean, scale, 256, facts)
+    return images.ImageSet(train, draw, test, mean, scale, 256, facts)
 
 
-def setup(config) -> common.Problem:
+def setup(config) -> runs.Problem:
     """The model, the data and the noise-floor ceiling for these flags."""
-    return pictures.setup(config, make)
+    return images.setup(config, make)
 
 
 def figures(config, problem, params, folder):
     """Figure 4: a training image and a sample of the same size; patches; the noise floor."""
-    patches = pictures.to_levels(problem, pictures.samples(config, problem, params))
-    paths = {
-        "samples": plots.image_grid(folder / "samples.png", patches, 8, "samples of the model"),
-    }
-    side = problem.data.shape[1:3]
-    whole = pictures.samples(config, problem, params, (*side, 1), num=1, seed=6)
+    patches = images.samples(config, problem.model, params, config["num_samples"])
+    shown = images.to_8bit(problem, patches)
+    paths = {"samples": plots.image_grid(folder / "samples.png", shown, 8, "samples of the model")}
+    model = problem.images.enlarge((*problem.data.shape[1:3], 1))
+    whole = images.samples(config, model, params, 1, seed=6)
     beside = {
         "training image": problem.data[:1],
-        f"sample, {config['sample_steps']} steps": pictures.to_levels(problem, whole),
+        f"sample, {config['sample_steps']} steps": images.to_8bit(problem, whole),
     }
     paths["figure4"] = plots.image_columns(folder / "figure4.png", beside, size=4.0)
     curve, facts, rows = noise_floor.measure(config, problem, params, folder)
     return {name: str(path) for name, path in (paths | curve).items()}, facts, rows
 
 
-EXPERIMENT = common.Experiment(
-    "dead_leaves",
-    "bits/image",
-    PRESETS,
-    None,
-    None,
-    setup,
-    figures,
-    pictures.measures,
+EXPERIMENT = runs.register(
+    runs.Experiment(
+        name="dead_leaves",
+        unit="bits/image",
+        presets=PRESETS,
+        helps={
+            **presets.IMAGE_HELPS,
+            "size": "Side of the patches that are trained on.",
+            "train_images": "Images of 256×256 that the patches are cropped from.",
+            "dataset": "A .mat or .npy of dead leaves (the set of 2012) in the place of the"
+            " generator.",
+        },
+        setup=setup,
+        figures=figures,
+        measures=images.measures,
+    )
 )
 
 if __name__ == "__main__":
-    settings.define_flags(
-        PRESETS,
-        **pictures.HELPS,
-        size="Side of the patches that are trained on.",
-        train_images="Images of 256×256 that the patches are cropped from.",
-        dataset="A .mat or .npy of dead leaves (the set of 2012) in the place of the generator.",
-    )
-    common.run(EXPERIMENT)
+    binary.main(EXPERIMENT)

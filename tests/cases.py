@@ -6,9 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpm_jax import binomial, gaussian
-from dpm_jax.binomial import Bernoulli
-from dpm_jax.gaussian import Normal
+from dpm_jax.core import binomial, gaussian
+from dpm_jax.core.binomial import Bernoulli
+from dpm_jax.core.chain import make_chain
+from dpm_jax.core.gaussian import Normal
 
 T = 4
 C_DIAGONAL = np.diag([0.3, 1.2, 2.0])
@@ -37,16 +38,29 @@ def averaged(function, n, *args):
     return np.asarray(jax.jit(jax.vmap(lambda key: function(key, *args)))(keys(n)))
 
 
-def bent(family, steps):
-    """A reverse kernel that is neither exact nor far off, for both families, at every t."""
+def bent_chain(family, steps, last_step="fixed", shape=(3,)):
+    """A chain whose kernels are neither exact nor far off, for both families, at every t."""
 
     def reverse(xt, t):
         forward = family.step(xt, steps.beta[t])
-        if family.name == "gaussian":
+        if isinstance(forward, Normal):
             return Normal(0.8 * forward.mean + 0.1, 1.3 * forward.variance)
         return Bernoulli(0.8 * forward.logits + 0.1)
 
-    return reverse
+    return make_chain(family, steps, reverse, shape, last_step)
+
+
+def still_chain(family, steps, last_step="fixed", shape=(3,)):
+    """The chain in equilibrium: T_π is reversible, so that it is its own exact reverse."""
+
+    def reverse(xt, t):
+        return family.step(xt, steps.beta[t])
+
+    return make_chain(family, steps, reverse, shape, last_step)
+
+
+def is_gaussian(family):
+    return family.prior is gaussian.prior
 
 
 BOTH = {
@@ -58,8 +72,8 @@ BOTH = {
 # --- Gaussian data N(0, C): everything is known -------------------------------------------------
 
 
-def gaussian_reverse(C, steps):
-    """The best diagonal kernel for data N(0, C), and the nats it loses at each t (0 if C is too).
+def gaussian_chain(C, steps, last_step="learned"):
+    """The best diagonal kernels for data N(0, C), and the nats lost at each t (0 if C is too).
 
     q(x^{t-1}|x^t) is N(√(1−β) S_{t-1} S_t^{-1} x^t, V) with S_t = ᾱC + (1−ᾱ)I and
     V = S_{t-1} − (1−β) S_{t-1} S_t^{-1} S_{t-1}; the best diagonal fit has its mean and diag V.
@@ -74,7 +88,11 @@ def gaussian_reverse(C, steps):
         variances.append(np.diag(V))
         lost.append(0.5 * (np.log(np.diag(V)).sum() - np.linalg.slogdet(V)[1]))
     A, v = jnp.asarray(np.stack(gains)), jnp.asarray(np.stack(variances))
-    return (lambda xt, t: Normal(A[t] @ xt, v[t])), np.array(lost)
+
+    def reverse(xt, t):
+        return Normal(A[t] @ xt, v[t])
+
+    return make_chain(gaussian.family(), steps, reverse, (len(C),), last_step), np.array(lost)
 
 
 def model_covariance(steps, reverse):
@@ -112,8 +130,11 @@ def bits_given(p):
     return np.where(STATES == 1, p, 1 - p).prod(axis=-1)
 
 
-def enumerated(steps):
-    """Exact log p(x^0) and K of the best factorised kernels, by sums over all states: (8,) each."""
+def bits_chain(steps):
+    """Exact log p(x^0) and K of the 8 states, by sums over all states, and the chain of them.
+
+    Its kernels are the best that factorise.
+    """
     beta, alpha_bar = np.asarray(steps.beta), np.asarray(steps.alpha_bar)
     marginal = [bits_given(STATES * a + (1 - a) * RATE) for a in alpha_bar]  # [t][x0, xt]
     p = bits_given(RATE)  # p(x^T)
@@ -132,10 +153,10 @@ def enumerated(steps):
             log_q = np.log(given_x0 / marginal[t][:, None, :])
         K += (given_x0 * (log_p - np.where(given_x0 > 0, log_q, 0))).sum(axis=(1, 2))
         p = kernel.T @ p
-    return np.log(p), K, jnp.asarray(logits)
+    table, place = jnp.asarray(logits), jnp.asarray([4, 2, 1])
 
+    def reverse(xt, t):
+        return Bernoulli(table[t, place @ xt.astype(int)])
 
-def of_states(logits):
-    """The reverse kernel with these logits (T+1, 8, 3) for the 8 states of x^t."""
-    place = jnp.asarray([4, 2, 1])
-    return lambda xt, t: Bernoulli(logits[t, place @ xt.astype(int)])
+    chain = make_chain(binomial.family(RATE), steps, reverse, (3,), "learned")
+    return np.log(p), K, chain

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from scipy.stats import multivariate_normal, norm
 
-from dpm_jax import baselines, mcgsm
-from dpm_jax.baselines import fit_blocks, fit_causal, fit_scale_mixture, isotropic, log_density
+from dpm_jax.baselines import blocks, causal, mcgsm
+from dpm_jax.baselines.causal import fit_scale_mixture
 
 RNG = np.random.default_rng(0)
 SMALL = {"components": 2, "scales": 2, "features": 3, "steps": 40}  # an MCGSM that is soon fitted
@@ -44,8 +44,8 @@ def contrasts(n, *shape):
 def test_isotropic_is_L_null():
     x = RNG.normal(size=(5, 3, 4, 2))
     expected = norm.logpdf(x).sum(axis=(1, 2, 3))
-    np.testing.assert_allclose(isotropic(x), expected, rtol=1e-12)
-    found = isotropic(jax.numpy.asarray(x, jax.numpy.float32))
+    np.testing.assert_allclose(blocks.isotropic(x), expected, rtol=1e-12)
+    found = blocks.isotropic(jax.numpy.asarray(x, jax.numpy.float32))
     assert found.dtype == np.float64
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
@@ -54,22 +54,22 @@ def test_blocks_are_one_gaussian():
     """Against scipy, block by block, with the mean and covariance of all blocks of all images."""
     train, test = (contrasts(n, 4, 6, 2) + 0.5 for n in (20, 3))
 
-    def blocks(images):
+    def rows_of(images):
         corners = [(i, j) for i in (0, 2) for j in (0, 2, 4)]
         return np.stack([images[:, i : i + 2, j : j + 2].reshape(-1, 8) for i, j in corners])
 
-    rows = blocks(train).reshape(-1, 8)
+    rows = rows_of(train).reshape(-1, 8)
     law = multivariate_normal(rows.mean(axis=0), np.cov(rows.T, ddof=0))
-    expected = sum(law.logpdf(block) for block in blocks(test))
-    model = fit_blocks(train, 2)
+    expected = sum(law.logpdf(block) for block in rows_of(test))
+    model = blocks.fit(train, 2)
     assert model.mean.shape == (2, 2, 2)
-    np.testing.assert_allclose(log_density(model, test), expected, rtol=1e-10)
+    np.testing.assert_allclose(blocks.log_density(model, test), expected, rtol=1e-10)
 
 
 def test_blocks_as_large_as_the_image_reach_the_truth():
     train, _ = field(20_000, 4, 4)
     test, truth = field(1000, 4, 4)
-    lost = truth(test) - log_density(fit_blocks(train, 4), test)
+    lost = truth(test) - blocks.log_density(blocks.fit(train, 4), test)
     assert 0 < lost.mean() < 0.02  # 152 parameters of 20,000 images: 0.004
 
 
@@ -90,7 +90,7 @@ class Recorder:
 def test_windows_against_loops():
     """Every pixel once, with its causal window, the channels before it, and 0 elsewhere."""
     x = RNG.normal(size=(3, 4, 5, 2))
-    model = fit_causal(x, Recorder, rows=2, columns=1)
+    model = causal.fit(x, Recorder, rows=2, columns=1)
     assert len(model.conditionals) == 3 * 3 * 2
     expected = np.zeros(3)
     for number, i, j, channel in np.ndindex(x.shape):
@@ -100,30 +100,30 @@ def test_windows_against_loops():
         context = np.append(context, x[number, i, j, 0] if channel else 0)
         factors = np.sqrt(1.0 + np.arange(15))
         expected[number] += context @ factors + 0.1 * x[number, i, j, channel]
-    np.testing.assert_allclose(log_density(model, x), expected, rtol=1e-12)
+    np.testing.assert_allclose(causal.log_density(model, x), expected, rtol=1e-12)
     corner = model.conditionals[0, 0, 1, 1]
     np.testing.assert_array_equal(corner.target, x[:, 0, 0, 1])
 
 
 def test_many_pixels_are_scored_in_parts(monkeypatch):
     x = contrasts(7, 5, 4, 1)
-    model = fit_causal(x, rows=1, columns=1)
-    expected = log_density(model, x)
-    monkeypatch.setattr(baselines, "_ROWS", 5)
-    np.testing.assert_allclose(log_density(model, x), expected, rtol=1e-12)
+    model = causal.fit(x, rows=1, columns=1)
+    expected = causal.log_density(model, x)
+    monkeypatch.setattr(causal, "_ROWS", 5)
+    np.testing.assert_allclose(causal.log_density(model, x), expected, rtol=1e-12)
 
 
 def test_pixels_are_drawn_once_each_in_the_order_of_their_images():
     x = np.arange(600.0).reshape(50, 3, 4, 1)
     model, again, other = (
-        fit_causal(x, Recorder, rows=0, columns=1, pixels=80, seed=seed) for seed in (0, 0, 1)
+        causal.fit(x, Recorder, rows=0, columns=1, pixels=80, seed=seed) for seed in (0, 0, 1)
     )
     inner, left = model.conditionals[0, 1, 1, 0].target, model.conditionals[0, 0, 1, 0].target
     assert len(inner) == len(left) == len(set(inner)) == 80  # of 300, and of 150
     assert np.all(np.diff(inner // 12) >= 0)
     np.testing.assert_array_equal(inner, again.conditionals[0, 1, 1, 0].target)
     assert set(inner) != set(other.conditionals[0, 1, 1, 0].target)
-    everything = fit_causal(x, Recorder, rows=0, columns=1)
+    everything = causal.fit(x, Recorder, rows=0, columns=1)
     assert len(everything.conditionals[0, 1, 1, 0].target) == 300
 
 
@@ -134,27 +134,29 @@ def test_progress_sees_the_cases():
         seen.extend(cases)
         return cases
 
-    fit_causal(contrasts(3, 9, 10, 1), Recorder, progress=progress)
+    causal.fit(contrasts(3, 9, 10, 1), Recorder, progress=progress)
     assert len(seen) == 45
 
 
 def test_causal_density_of_a_gaussian_field_is_exact():
     """It reaches the true log density of whole images, and so of larger ones that it never saw."""
     train, _ = field(8000, 4, 5)
-    model = fit_causal(train, rows=1, columns=1)
+    model = causal.fit(train, rows=1, columns=1)
     for size in ((4, 5), (3, 7)):
         test, truth = field(1000, *size)
-        lost = truth(test) - log_density(model, test)
+        lost = truth(test) - causal.log_density(model, test)
         assert -0.01 < lost.mean() < 0.05, size
 
 
 def test_channels_are_predicted_in_their_order():
     """One pixel of three channels: the product is their joint Gaussian."""
     train, test = (contrasts(n, 1, 1, 3) + np.arange(3) for n in (4000, 100))
-    model = fit_causal(train, partial(fit_scale_mixture, components=1, ridge=1e-9))
+    model = causal.fit(train, partial(fit_scale_mixture, components=1, ridge=1e-9))
     rows = train.reshape(-1, 3)
     law = multivariate_normal(rows.mean(axis=0), np.cov(rows.T, ddof=0))
-    np.testing.assert_allclose(log_density(model, test), law.logpdf(test.reshape(-1, 3)), rtol=1e-9)
+    np.testing.assert_allclose(
+        causal.log_density(model, test), law.logpdf(test.reshape(-1, 3)), rtol=1e-9
+    )
 
 
 def grid(points, shape):
@@ -166,12 +168,12 @@ def grid(points, shape):
 @pytest.mark.parametrize("shape", [(1, 2, 1), (2, 2, 1), (1, 2, 2)])
 def test_plain_density_integrates_to_1(shape):
     fit_one = partial(fit_scale_mixture, floor=0.16)  # no scale below the step of the grid
-    model = fit_causal(contrasts(400, *shape), fit_one, rows=1, columns=1)
+    model = causal.fit(contrasts(400, *shape), fit_one, rows=1, columns=1)
     scales = {len(np.unique(c.variances.round(3))) for c in model.conditionals.values()}
     assert max(scales) >= 3  # it is a mixture
     h = 0.4
     images = grid(np.arange(-6, 6.1, h), shape)
-    assert np.exp(log_density(model, images)).sum() * h ** np.prod(shape) == pytest.approx(
+    assert np.exp(causal.log_density(model, images)).sum() * h ** np.prod(shape) == pytest.approx(
         1, abs=5e-3
     )
 
@@ -181,7 +183,7 @@ def test_mcgsm_integrates_to_1(shape):
     model = mcgsm.fit(contrasts(400, *shape), rows=0, columns=2 - shape[2], **SMALL)
     h = 0.08
     images = grid(np.arange(-12, 12, h), shape)
-    assert np.exp(log_density(model, images)).sum() * h**2 == pytest.approx(1, abs=1e-4)
+    assert np.exp(causal.log_density(model, images)).sum() * h**2 == pytest.approx(1, abs=1e-4)
 
 
 # --- the plain conditional ------------------------------------------------------------------------
@@ -240,11 +242,11 @@ def test_one_component_is_ridge_regression():
 
 def test_flat_images_stop_at_the_floor():
     flat = np.ones((1, 2, 1)) * RNG.normal(size=(400, 1, 1, 1))
-    model = fit_causal(flat, partial(fit_scale_mixture, floor=1e-4, ridge=1e-9), rows=0, columns=1)
+    model = causal.fit(flat, partial(fit_scale_mixture, floor=1e-4, ridge=1e-9), rows=0, columns=1)
     inner = model.conditionals[0, 1, 0, 0]
     np.testing.assert_array_equal(inner.variances, 1e-4)
-    assert np.isfinite(log_density(model, flat)).all()
-    assert np.isfinite(log_density(mcgsm.fit(flat, rows=0, columns=1, **SMALL), flat)).all()
+    assert np.isfinite(causal.log_density(model, flat)).all()
+    assert np.isfinite(causal.log_density(mcgsm.fit(flat, rows=0, columns=1, **SMALL), flat)).all()
 
 
 # --- the MCGSM ------------------------------------------------------------------------------------
@@ -318,7 +320,7 @@ def test_mcgsm_recovers_the_truth():
 def test_mcgsm_of_a_gaussian_field():
     train, _ = field(2000, 3, 3)
     test, truth = field(1000, 3, 3)
-    lost = truth(test) - log_density(mcgsm.fit(train, rows=1, columns=1, **SMALL), test)
+    lost = truth(test) - causal.log_density(mcgsm.fit(train, rows=1, columns=1, **SMALL), test)
     assert 0 < lost.mean() < 0.1
 
 
@@ -339,7 +341,7 @@ def image(*shape, value=0.0):
     return x
 
 
-@pytest.mark.parametrize("fit", [fit_blocks, fit_causal, mcgsm.fit, isotropic])
+@pytest.mark.parametrize("fit", [blocks.fit, causal.fit, mcgsm.fit, blocks.isotropic])
 @pytest.mark.parametrize(
     "images, message",
     [
@@ -357,8 +359,8 @@ def test_images_that_have_no_density(fit, images, message):
 
 def test_images_that_a_model_cannot_have():
     x = contrasts(60, 4, 4, 1)
-    blocks, causal = fit_blocks(x, 2), fit_causal(x, rows=1, columns=1)
-    for model in (blocks, causal):
+    by_blocks, by_window = blocks.fit(x, 2), causal.fit(x, rows=1, columns=1)
+    for log_density, model in ((blocks.log_density, by_blocks), (causal.log_density, by_window)):
         with pytest.raises(ValueError, match=r"^images: expected 1 channels, got shape \(2, 4, 4,"):
             log_density(model, image(2, 4, 4, 3))
         with pytest.raises(ValueError, match=r"^images: expected floats"):
@@ -366,29 +368,29 @@ def test_images_that_a_model_cannot_have():
     with pytest.raises(
         ValueError, match=r"^images: .* divisible by block = 2, got shape \(2, 4, 3"
     ):
-        log_density(blocks, image(2, 4, 3, 1))
+        blocks.log_density(by_blocks, image(2, 4, 3, 1))
     with pytest.raises(
         ValueError, match=r"^images: expected a size whose windows are cut as those"
     ):
-        log_density(causal, image(2, 4, 1, 1))
+        causal.log_density(by_window, image(2, 4, 1, 1))
 
 
 @pytest.mark.parametrize(
     "call, message",
     [
         (
-            lambda x: fit_blocks(x, 3),
+            lambda x: blocks.fit(x, 3),
             r"train: .* divisible by block = 3, got shape \(60, 4, 4, 1\)",
         ),
-        (lambda x: fit_blocks(x, 0), "train: .* divisible by block = 0"),
+        (lambda x: blocks.fit(x, 0), "train: .* divisible by block = 0"),
         (
-            lambda x: fit_blocks(x[:16], 4),
+            lambda x: blocks.fit(x[:16], 4),
             "train: expected more than 16 blocks.* got 16 of singular",
         ),
-        (lambda x: fit_blocks(x * 0 + x[:, :1, :1], 2), "train: .* of singular covariance"),
-        (lambda x: fit_causal(x, rows=-1), "rows: expected at least 0, got -1"),
-        (lambda x: fit_causal(x, columns=-1), "columns: expected at least 0, got -1"),
-        (lambda x: fit_causal(x, pixels=0), "pixels: expected at least 1, got 0"),
+        (lambda x: blocks.fit(x * 0 + x[:, :1, :1], 2), "train: .* of singular covariance"),
+        (lambda x: causal.fit(x, rows=-1), "rows: expected at least 0, got -1"),
+        (lambda x: causal.fit(x, columns=-1), "columns: expected at least 0, got -1"),
+        (lambda x: causal.fit(x, pixels=0), "pixels: expected at least 1, got 0"),
         (lambda x: mcgsm.fit(x, pixels=0), "pixels: expected at least 1, got 0"),
         (lambda x: mcgsm.fit(x, scales=0), "scales: expected at least 1, got 0"),
         (lambda x: mcgsm.fit(x[:9]), "target: expected at least 10 pixels, got 9"),
@@ -416,7 +418,8 @@ def test_settings_of_the_scale_mixture(setting, message):
 def test_importing_baselines_costs_jax_alone():
     heavy = ("scipy.optimize", "scipy.linalg", "matplotlib", "flax", "optax", "orbax")
     code = (
-        "import sys, dpm_jax; before = set(sys.modules); import dpm_jax.baselines, dpm_jax.mcgsm;"
+        "import sys, dpm_jax; before = set(sys.modules); "
+        "from dpm_jax.baselines import blocks, causal, mcgsm;"
         f"print([m for m in {heavy} if m in set(sys.modules) - before])"
     )
     root = Path(__file__).resolve().parents[1]

@@ -14,20 +14,23 @@ from cases import (
     STATES,
     T,
     averaged,
-    bent,
+    bent_chain,
+    bits_chain,
     bits_given,
-    enumerated,
     error_of,
-    gaussian_reverse,
+    gaussian_chain,
+    is_gaussian,
     keys,
     log_density,
     mean_is,
     negative_entropy,
     normal_data,
-    of_states,
+    still_chain,
 )
-from dpm_jax import binomial, bound, gaussian, likelihood, schedule
-from dpm_jax.gaussian import Normal
+from dpm_jax.core import binomial, gaussian, schedule
+from dpm_jax.core.chain import LAST_STEPS, make_chain
+from dpm_jax.core.gaussian import Normal
+from dpm_jax.likelihood import bound, forward_work
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -39,17 +42,27 @@ def setting(request, x64):
     return make(), schedule.constant_fraction(T, 0.05), jnp.asarray(x0)
 
 
+def exact_K(chain, x0, n=None, seed=0):
+    """(n,) values of K, of a row each, or (n, rows) of n draws for every row."""
+
+    def one(key, x):
+        return bound.exact(key, chain, x).K
+
+    if n is None:
+        return jax.jit(jax.vmap(one))(keys(len(x0), seed), x0)
+    each = jax.vmap(jax.vmap(one, (0, None)), (None, 0), out_axes=1)
+    return np.asarray(jax.jit(each)(keys(n, seed), x0))
+
+
 # --- Gaussian data N(0, C): everything is known -------------------------------------------------
 
 
 @pytest.mark.parametrize("C", [C_DIAGONAL, C_CORRELATED], ids=["diagonal", "correlated"])
-@pytest.mark.parametrize("last_step", bound.LAST_STEPS)
+@pytest.mark.parametrize("last_step", LAST_STEPS)
 def test_K_of_gaussian_data_is_its_closed_form(C, last_step):
-    family, steps = gaussian.family(), schedule.constant_fraction(T, 0.1)
-    reverse, lost = gaussian_reverse(C, steps)
-    x0 = normal_data(C, 4000)
-    one = lambda key, x: bound.exact(key, family, steps, reverse, x, last_step).K  # noqa: E731
-    K = jax.jit(jax.vmap(one))(keys(4000), x0)
+    steps = schedule.constant_fraction(T, 0.1)
+    chain, lost = gaussian_chain(C, steps, last_step)
+    K = exact_K(chain, normal_data(C, 4000))
     if last_step == "learned":
         expected = negative_entropy(C) - lost[1:].sum()
     else:  # −h(X_1), and what the edge costs data that are not of unit variance
@@ -62,41 +75,35 @@ def test_K_of_gaussian_data_is_its_closed_form(C, last_step):
 
 
 def test_K_of_one_gaussian_example_is_its_log_density_and_eq_12_has_no_variance():
-    family, steps = gaussian.family(), schedule.constant_fraction(T, 0.1)
-    reverse, _ = gaussian_reverse(C_DIAGONAL, steps)
+    chain, _ = gaussian_chain(C_DIAGONAL, schedule.constant_fraction(T, 0.1))
     for x0 in ([0.1, -2.0, 1.0], [1.5, 0.3, -4.0]):
-        x0 = jnp.asarray(x0)
         expected = log_density(C_DIAGONAL, np.asarray(x0))
-        one = lambda key, x0=x0: bound.exact(key, family, steps, reverse, x0, "learned").K  # noqa: E731
-        mean_is(averaged(one, 4000), expected)
-        work = -averaged(likelihood.work, 20, family, steps, reverse, x0)
-        np.testing.assert_allclose(work, expected, rtol=1e-9)
+        mean_is(exact_K(chain, jnp.asarray([x0]), 4000)[:, 0], expected)
+        work = averaged(forward_work, 20, chain, jnp.asarray(x0))
+        np.testing.assert_allclose(-work, expected, rtol=1e-9)
 
 
 # --- data ~ π -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("last_step", bound.LAST_STEPS)
+@pytest.mark.parametrize("last_step", LAST_STEPS)
 def test_K_of_every_example_is_log_prior_where_the_chain_is_stationary(setting, last_step):
     """T_π is reversible: its own kernel is the exact reverse of a chain in equilibrium."""
     family, _, x0 = setting
     steps = schedule.linear(T, 0.1, 0.5)  # ᾱ_T > 0: holds all the same
-    reverse = lambda xt, t: family.step(xt, steps.beta[t])  # noqa: E731
-    one = lambda key: bound.exact(key, family, steps, reverse, x0, last_step)  # noqa: E731
-    K, L_null = jax.jit(jax.vmap(one))(keys(4000))
+    chain = still_chain(family, steps, last_step)
+    K, L_null = jax.jit(jax.vmap(lambda key: bound.exact(key, chain, x0)))(keys(4000))
     mean_is(K, L_null[0])
-    work = -averaged(likelihood.work, 20, family, steps, reverse, x0)
-    np.testing.assert_allclose(work, L_null[:20], rtol=1e-9)
+    work = averaged(forward_work, 20, chain, x0)
+    np.testing.assert_allclose(-work, L_null[:20], rtol=1e-9)
 
 
 def test_K_of_data_from_the_prior_is_minus_its_entropy(setting):
-    family, steps, x0 = setting
-    prior = family.prior(x0.shape)
-    data = jax.vmap(lambda key: family.sample(key, prior))(keys(4000, 5))
-    reverse = lambda xt, t: family.step(xt, steps.beta[t])  # noqa: E731
-    one = lambda key, x: bound.exact(key, family, steps, reverse, x)  # noqa: E731
-    K, L_null = jax.jit(jax.vmap(one))(keys(4000), data)
-    mean_is(K, -family.entropy(prior))
+    family, steps, _ = setting
+    chain = still_chain(family, steps)
+    data = jax.vmap(lambda key: family.sample(key, chain.prior))(keys(4000, 5))
+    K, L_null = jax.jit(jax.vmap(lambda key, x: bound.exact(key, chain, x)))(keys(4000), data)
+    mean_is(K, -family.entropy(chain.prior))
     mean_is(K - L_null, 0.0)
 
 
@@ -105,18 +112,15 @@ def test_K_of_data_from_the_prior_is_minus_its_entropy(setting):
 
 @pytest.mark.parametrize("T", [2, 3])
 def test_three_bits_against_enumeration(T):
-    family, steps = binomial.family(RATE), schedule.constant_fraction(T, 0.3)
-    log_p, K, logits = enumerated(steps)
+    log_p, K, chain = bits_chain(schedule.constant_fraction(T, 0.3))
     assert np.exp(log_p).sum() == pytest.approx(1)
     assert (log_p - K > 1e-4).all()  # the kernels factorise and the law does not: a strict bound
-    reverse = of_states(logits)
+    mean_is(exact_K(chain, jnp.asarray(STATES), 4000), K)
 
-    one = lambda key, x: bound.exact(key, family, steps, reverse, x, "learned").K  # noqa: E731
-    each = jax.vmap(jax.vmap(one, (0, None)), (None, 0), out_axes=1)
-    values = jax.jit(each)(keys(4000), jnp.asarray(STATES))
-    mean_is(values, K)
     # Eq. 9: the exponential of the same trajectories is unbiased for p(x^0) itself.
-    one = lambda key, x: -likelihood.work(key, family, steps, reverse, x)  # noqa: E731
+    def one(key, x):
+        return -forward_work(key, chain, x)
+
     each = jax.vmap(jax.vmap(one, (0, None)), (None, 0), out_axes=1)
     work = jax.jit(each)(keys(4000, 1), jnp.asarray(STATES))
     mean_is(work, K)
@@ -126,22 +130,19 @@ def test_three_bits_against_enumeration(T):
 # --- the forms of K agree -----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("last_step", bound.LAST_STEPS)
+@pytest.mark.parametrize("last_step", LAST_STEPS)
 def test_exact_is_the_mean_of_eq_12(setting, last_step):
     family, steps, x0 = setting
-    reverse = bent(family, steps)
-    if last_step == "fixed":
-        reverse = bound.fix_last_step(family, steps, reverse)
-    one = lambda key: bound.exact(key, family, steps, reverse, x0, last_step).K  # noqa: E731
-    K = averaged(one, 3000)
-    work = -averaged(likelihood.work, 3000, family, steps, reverse, x0)
-    mean_is(work, K.mean(), expected_error=error_of(K))
+    chain = bent_chain(family, steps, last_step)
+    K = exact_K(chain, x0[None], 3000)[:, 0]
+    work = averaged(forward_work, 3000, chain, x0)
+    mean_is(-work, K.mean(), expected_error=error_of(K))
 
 
-@pytest.mark.parametrize("last_step", bound.LAST_STEPS)
+@pytest.mark.parametrize("last_step", LAST_STEPS)
 def test_terms_sum_to_exact_and_every_step_after_the_first_costs(setting, last_step):
     family, steps, x0 = setting
-    args = (jax.random.key(3), family, steps, bent(family, steps), x0, last_step)
+    args = (jax.random.key(3), bent_chain(family, steps, last_step), x0)
     terms = bound.exact_terms(*args)
     assert terms.shape == (T + 1,)
     np.testing.assert_allclose(terms.sum(), bound.exact(*args).K, rtol=1e-12)
@@ -160,18 +161,19 @@ def test_K_is_eq_14_as_printed_on_data_as_it_assumes(family, rows):
     """Both sides share their noise and the rest is analytic: equal to rounding, ᾱ_T > 0 or not."""
     family, x0 = family(), jnp.asarray(rows)
     for steps in (schedule.constant_fraction(T, 0.1), schedule.linear(T, 0.1, 0.4)):
-        reverse = bent(family, steps)
+        chain = bent_chain(family, steps)
 
-        def both(key, x, steps=steps, reverse=reverse):
-            K = bound.exact(key, family, steps, reverse, x).K
-            terms = bound.exact_terms(key, family, steps, reverse, x)
-            entropy = [family.entropy(family.marginal(x, steps.log_alpha_bar[t])) for t in (T, 1)]
+        def both(key, x, chain=chain):
+            K = bound.exact(key, chain, x).K
+            terms = bound.exact_terms(key, chain, x)
+            log_alpha_bar = chain.schedule.log_alpha_bar
+            entropy = [family.entropy(family.marginal(x, log_alpha_bar[t])) for t in (T, 1)]
             H_p = family.entropy(family.prior(x.shape))
             return K, terms[2:].sum() + entropy[0] - entropy[1] - H_p
 
         K, printed = jax.jit(jax.vmap(both))(keys(len(rows)), x0)
         np.testing.assert_allclose(K.mean(), printed.mean(), rtol=1e-10)
-        if family.name == "gaussian":  # what eq. 14 drops for one example: edge and prior
+        if is_gaussian(family):  # what eq. 14 drops for one example: edge and prior
             scale = float(steps.beta[1] + steps.alpha_bar[-1])
             dropped = scale * (3 - (np.asarray(rows) ** 2).sum(axis=1)) / 2
             np.testing.assert_allclose(K - printed, dropped, rtol=1e-8)
@@ -189,7 +191,7 @@ def test_gradient_of_the_schedule_with_frozen_noise_is_the_finite_difference():
             sigma = jax.nn.sigmoid(0.3 + jnp.log(steps.beta[t]) - jnp.log1p(-steps.beta[t]))
             return Normal((1 - sigma) * xt + sigma * jnp.tanh(xt), sigma * jnp.ones(3))
 
-        return bound.exact(jax.random.key(9), family, steps, reverse, x0).K
+        return bound.exact(jax.random.key(9), make_chain(family, steps, reverse, (3,)), x0).K
 
     gradient, h = jax.grad(K)(logits), 1e-5
     for i in range(5):
@@ -201,11 +203,10 @@ def test_gradient_of_the_schedule_with_frozen_noise_is_the_finite_difference():
 def test_gradient_of_the_schedule_is_finite_however_far_it_has_been_learned():
     """In float32 σ(17) is 1, where the derivative of √(1−β) is infinite."""
     with jax.enable_x64(False):
-        family = gaussian.family()
 
         def K(logits):
-            steps = schedule.learned(1e-3, logits)
-            return bound.exact(jax.random.key(0), family, steps, bent(family, steps), jnp.ones(2)).K
+            chain = bent_chain(gaussian.family(), schedule.learned(1e-3, logits), shape=(2,))
+            return bound.exact(jax.random.key(0), chain, jnp.ones(2)).K
 
         compiled = jax.jit(jax.value_and_grad(K))
         for logit in (-30.0, 16.0, 20.0, 40.0):
@@ -225,7 +226,7 @@ def test_exact_is_one_loop_whatever_T_and_traces_once(setting):
             traces.append(t)
             return family.step(xt, steps.beta[t])
 
-        return bound.exact(key, family, steps, reverse, x).K
+        return bound.exact(key, make_chain(family, steps, reverse, x.shape), x).K
 
     compiled = jax.jit(K)
     for beta_1 in (0.1, 0.2, 0.3):
@@ -244,9 +245,12 @@ def test_exact_is_one_loop_whatever_T_and_traces_once(setting):
 @pytest.mark.parametrize("C", [C_DIAGONAL, C_CORRELATED], ids=["diagonal", "correlated"])
 def test_K_of_noised_gaussian_data_is_its_closed_form_at_every_noise(C):
     """K(t0) = −h(X^{t0}) − what the kernels lose after t0; K' falls as noise is added."""
-    family, steps, t0 = gaussian.family(), schedule.constant_fraction(6, 0.05), range(1, 7)
-    reverse, lost = gaussian_reverse(C, steps)
-    one = lambda key, x: bound.noise_floor(key, family, steps, reverse, x, t0)  # noqa: E731
+    steps, t0 = schedule.constant_fraction(6, 0.05), range(1, 7)
+    chain, lost = gaussian_chain(C, steps)
+
+    def one(key, x):
+        return bound.noise_floor(key, chain, x, t0)
+
     K, L_null = jax.jit(jax.vmap(one))(keys(4000), normal_data(C, 4000))
     S = [a * C + (1 - a) * np.eye(3) for a in np.asarray(steps.alpha_bar)[1:]]
     after = np.append(np.cumsum(lost[:1:-1])[::-1], 0)
@@ -261,10 +265,10 @@ def test_K_of_noised_gaussian_data_is_its_closed_form_at_every_noise(C):
 def test_noise_floor_at_t_1_is_K_of_the_fixed_last_step(setting):
     """K − L_null of the same key agrees for one example; K differs by log π(x^0) − E log π(x^1)."""
     family, steps, x0 = setting
-    args = (jax.random.key(3), family, steps, bent(family, steps), x0)
+    args = (jax.random.key(3), bent_chain(family, steps), x0)
     exact, floor = bound.exact(*args), bound.noise_floor(*args, [1])
     np.testing.assert_allclose(exact.K - exact.L_null, (floor.K - floor.L_null)[0], rtol=1e-12)
-    if family.name == "gaussian":
+    if is_gaussian(family):
         edge = steps.beta[1] * (3 - jnp.sum(x0**2)) / 2
     else:
         log_odds = family.prior(x0.shape).logits  # log π is linear in the bits
@@ -276,8 +280,8 @@ def test_noise_floor_at_t_1_is_K_of_the_fixed_last_step(setting):
 
 
 def test_noise_floor_of_three_bits_against_enumeration():
-    family, steps, t0 = binomial.family(RATE), schedule.constant_fraction(3, 0.3), [1, 2, 3]
-    reverse = of_states(enumerated(steps)[2])
+    steps, t0 = schedule.constant_fraction(3, 0.3), [1, 2, 3]
+    _, _, chain = bits_chain(steps)
     beta, alpha_bar = np.asarray(steps.beta), np.asarray(steps.alpha_bar)
     law = [LAW @ bits_given(STATES * a + (1 - a) * RATE) for a in alpha_bar]
     K = -(law[3] * np.log(law[3] / bits_given(RATE))).sum()
@@ -288,7 +292,10 @@ def test_noise_floor_of_three_bits_against_enumeration():
         kernel = bits_given((pair.T @ STATES) / pair.sum(axis=0)[:, None]).T
         K -= (pair * np.log(pair / pair.sum(axis=0) / kernel)).sum()
     assert (np.array(expected)[:2] < -np.array(entropies)[1:3] - 1e-3).all()
-    one = lambda key, x: bound.noise_floor(key, family, steps, reverse, x, t0).K  # noqa: E731
+
+    def one(key, x):
+        return bound.noise_floor(key, chain, x, t0).K
+
     found = jax.jit(jax.vmap(jax.vmap(one, (None, 0)), (0, None)))(keys(3000), jnp.asarray(STATES))
     mean_is(np.einsum("nxt,x->nt", found, LAW), expected)
 
@@ -296,7 +303,7 @@ def test_noise_floor_of_three_bits_against_enumeration():
 @pytest.mark.parametrize("num_t", [1, 3])
 def test_noise_floor_from_random_t_is_unbiased(setting, num_t):
     family, steps, x0 = setting
-    args, t0 = (family, steps, bent(family, steps), x0), (1, 2, 4)
+    args, t0 = (bent_chain(family, steps), x0), (1, 2, 4)
     exact = averaged(lambda key: bound.noise_floor(key, *args, t0).K, 3000)
     few = averaged(lambda key: bound.noise_floor(key, *args, t0, num_t).K, 3000)
     mean_is(few, exact.mean(axis=0), expected_error=error_of(exact))
@@ -316,47 +323,44 @@ def test_noise_floor_from_random_t_is_unbiased(setting, num_t):
 def test_noise_floors_that_do_not_exist(setting, t0, num_t, message):
     family, steps, x0 = setting
     with pytest.raises(ValueError, match=message):
-        bound.noise_floor(jax.random.key(0), family, steps, bent(family, steps), x0, t0, num_t)
+        bound.noise_floor(jax.random.key(0), bent_chain(family, steps), x0, t0, num_t)
 
 
 # --- random t -----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("last_step, num_t", [("fixed", None), ("learned", 2)])
+@pytest.mark.parametrize("last_step, num_t", [("fixed", -1), ("learned", 2)])
 def test_estimate_is_unbiased(setting, last_step, num_t):
     family, steps, x0 = setting
-    reverse = bent(family, steps)
-    batch = jnp.stack([x0, x0[::-1]] if family.name == "gaussian" else [x0, 1 - x0])
-    batch = jnp.concatenate([batch, batch])
-    one = lambda key, x: bound.exact(key, family, steps, reverse, x, last_step).K  # noqa: E731
-    K = jax.jit(jax.vmap(jax.vmap(one, (0, None)), (None, 0), out_axes=1))(keys(3000), batch[:2])
-    K = np.asarray(K)
-    estimates = averaged(
-        lambda key: bound.estimate(key, family, steps, reverse, batch, last_step, num_t), 3000
-    )
+    chain = bent_chain(family, steps, last_step)
+    batch = jnp.stack([x0, x0[::-1] if is_gaussian(family) else 1 - x0] * 2)
+    K = exact_K(chain, batch[:2], 3000)
+    estimates = averaged(lambda key: bound.estimate(key, chain, batch, num_t), 3000)
     for half in (estimates[:, :2], estimates[:, 2:]):
         mean_is(half, K.mean(axis=0), expected_error=error_of(K))
     mean_is(estimates.mean(axis=1), K.mean(), expected_error=error_of(K.mean(axis=1)))
 
 
-@pytest.mark.parametrize("last_step", bound.LAST_STEPS)
-def test_time_weights_are_a_law_over_the_t_that_are_learned(last_step):
-    steps = schedule.constant_fraction(10)
-    weights = np.asarray(bound.time_weights(steps, last_step))
-    first = bound.first_t(last_step)
-    assert weights.shape == (11,) and weights.sum() == pytest.approx(1)
-    assert (weights[:first] == 0).all() and (weights[first:] > 0).all()
+def time_law(steps, last_step="fixed"):
+    return bound.time_law(bent_chain(gaussian.family(), steps, last_step))
+
+
+@pytest.mark.parametrize("last_step, first", [("fixed", 2), ("learned", 1), (lambda p, x: 0.0, 1)])
+def test_the_time_law_is_one_over_the_t_that_are_learned(last_step, first):
+    law = np.asarray(time_law(schedule.constant_fraction(10), last_step))
+    assert law.shape == (11,) and law.sum() == pytest.approx(1)
+    assert (law[:first] == 0).all() and (law[first:] > 0).all()
     t = np.arange(2, 11)
     folds = np.log(t / (t - 1.0))  # of the noise t/T, which is about 1/t
     folds = np.concatenate([[1.0], folds])[first - 1 :]
     expected = 0.25 / len(folds) + 0.75 * folds / folds.sum()
-    np.testing.assert_allclose(weights[first:], expected, rtol=1e-5)
+    np.testing.assert_allclose(law[first:], expected, rtol=1e-5)
 
 
-def test_time_weights_of_the_geometric_schedule_are_uniform_and_see_the_cliff_of_another():
-    low = np.asarray(bound.time_weights(schedule.geometric(400, 1e-6, 1e-2)))[2:]
+def test_the_time_law_of_the_geometric_schedule_is_uniform_and_sees_the_cliff_of_another():
+    low = np.asarray(time_law(schedule.geometric(400, 1e-6, 1e-2)))[2:]
     np.testing.assert_allclose(low, 1 / 399, rtol=0.02)
-    cliff = np.asarray(bound.time_weights(schedule.constant_fraction(400, 1e-6)))
+    cliff = np.asarray(time_law(schedule.constant_fraction(400, 1e-6)))
     assert cliff[2] > 0.4  # log 2500 of 13.8 e-folds
     assert cliff[3] < 0.05
 
@@ -365,26 +369,22 @@ def test_no_gradient_of_a_learned_schedule_reaches_the_law_of_t():
     logits = schedule.to_logits(schedule.constant_fraction(10, 0.05))
 
     def weight(logits):
-        return bound.time_weights(schedule.learned(0.05, logits))[2]
+        return time_law(schedule.learned(0.05, logits))[2]
 
     assert not np.any(jax.grad(weight)(logits))
 
 
-@pytest.mark.parametrize("num_t", [None, 16])
+@pytest.mark.parametrize("num_t", [-1, 16])
 def test_draws_of_t_are_stratified_and_follow_their_weights(num_t):
-    family, steps, n = gaussian.family(), schedule.constant_fraction(10), 64
-    weights = bound.time_weights(steps)
-    x0 = jnp.zeros((n, 1))
-
-    def draw(key):
-        return bound.draw_terms(key, family, steps, bent(family, steps), x0, weights, num_t)
-
-    draws = jax.jit(jax.vmap(draw))(keys(300))
+    n, x0 = 64, jnp.zeros((64, 1))
+    chain = bent_chain(gaussian.family(), schedule.constant_fraction(10), shape=(1,))
+    many = jax.vmap(lambda key: bound.draw_terms(key, chain, x0, num_t))
+    draws, weights = jax.jit(lambda keys: (many(keys), bound.time_law(chain)))(keys(300))
     t = np.asarray(draws.t)
     assert t.shape == (300, n) and t.min() == 2 and t.max() == 10
     np.testing.assert_array_equal(draws.probability, np.asarray(weights)[t])
     assert np.isfinite(draws.term).all()
-    groups = t.reshape(300, num_t or n, -1)
+    groups = t.reshape(300, n if num_t == -1 else num_t, -1)
     assert (groups == groups[:, :, :1]).all()  # equal groups of examples share one t
     counts = np.stack([(groups[:, :, 0] == k).sum(axis=1) for k in range(11)], axis=1)
     expected = groups.shape[1] * np.asarray(weights)
@@ -394,16 +394,21 @@ def test_draws_of_t_are_stratified_and_follow_their_weights(num_t):
     mean_is(t[:, -1] == 2, weights[2])
 
 
-@pytest.mark.parametrize("num_t", [0, 3, 5, 8])
+def test_terms_by_another_law_of_t_are_unbiased_too(setting):
+    family, steps, x0 = setting
+    chain, law = bent_chain(family, steps), jnp.asarray([0.0, 0.0, 0.2, 0.7, 0.1])
+    batch = jnp.stack([x0] * 2)
+
+    def estimate(key):
+        found = bound.draw_terms(key, chain, batch, law=law)
+        return bound.ends(chain, x0) + jnp.mean(found.term / found.probability)
+
+    K = exact_K(chain, x0[None], 3000)
+    mean_is(averaged(estimate, 3000), K.mean(), expected_error=error_of(K[:, 0]))
+
+
+@pytest.mark.parametrize("num_t", [0, -2, 3, 5, 8])
 def test_num_t_must_divide_the_batch(num_t):
-    family, steps = gaussian.family(), schedule.constant_fraction(T)
-    with pytest.raises(ValueError, match=f"num_t: expected a divisor of .* size 4, got {num_t}"):
-        bound.estimate(
-            jax.random.key(0), family, steps, bent(family, steps), jnp.zeros((4, 2)), num_t=num_t
-        )
-
-
-def test_unknown_last_step():
-    family, steps = gaussian.family(), schedule.constant_fraction(T)
-    with pytest.raises(ValueError, match=r"last_step: expected one of .*fixed.*got 'none'"):
-        bound.exact(jax.random.key(0), family, steps, bent(family, steps), jnp.zeros(2), "none")
+    chain = bent_chain(gaussian.family(), schedule.constant_fraction(T), shape=(2,))
+    with pytest.raises(ValueError, match=f"num_t: expected −1 or a divisor of .* 4, got {num_t}"):
+        bound.estimate(jax.random.key(0), chain, jnp.zeros((4, 2)), num_t)

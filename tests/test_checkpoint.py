@@ -13,7 +13,7 @@ import numpy as np
 import optax
 import pytest
 
-from dpm_jax.checkpoint import CheckpointError, Checkpoints
+from dpm_jax.training.checkpoint import CheckpointError, Checkpoints
 
 OPTIMIZER = optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
 

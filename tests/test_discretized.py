@@ -8,21 +8,13 @@ import numpy as np
 import pytest
 from scipy import special
 
-from cases import averaged, keys, mean_is
-from dpm_jax import (
-    binomial,
-    bound,
-    discretized,
-    evaluation,
-    gaussian,
-    likelihood,
-    model,
-    objective,
-    schedule,
-    trajectories,
-)
-from dpm_jax.discretized import Bins
-from dpm_jax.gaussian import Normal
+from cases import averaged, keys, mean_is, still_chain
+from dpm_jax import likelihood, training
+from dpm_jax.core import binomial, gaussian, model, schedule
+from dpm_jax.core.chain import make_chain
+from dpm_jax.core.gaussian import Normal
+from dpm_jax.likelihood import Rows, bound, discretized
+from dpm_jax.likelihood.discretized import Bins
 
 EIGHT = discretized.bins(256, 112.3, 64.1)
 SIXTEEN = discretized.bins(65536, 27000.0, 15000.0)
@@ -150,10 +142,6 @@ def reverse(xt, t):
     return Normal(0.9 * jnp.tanh(xt) - 0.05, jnp.full_like(xt, jnp.where(t == 1, 0.25, 0.4)))
 
 
-def last(params, x):
-    return discretized.log_mass(params, x, FOUR)
-
-
 def normal(x, mean, variance):
     return np.exp(-0.5 * (x - mean) ** 2 / variance) / np.sqrt(2 * np.pi * variance)
 
@@ -175,7 +163,7 @@ def four():
             q1, q2 = (family.marginal(x0, steps.log_alpha_bar[t]) for t in (1, 2))
             each = jax.vmap(
                 lambda xt, p, x0=x0: family.kl(
-                    family.posterior(x0, xt, steps.beta[2], steps.log_alpha_bar[1]), p
+                    family.bridge(x0, xt, steps.beta[2], steps.log_alpha_bar[1]), p
                 )
             )(x, second)
             value = np.sum(normal(GRID, *map(float, q1)) * m) * dx
@@ -186,7 +174,7 @@ def four():
 
 @pytest.fixture
 def chain(x64):
-    return gaussian.family(), short(), reverse
+    return make_chain(gaussian.family(), short(), reverse, (1,), discretized.last_step(FOUR))
 
 
 def test_probabilities_of_the_levels_sum_to_one_and_K_is_below_their_logarithm(four):
@@ -202,49 +190,52 @@ def of_levels(function, n):
 
 
 def test_K_is_that_of_quadrature_in_every_form(chain, four):
-    exact = of_levels(lambda key, x: bound.exact(key, *chain, x, last), 2000)
+    exact = of_levels(lambda key, x: bound.exact(key, chain, x), 2000)
     mean_is(exact.K, four[1])
-    terms = of_levels(lambda key, x: bound.exact_terms(key, *chain, x, last), 2000)
+    terms = of_levels(lambda key, x: bound.exact_terms(key, chain, x), 2000)
     np.testing.assert_allclose(terms.sum(axis=-1), exact.K, rtol=1e-12)
     batch = jnp.asarray(LEVELS)[:, None]
-    for num_t in (None, 2):
-        once = lambda key, n=num_t: bound.estimate(key, *chain, batch, last, n)  # noqa: E731
+    for num_t in (-1, 2):
+
+        def once(key, n=num_t):
+            return bound.estimate(key, chain, batch, n)
+
         mean_is(averaged(once, 3000), four[1])
 
 
 def test_L_null_is_the_mass_of_the_prior(chain):
     x0 = jnp.asarray(LEVELS[:3])
-    L_null = bound.exact(jax.random.key(0), *chain, x0, last).L_null
+    L_null = bound.exact(jax.random.key(0), chain, x0).L_null
     edges = np.array([-np.inf, -0.7, 0.0, 0.7])
     np.testing.assert_allclose(L_null, np.log(np.diff(special.ndtr(edges))).sum(), rtol=1e-9)
 
 
 def test_the_work_of_eq_9_gives_the_probability_itself(chain, four):
-    work = -of_levels(lambda key, x: likelihood.work(key, *chain, x, last), 4000)
+    work = -of_levels(lambda key, x: likelihood.forward_work(key, chain, x), 4000)
     mean_is(np.exp(work), np.exp(four[0]))
     mean_is(work, four[1])
-    steps = of_levels(lambda key, x: likelihood.profile(key, *chain, x, last).work, 4000)
+    steps = of_levels(lambda key, x: likelihood.profile(key, chain, x).work, 4000)
     np.testing.assert_allclose(steps.sum(axis=-1), -work, rtol=1e-12, atol=1e-12)
 
 
 def test_of_a_chain_in_equilibrium_p_is_that_of_the_prior(x64):
-    family, steps = gaussian.family(), schedule.linear(4, 0.1, 0.5)
-    still = lambda xt, t: family.step(xt, steps.beta[t])  # noqa: E731
-    x0 = jnp.asarray([LEVELS[1]])
-    expected = bound.null(family, x0, last)
-    work = averaged(likelihood.work, 4000, family, steps, still, x0, last)
+    steps, last = schedule.linear(4, 0.1, 0.5), discretized.last_step(FOUR)
+    chain, x0 = still_chain(gaussian.family(), steps, last, (1,)), jnp.asarray([LEVELS[1]])
+    expected = bound.null(chain, x0)
+    work = averaged(likelihood.forward_work, 4000, chain, x0)
     mean_is(np.exp(-work), np.exp(expected))
-    K = averaged(lambda key: bound.exact(key, family, steps, still, x0, last).K, 2000)
+    K = averaged(lambda key: bound.exact(key, chain, x0).K, 2000)
     assert K.mean() < expected - 0.01  # the bin is wide beside the kernel: x^0 at its centre costs
 
 
 def test_with_tiny_bins_K_is_that_of_the_learned_step_and_the_width(chain):
     x0 = jnp.asarray([0.31, -1.2, 0.7])
     for width in (1e-3, 1e-6):
-        tiny = Bins(width, -100.0, 100.0)
-        mass = lambda params, x, tiny=tiny: discretized.log_mass(params, x, tiny)  # noqa: E731
-        found = bound.exact(jax.random.key(3), *chain, x0, mass)
-        expected = bound.exact(jax.random.key(3), *chain, x0, "learned")
+        mass = discretized.last_step(Bins(width, -100.0, 100.0))
+        found, expected = (
+            bound.exact(jax.random.key(3), chain._replace(last_step=last), x0)
+            for last in (mass, "learned")
+        )
         for a, b in zip(found, expected):
             np.testing.assert_allclose(a - 3 * np.log(width), b, atol=3 * width**2 + 1e-9)
 
@@ -267,8 +258,9 @@ PARAMS = {"network": jnp.asarray([0.8, 0.5])}
 LONG = schedule.geometric(5, 0.05)
 
 
-def built(bins=FOUR, last_step="discretized"):
-    return model.build(gaussian.family(), LONG, Pull(), (2,), "x0", last_step=last_step, bins=bins)
+def built(last_step=None):
+    last_step = last_step or discretized.last_step(FOUR)
+    return model.build(gaussian.family(), LONG, Pull(), (2,), "x0", last_step=last_step)
 
 
 def centred(key, rows):
@@ -278,8 +270,9 @@ def centred(key, rows):
 
 def test_every_entry_to_the_bound_counts_masses():
     x0, m = discretized.centre(DATA, FOUR), built()
-    many = jax.jit(lambda key: model.log_likelihood_bound(m, PARAMS, key, jnp.tile(x0, (500, 1))))
-    found = many(jax.random.key(0))
+    chain = m.chain(PARAMS)
+    many = jax.jit(jax.vmap(lambda key, x: bound.exact(key, chain, x)))
+    found = many(keys(3000), jnp.tile(x0, (500, 1)))
     K = np.asarray(found.K, np.float64).reshape(500, 6)
     edges = special.ndtr([-np.inf, -0.7, 0.0, 0.7, np.inf])
     L_null = np.log(np.diff(edges))[DATA].sum(axis=1)
@@ -287,55 +280,48 @@ def test_every_entry_to_the_bound_counts_masses():
     average = K.mean(axis=1)
     error = average.std() / 500**0.5
     for num_t, n in ((0, 300), (2, 1000)):
-        loss = objective.make_loss(m, num_t=num_t)
+        loss = training.make_loss(m, num_t=num_t)
         value = averaged(lambda key, loss=loss: loss(PARAMS, key, x0)[0], n)
         mean_is(-2 * value, average.mean(), expected_error=error)
-    tiled = np.tile(DATA, (100, 1))
+    tiled, rows = np.tile(DATA, (100, 1)), Rows(prepare=centred)
     for passes in (None, 3):
-        result = evaluation.evaluate(m, PARAMS, tiled, draw=centred, passes=passes)
+        result = likelihood.evaluate(m, PARAMS, tiled, passes, rows=rows)
         spread = 5 * np.hypot(error, result.K_error)
         assert abs(result.K - average.mean()) < spread < 0.5
         assert result.L_null == pytest.approx(L_null.mean(), rel=1e-5)
-    work = trajectories.works(m, PARAMS, DATA, 500, draw=centred)
+    work = likelihood.evaluate_works(m, PARAMS, DATA, 500, rows=rows)
     mean_is(-work.T, K.mean(axis=0), expected_error=K.std(axis=0) / 500**0.5)
-    likely = jax.jit(lambda key: model.log_likelihood(m, PARAMS, key, x0, 200).K)
-    gap = np.asarray(likely(jax.random.key(1))) + work.mean(axis=1)
+    likely = jax.jit(jax.vmap(lambda key, x: likelihood.estimate(key, chain, x, 200).K))
+    gap = np.asarray(likely(keys(6, 1), x0)) + work.mean(axis=1)
     assert (np.abs(gap) < 5 * work.std(axis=1) / 140**0.5).all()
-    profile = trajectories.profile(m, PARAMS, tiled, 2, draw=centred)
+    profile = likelihood.evaluate_dissipation(m, PARAMS, tiled, 2, rows=rows)
     assert profile.work.sum() == pytest.approx(-average.mean(), abs=0.2)
 
 
 def test_samples_are_those_of_a_learned_last_step():
-    draws = [
-        model.sample(m, PARAMS, jax.random.key(0), 5) for m in (built(), built(None, "learned"))
-    ]
+    draws = [model.sample(m, PARAMS, jax.random.key(0), 5) for m in (built(), built("learned"))]
     np.testing.assert_array_equal(*draws)
 
 
 def test_gradients_are_finite_whatever_the_variance():
     x0, m = discretized.centre(DATA, FOUR), built()
-    loss = objective.make_loss(m, num_t=0)
+    loss = training.make_loss(m, num_t=0)
     slope = jax.jit(jax.grad(lambda params: loss(params, jax.random.key(0), x0)[0]))
     for logit in (-25.0, -8.0, 0.0, 15.0):
         gradient = slope({"network": jnp.asarray([3.0, logit])})["network"]
         assert jnp.isfinite(gradient).all() and jnp.any(gradient != 0)
 
 
-def test_a_discretized_last_step_needs_bins_and_a_gaussian():
-    with pytest.raises(
-        ValueError, match=r"bins: expected with last_step 'discretized' alone, got N"
-    ):
-        built(None)
-    with pytest.raises(ValueError, match=r"bins: expected with .* alone, got Bins"):
-        built(FOUR, "learned")
-    with pytest.raises(ValueError, match="last_step: 'discretized' expects a gaussian family"):
-        model.build(binomial.family(), LONG, Pull(), (2,), "x0", last_step="discretized", bins=FOUR)
-    with pytest.raises(ValueError, match="last_step: expected fixed or learned for a sandwich"):
-        trajectories.sandwich(built(), PARAMS, 2, 4)
-    with pytest.raises(ValueError, match=r"last_step: expected one of .* or a function"):
-        bound.exact(
-            jax.random.key(0), gaussian.family(), LONG, reverse, jnp.zeros(2), "discretized"
-        )
+def test_a_discretized_last_step_needs_a_gaussian_and_has_no_sandwich():
+    message = "last_step: expected a function of binomial parameters and x.0, got one that fails"
+    with pytest.raises(ValueError, match=message):
+        last_step = discretized.last_step(FOUR)
+        model.build(binomial.family(), LONG, Pull(), (2,), "x0", last_step=last_step)
+    message = "last_step: expected fixed or learned for a sandwich"
+    with pytest.raises(ValueError, match=message):
+        likelihood.evaluate_sandwich(built(), PARAMS, 2, 4)
+    with pytest.raises(ValueError, match=message):
+        likelihood.sandwich(jax.random.key(0), built().chain(PARAMS), 4)
 
 
 @pytest.mark.parametrize(
@@ -351,7 +337,7 @@ def test_a_discretized_last_step_needs_bins_and_a_gaussian():
 )
 def test_bad_bins(bins, message):
     with pytest.raises(ValueError, match=f"bins: expected .*{message}"):
-        built(bins)
+        discretized.last_step(bins)
 
 
 @pytest.mark.parametrize("levels, scale", [(1, 64.0), (256, 0.0), (256, -1.0), (256, np.inf)])

@@ -1,20 +1,21 @@
 """evaluate.py on runs of a few steps: what it reads, prints and refuses."""
 
+import dataclasses
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 from test_experiments import configure, contents, tiny_roll
 
-import common
-import evaluate
-import heartbeat
-import likelihood_report
-import settings
-import swiss_roll
+from dpm_jax import units
+from dpm_jax.exact import heartbeat as exact
+from dpm_jax.experiments import evaluate, heartbeat, swiss_roll
+from dpm_jax.runs import Invalid, execution, likelihood_report
 
-FLAGS = dict.fromkeys(evaluate._FLAGS) | {"trajectories": "2,8", "examples": 6}
+FLAGS = {name: flag.default for name, flag in evaluate.FLAGS.items()}
+FLAGS |= {"trajectories": "2,8", "examples": 6}
 FLAGS |= {"model_samples": 4, "lanes": 64, "num_eval": 20}
 
 
@@ -22,8 +23,8 @@ FLAGS |= {"model_samples": 4, "lanes": 64, "num_eval": 20}
 def roll(tmp_path_factory):
     """A run, and the configuration that measures it."""
     workdir = tmp_path_factory.mktemp("roll") / "run"
-    experiment = swiss_roll.EXPERIMENT._replace(figures=lambda *args: ({}, {}, []))
-    common.execute(experiment, tiny_roll(workdir, noise=0.5))
+    experiment = dataclasses.replace(swiss_roll.EXPERIMENT, figures=lambda *args: ({}, {}, []))
+    execution.execute(experiment, tiny_roll(workdir, noise=0.5))
     return workdir, {**FLAGS, "workdir": str(workdir)}
 
 
@@ -50,7 +51,14 @@ def test_swiss_roll(roll):
     assert report["truth"] == pytest.approx(-1.37, abs=1.5)  # of six points of the roll
     assert report["sum_of_p"]["points"] == 60 and report["sum_of_p"]["error"] > 0
     assert report["last_step"] == "fixed" and report["beta_1"] == pytest.approx(1e-3)
-    for text in ("nats", "bits", "± trajectories", f"{many['log_p']:.3f}", "from above", "∫ p"):
+    for text in (
+        "nats",
+        "bits",
+        "± trajectories",
+        units.number(many["log_p"]),
+        "from above",
+        "∫ p",
+    ):
         assert text in printed
     after = contents(workdir)
     assert {str(p) for p in set(after) - set(before)} == {
@@ -63,22 +71,25 @@ def test_swiss_roll(roll):
 def test_heartbeat_has_a_true_entropy_and_a_sum_over_its_five_sequences(tmp_path):
     sizes = {"T": 20, "beta_1": 0.05, "width": 8, "depth": 1, "num_t": -1, "checkpoint_every": 6}
     config = configure(heartbeat.EXPERIMENT, tmp_path / "run", **sizes)
-    experiment = heartbeat.EXPERIMENT._replace(figures=lambda *args: ({}, {}, []))
-    common.execute(experiment, config)
+    experiment = dataclasses.replace(heartbeat.EXPERIMENT, figures=lambda *args: ({}, {}, []))
+    execution.execute(experiment, config)
     evaluate.execute({**FLAGS, "workdir": str(tmp_path / "run"), "trajectories": "64"})
     report = json.loads((tmp_path / "run" / "likelihood.json").read_text(encoding="utf-8"))
     assert report["sum_of_p"]["points"] == 5 and 0 <= report["sum_of_p"]["value"] < 1.2
     assert report["truth"] == pytest.approx(-np.log(5) - 1.5, abs=1.5)
     problem = heartbeat.setup(config)
-    schedule = problem.evaluated.schedule({})
-    lower, entropy, upper = problem.entropy(schedule)
+    schedule = problem.model.chain(problem.model.init(jax.random.key(0))).schedule
+    lower, entropy, upper = problem.exact.entropies(schedule)
     assert entropy.shape == (21,) and entropy[0] == 0
     assert (lower[2:] < entropy[2:]).all() and (entropy <= upper + 1e-6).all()  # eq. 24
     # At t = 1 all that is lost of x^0: H(X^0|X^1) = H(X^1|X^0) + H(X^0) − H(X^1), by enumeration.
     beta = float(schedule.beta[1])
-    bit = lambda p: -p * np.log(p) - (1 - p) * np.log1p(-p)  # noqa: E731
+
+    def bit(p):
+        return -p * np.log(p) - (1 - p) * np.log1p(-p)
+
     forward = 4 * bit(1 - beta + 0.2 * beta) + 16 * bit(0.2 * beta)
-    expected = forward + np.log(5) - heartbeat.heartbeat.entropy_x1(beta, 0.2)
+    expected = forward + np.log(5) - exact.entropy_x1(beta, 0.2)
     assert entropy[1] == pytest.approx(expected, abs=1e-6)
 
 
@@ -94,13 +105,13 @@ def test_heartbeat_has_a_true_entropy_and_a_sum_over_its_five_sequences(tmp_path
     ],
 )
 def test_bad_flags(roll, flags, message):
-    with pytest.raises(settings.Invalid) as error:
+    with pytest.raises(Invalid) as error:
         evaluate.execute({**roll[1], **flags})
     assert str(error.value).startswith(message)
 
 
 def refused(config, *parts):
-    with pytest.raises(settings.Invalid) as error:
+    with pytest.raises(Invalid) as error:
         evaluate.execute(config)
     assert str(error.value).startswith("--workdir: ") and "\n" not in str(error.value)
     assert all(part in str(error.value) for part in parts)

@@ -1,6 +1,7 @@
 """Experiments end to end in a few steps: what a work directory holds, and what it does not lose."""
 
 import csv
+import dataclasses
 import gzip
 import json
 import shutil
@@ -10,12 +11,11 @@ import matplotlib.image
 import numpy as np
 import pytest
 
-import common
-import heartbeat
-import mnist
-import settings
-import swiss_roll
+from dpm_jax import units
 from dpm_jax.data import images
+from dpm_jax.experiments import heartbeat, mnist, swiss_roll
+from dpm_jax.runs import Invalid, execution
+from dpm_jax.training.checkpoint import CheckpointError
 
 KEYS = (
     "experiment",
@@ -88,7 +88,7 @@ def roll(tmp_path_factory):
     """A finished run: configuration, work directory, printed table."""
     workdir = tmp_path_factory.mktemp("swiss_roll") / "deep" / "run"
     config = tiny_roll(workdir)
-    return config, workdir, common.execute(swiss_roll.EXPERIMENT, config)
+    return config, workdir, execution.execute(swiss_roll.EXPERIMENT, config)[1]
 
 
 @pytest.fixture
@@ -102,8 +102,8 @@ def copy_of_run(roll, tmp_path):
 @pytest.fixture
 def plain(monkeypatch):
     """The experiment without its figures, which take most of the time of a second run."""
-    monkeypatch.setattr(common, "_draw_bound_terms", lambda *args: args[-1] / "none.png")
-    return swiss_roll.EXPERIMENT._replace(figures=lambda *args: ({}, {}, []))
+    monkeypatch.setattr(execution, "_draw_bound_terms", lambda *args: args[-1] / "none.png")
+    return dataclasses.replace(swiss_roll.EXPERIMENT, figures=lambda *args: ({}, {}, []))
 
 
 def test_swiss_roll(roll):
@@ -111,7 +111,8 @@ def test_swiss_roll(roll):
     report = check_report(swiss_roll.EXPERIMENT, workdir, config)
     assert set(report["figures"]) >= {"figure1"}
     lines = printed.splitlines()
-    assert f"{report['K_bits']:.3f}" in printed and f"{report['ceiling_bits']:.3f}" in printed
+    assert units.number(report["K_bits"]) in printed
+    assert units.number(report["ceiling_bits"]) in printed
     assert "2.350" in printed and "6.450" in printed  # the paper's
     assert any(line.split() == ["paper", "ours", "ceiling", "unit"] for line in lines)
     for path in ("report.json", *report["figures"].values()):
@@ -137,9 +138,9 @@ def test_same_command_again_does_not_train_again(copy_of_run, plain, monkeypatch
     config, workdir = copy_of_run
     before, first = contents(workdir), read(workdir)
     monkeypatch.setattr(
-        "dpm_jax.training.make_dispatch", lambda *a, **k: pytest.fail("trains again")
+        "dpm_jax.training.loop.make_dispatch", lambda *a, **k: pytest.fail("trains again")
     )
-    common.execute(plain, config)
+    execution.execute(plain, config)
     again = read(workdir)
     assert again["seconds"] == pytest.approx(first["seconds"], rel=0.2)  # of training, all runs
     for name in set(first) - {"figures", "seconds"}:
@@ -157,7 +158,7 @@ def test_damaged_newest_checkpoint_costs_its_steps_only(copy_of_run, plain, capl
     with largest.open("r+b") as file:
         file.truncate(largest.stat().st_size // 2)
     with caplog.at_level("WARNING"):
-        common.execute(plain, config)
+        execution.execute(plain, config)
     said = " ".join(record.getMessage() for record in caplog.records)
     assert f"step {STEPS}" in said and f"Falling back to step {STEPS - 2}" in said
     assert str(workdir) in said
@@ -173,15 +174,15 @@ def test_all_checkpoints_damaged_says_so_and_keeps_them(copy_of_run):
     for path in (workdir / "checkpoints").glob("*/checksums.json"):
         path.write_text("{")
     before = contents(workdir)
-    with pytest.raises(common.checkpoint.CheckpointError, match=r"every checkpoint in .*damaged"):
-        common.execute(swiss_roll.EXPERIMENT, config)
+    with pytest.raises(CheckpointError, match=r"every checkpoint in .*damaged"):
+        execution.execute(swiss_roll.EXPERIMENT, config)
     assert contents(workdir) == before
 
 
 def refused(experiment, config, *parts):
     """execute() says no in one line with these parts, and touches nothing."""
-    with pytest.raises(settings.Invalid) as error:
-        common.execute(experiment, config)
+    with pytest.raises(Invalid) as error:
+        execution.execute(experiment, config)
     message = str(error.value)
     assert message.startswith("--workdir: ") and "\n" not in message
     for part in parts:
@@ -227,13 +228,13 @@ def test_damaged_config_is_named(tmp_path, text):
 def test_heartbeat(tmp_path):
     sizes = {"T": 20, "beta_1": 0.05, "width": 8, "depth": 1, "num_t": -1, "checkpoint_every": 6}
     config = configure(heartbeat.EXPERIMENT, tmp_path / "run", **sizes)
-    printed = common.execute(heartbeat.EXPERIMENT, config)
+    printed = execution.execute(heartbeat.EXPERIMENT, config)[1]
     report = check_report(heartbeat.EXPERIMENT, tmp_path / "run", config)
     assert set(report["figures"]) >= {"figure2"}
     assert report["true_bits"] == pytest.approx(-2.3219, abs=1e-4)
     assert report["ceiling_bits"] < report["negative_entropy_X1_bits"] < report["true_bits"]
     assert report["samples"] == 10_000 and 0 <= report["valid_samples"] <= 1
-    assert "-2.322" in printed and "valid samples" in printed
+    assert "−2.322" in printed and "valid samples" in printed
 
 
 def idx(path):
@@ -255,7 +256,7 @@ def test_mnist(tmp_path, dpm_data):
     sizes |= {"num_steps": 2, "sample_steps": 5, "num_samples": 12, "passes": 2, "num_eval": 400}
     sizes |= {"data_dir": str(tmp_path / "data"), "manual_dir": str(folder)}
     config = configure(mnist.EXPERIMENT, tmp_path / "run", **sizes)
-    printed = common.execute(mnist.EXPERIMENT, config)
+    printed = execution.execute(mnist.EXPERIMENT, config)[1]
     report = check_report(mnist.EXPERIMENT, tmp_path / "run", config)
     assert set(report["figures"]) >= {"figure_app1"}
     assert report["dims"] == 784 and report["scale_levels"] == pytest.approx(78.6, abs=0.05)
@@ -265,7 +266,10 @@ def test_mnist(tmp_path, dpm_data):
     gain_ceiling = (report["ceiling_bits"] - report["L_null_bits"]) / 784
     assert gain_ceiling == pytest.approx(4.48, abs=0.1)
     assert report["samples"] == 12 and report["non_finite_samples"] == 0
-    assert "non finite samples" in printed and f"{report['K_bits_per_dim']:.4f}" in printed
+    assert (
+        "non finite samples" in printed
+        and units.number(report["K_bits_per_dim"], digits=4) in printed
+    )
     assert report["parzen_bits"] == pytest.approx(report["parzen_nats"] / np.log(2))
     # Twelve images as kernels are poor ones, and an untrained model's are worse.
     assert report["parzen_bits"] < report["parzen_perfect_model_bits"] < 349

@@ -9,11 +9,11 @@ from pathlib import Path
 import jax
 import pytest
 
-import common
-import heartbeat
-import mnist
-import settings
-import swiss_roll
+from dpm_jax import training
+from dpm_jax.experiments import bark, cifar10, dead_leaves, heartbeat, mnist, swiss_roll
+from dpm_jax.networks import registry
+from dpm_jax.runs import Invalid, execution
+from dpm_jax.runs.config import check_at_least, make_schedule, training_options
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = jax.local_device_count()
@@ -60,6 +60,7 @@ EXPERIMENTS = {
     "heartbeat": heartbeat.EXPERIMENT,
     "mnist": mnist.EXPERIMENT,
 }
+ALL = EXPERIMENTS | {e.EXPERIMENT.name: e.EXPERIMENT for e in (bark, cifar10, dead_leaves)}
 BAD = [
     *[
         (name, flag, value)
@@ -120,8 +121,8 @@ def configure(experiment, workdir, **given):
 def refused(experiment, config, flag):
     """The one line with which execute() refuses, soon and before the step is compiled."""
     start = time.monotonic()
-    with pytest.raises(settings.Invalid) as error:
-        common.execute(experiment, config)
+    with pytest.raises(Invalid) as error:
+        execution.execute(experiment, config)
     assert time.monotonic() - start < SECONDS
     message = str(error.value)
     assert message.startswith(f"--{flag}: ") and "\n" not in message, message
@@ -182,16 +183,16 @@ def test_manual_dir_that_is_missing(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", EXPERIMENTS)
+@pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("preset", ["paper", "best"])
 def test_presets_are_whole(name, preset):
     """Every preset gives every flag a value of the type of the paper's, and trains as it stands."""
-    presets = EXPERIMENTS[name].presets
+    presets = ALL[name].presets
     assert {k: type(v) for k, v in presets[preset].items()} == {
         k: type(v) for k, v in presets["paper"].items()
     }
-    config = configure(EXPERIMENTS[name], "run") | presets[preset]
-    common.training.check(settings.training_options(config))
-    settings.evaluation_size(config)
-    settings.make_schedule(config)
-    settings.make_network(config, 2)
+    config = configure(ALL[name], "run") | presets[preset]
+    training.check(training_options(config))
+    check_at_least(config, num_eval=2)
+    make_schedule(config)
+    registry.by_name(config, 2)

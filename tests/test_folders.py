@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpm_jax.data import folders, images
+from dpm_jax.data import folders
+from dpm_jax.images import dequantisation
 
 
 def pixels(seed, *shape, dtype=np.uint8):
@@ -43,7 +44,9 @@ def test_photographs_are_read_as_they_are_and_held_out_by_file(tmp_path):
     np.testing.assert_array_equal(data.test.photos, x[[5, 15], ..., None])
     np.testing.assert_array_equal(data.train.photos, x[rest][..., None])
     np.testing.assert_array_equal(data.train.sizes, [[9, 7]] * 18)
-    assert (data.mean, data.scale) == pytest.approx(images.mean_and_scale(x[rest]), rel=1e-12)
+    assert (data.mean, data.scale) == pytest.approx(
+        dequantisation.mean_and_scale(x[rest]), rel=1e-12
+    )
     assert data.skipped == data.notes == () and data.levels == 256
 
 
@@ -105,10 +108,10 @@ def test_damaged_files_are_named_counted_and_skipped(tmp_path):
 
 
 def test_nothing_left_is_an_error(tmp_path):
-    with pytest.raises(ValueError, match=f"--image_dir: {tmp_path}/absent is not a folder"):
+    with pytest.raises(ValueError, match=f"image_dir: {tmp_path}/absent is not a folder"):
         folders.read(tmp_path / "absent", 4)
     (tmp_path / "README.md").touch()
-    with pytest.raises(ValueError, match=f"--image_dir: {tmp_path} has no images"):
+    with pytest.raises(ValueError, match=f"image_dir: {tmp_path} has no images"):
         folders.read(tmp_path, 4)
     fill(tmp_path, 4, 5, 5)
     with (
@@ -204,7 +207,7 @@ def test_sixteen_bits_stay_sixteen_bits(tmp_path, suffix):
     data = folders.read(tmp_path, 4, test=[f"2.{suffix}"])
     assert data.train.photos.dtype == np.uint16 and data.levels == 65536
     np.testing.assert_array_equal(data.train.photos[..., 0], x[:2])
-    assert (data.mean, data.scale) == pytest.approx(images.mean_and_scale(np.stack(x[:2])))
+    assert (data.mean, data.scale) == pytest.approx(dequantisation.mean_and_scale(np.stack(x[:2])))
     colour = folders.read(tmp_path, 4, colour=True, test=[f"2.{suffix}"])
     np.testing.assert_array_equal(colour.train.photos, np.stack([x[:2]] * 3, axis=-1))
     assert colour.train.photos.dtype == np.uint16 and "16-bit grey" in colour.notes[0]

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from dpm_jax.data import images, mosaics, tfds_images
+from dpm_jax.images import dequantisation
 
 ROOT = Path(__file__).resolve().parents[1]
 MNIST = ROOT / os.environ.get("DPM_DATA", "../shared/data") / "mnist"  # absolute paths win
@@ -39,7 +40,7 @@ def skewed(seed, shape, high=256):
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1), (7, 5, 4, 3), (2500, 3, 2, 1)])
 def test_mean_and_scale_equal_the_direct_float64_moments(shape):
     x = skewed(0, shape)
-    mean, scale = images.mean_and_scale(x)
+    mean, scale = dequantisation.mean_and_scale(x)
     exact = x.astype(np.float64)
     assert mean == pytest.approx(exact.mean() + 0.5, rel=1e-13)
     assert scale == pytest.approx(np.sqrt(exact.var() + 1 / 12), rel=1e-13)
@@ -48,30 +49,30 @@ def test_mean_and_scale_equal_the_direct_float64_moments(shape):
 
 def test_mean_and_scale_of_a_constant_image_are_those_of_the_noise():
     x = np.full((3, 2, 2, 1), 255, np.uint8)
-    assert images.mean_and_scale(x) == pytest.approx((255.5, np.sqrt(1 / 12)))
+    assert dequantisation.mean_and_scale(x) == pytest.approx((255.5, np.sqrt(1 / 12)))
 
 
 def test_to_levels_undoes_dequantize_on_all_256_levels():
     x = np.arange(256, dtype=np.uint8).reshape(4, 8, 8, 1)
-    mean, scale = images.mean_and_scale(x)
+    mean, scale = dequantisation.mean_and_scale(x)
     for seed in range(4):
-        z = images.dequantize(jax.random.key(seed), x, mean, scale)
-        back = images.to_levels(z, mean, scale)
+        z = dequantisation.dequantize(jax.random.key(seed), x, mean, scale)
+        back = dequantisation.to_levels(z, mean, scale)
         assert z.dtype == jnp.float32 and z.shape == x.shape
         assert back.dtype == jnp.uint8
         np.testing.assert_array_equal(back, x)
 
 
 def test_to_levels_clips_what_lies_outside_the_data_range():
-    lo, hi = images.data_range(33.8, 78.6)
+    lo, hi = dequantisation.data_range(33.8, 78.6)
     x = jnp.array([lo - 9, lo, hi, hi + 9], jnp.float32)
-    np.testing.assert_array_equal(images.to_levels(x, 33.8, 78.6), [0, 0, 255, 255])
+    np.testing.assert_array_equal(dequantisation.to_levels(x, 33.8, 78.6), [0, 0, 255, 255])
 
 
 def test_dequantised_data_have_mean_0_and_variance_1():
     x = skewed(1, (500, 8, 8, 1), high=4)  # four levels: the noise carries much of the variance
-    mean, scale = images.mean_and_scale(x)
-    z = np.asarray(images.dequantize(jax.random.key(0), x, mean, scale), np.float64)
+    mean, scale = dequantisation.mean_and_scale(x)
+    z = np.asarray(dequantisation.dequantize(jax.random.key(0), x, mean, scale), np.float64)
     # Over the noise alone, for n pixels: Var[mean] = 1/12/n and, in units of scale^4,
     # Var[variance] = (4 Var[x]/12 + 1/180)/n, the covariance of x and u and the variance of u.
     mean_error = np.sqrt(1 / 12 / z.size) / scale
@@ -82,7 +83,7 @@ def test_dequantised_data_have_mean_0_and_variance_1():
 
 def test_the_noise_is_uniform_within_the_level_and_fills_it():
     x = np.full((100, 10, 10, 1), 200, np.uint8)
-    u = np.asarray(images.dequantize(jax.random.key(0), x, 0.0, 1.0), np.float64) - 200
+    u = np.asarray(dequantisation.dequantize(jax.random.key(0), x, 0.0, 1.0), np.float64) - 200
     assert 0 <= u.min() < 1e-3 and 1 - 1e-3 < u.max() <= 1
     expected = (np.arange(10_000) + 0.5) / 10_000
     assert np.abs(np.sort(u.ravel()) - expected).max() < 0.02  # Kolmogorov-Smirnov, P < 1e-3
@@ -91,9 +92,9 @@ def test_the_noise_is_uniform_within_the_level_and_fills_it():
 def test_data_range_is_reached_by_the_extreme_levels():
     x = skewed(2, (50, 8, 8, 1))
     x.flat[:2] = 0, 255
-    mean, scale = images.mean_and_scale(x)
-    lo, hi = images.data_range(mean, scale)
-    z = np.asarray(images.dequantize(jax.random.key(0), x, mean, scale))
+    mean, scale = dequantisation.mean_and_scale(x)
+    lo, hi = dequantisation.data_range(mean, scale)
+    z = np.asarray(dequantisation.dequantize(jax.random.key(0), x, mean, scale))
     assert lo <= z.min() < lo + 1 / scale and hi - 1 / scale <= z.max() <= hi
     assert hi - lo == pytest.approx(256 / scale)
 
@@ -101,9 +102,11 @@ def test_data_range_is_reached_by_the_extreme_levels():
 def test_dequantize_is_pure_and_compiles():
     x = skewed(3, (4, 3, 3, 1))
     key, other = jax.random.split(jax.random.key(0))
-    plain = images.dequantize(key, x, 40.0, 70.0)
-    np.testing.assert_allclose(jax.jit(images.dequantize)(key, x, 40.0, 70.0), plain, atol=1e-6)
-    assert not jnp.array_equal(plain, images.dequantize(other, x, 40.0, 70.0))
+    plain = dequantisation.dequantize(key, x, 40.0, 70.0)
+    np.testing.assert_allclose(
+        jax.jit(dequantisation.dequantize)(key, x, 40.0, 70.0), plain, atol=1e-6
+    )
+    assert not jnp.array_equal(plain, dequantisation.dequantize(other, x, 40.0, 70.0))
 
 
 # ---------------------------------------------------------------------------------- 16 bits
@@ -111,14 +114,14 @@ def test_dequantize_is_pure_and_compiles():
 
 def test_sixteen_bits_have_65536_levels_of_their_own():
     x = np.arange(65536, dtype=np.uint16).reshape(16, 64, 64, 1)
-    mean, scale = images.mean_and_scale(x)
+    mean, scale = dequantisation.mean_and_scale(x)
     exact = np.arange(65536.0)
     assert (mean, scale) == pytest.approx((exact.mean() + 0.5, np.sqrt(exact.var() + 1 / 12)))
-    assert images.levels_of(x) == 65536
-    z = images.dequantize(jax.random.key(0), x, mean, scale)
-    lo, hi = images.data_range(mean, scale, 65536)
+    assert dequantisation.levels_of(x) == 65536
+    z = dequantisation.dequantize(jax.random.key(0), x, mean, scale)
+    lo, hi = dequantisation.data_range(mean, scale, 65536)
     assert z.dtype == jnp.float32 and lo - 1e-6 <= z.min() and z.max() <= hi + 1e-6
-    back = np.asarray(images.to_levels(z, mean, scale, 65536))
+    back = np.asarray(dequantisation.to_levels(z, mean, scale, 65536))
     assert back.dtype == np.uint16
     wrong = back != x
     # float32 knows z·scale to 0.02 of a level: that share of the levels may be one off, no more
@@ -131,12 +134,12 @@ def test_sixteen_bits_have_65536_levels_of_their_own():
 
 def test_sixteen_bits_are_whitened():
     x = np.random.default_rng(7).integers(100, 104, (500, 8, 8, 1), np.uint16)
-    mean, scale = images.mean_and_scale(x)
-    z = np.asarray(images.dequantize(jax.random.key(0), x, mean, scale), np.float64)
+    mean, scale = dequantisation.mean_and_scale(x)
+    z = np.asarray(dequantisation.dequantize(jax.random.key(0), x, mean, scale), np.float64)
     assert abs(z.mean()) < 0.01 and abs(z.var() - 1) < 0.03
-    lo, hi = images.data_range(mean, scale, 65536)
+    lo, hi = dequantisation.data_range(mean, scale, 65536)
     far = jnp.array([lo - 1, hi + 1], jnp.float32)
-    np.testing.assert_array_equal(images.to_levels(far, mean, scale, 65536), [0, 65535])
+    np.testing.assert_array_equal(dequantisation.to_levels(far, mean, scale, 65536), [0, 65535])
 
 
 # --------------------------------------------------------------------------------- .npy files
@@ -153,7 +156,7 @@ def test_a_npy_file_is_a_set_whose_last_tenth_is_the_test(tmp_path, dtype):
     data = images.load(save(tmp_path / "x.npy", x))
     np.testing.assert_array_equal(data.train, x[:23, ..., None])
     np.testing.assert_array_equal(data.test, x[23:, ..., None])
-    assert (data.mean, data.scale) == images.mean_and_scale(x[:23])
+    assert (data.mean, data.scale) == dequantisation.mean_and_scale(x[:23])
     assert data.levels == np.iinfo(dtype).max + 1
     assert isinstance(data.train, np.memmap)  # a set may be larger than memory
 
@@ -298,25 +301,25 @@ def test_images_of_another_type_are_refused():
     with pytest.raises(
         ValueError, match=r"images: expected uint8 or uint16 pixels, got float64 \(2, 3"
     ):
-        images.mean_and_scale(np.zeros((2, 3)))
+        dequantisation.mean_and_scale(np.zeros((2, 3)))
     with pytest.raises(ValueError, match=r"got uint8 \(0, 3\)"):
-        images.mean_and_scale(np.zeros((0, 3), np.uint8))
+        dequantisation.mean_and_scale(np.zeros((0, 3), np.uint8))
     with pytest.raises(
         ValueError, match="images: expected uint8 or uint16 grey levels, got float32"
     ):
-        images.dequantize(jax.random.key(0), jnp.zeros((2, 3), jnp.float32), 0.0, 1.0)
+        dequantisation.dequantize(jax.random.key(0), jnp.zeros((2, 3), jnp.float32), 0.0, 1.0)
 
 
 def test_missing_manual_dir_is_named(tmp_path):
     absent = tmp_path / "absent"
-    with pytest.raises(ValueError, match=f"--manual_dir: {absent} is not a folder; put {FILES[0]}"):
+    with pytest.raises(ValueError, match=f"manual_dir: {absent} is not a folder; put {FILES[0]}"):
         images.load(data_dir=tmp_path, manual_dir=absent)
 
 
 def test_missing_original_file_is_named(tmp_path):
     for file in (FILES[0], FILES[1], FILES[3]):
         (tmp_path / file).touch()
-    with pytest.raises(ValueError, match=f"--manual_dir: {tmp_path} has no {FILES[2]}; put"):
+    with pytest.raises(ValueError, match=f"manual_dir: {tmp_path} has no {FILES[2]}; put"):
         images.load(data_dir=tmp_path / "data", manual_dir=tmp_path)
 
 
@@ -324,7 +327,7 @@ def test_paths_may_be_relative_or_start_with_a_tilde(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for path in ("absent", "~/absent"):
-        with pytest.raises(ValueError, match=f"--manual_dir: {tmp_path / 'absent'} is not"):
+        with pytest.raises(ValueError, match=f"manual_dir: {tmp_path / 'absent'} is not"):
             images.load(data_dir=".", manual_dir=path)
 
 
@@ -332,7 +335,7 @@ def test_corrupt_original_file_is_named_and_nothing_is_prepared(tmp_path):
     pytest.importorskip("tensorflow_datasets")
     for file in FILES:
         (tmp_path / file).write_bytes(gzip.compress(b"not an image"))
-    with pytest.raises(ValueError, match=f"--manual_dir: {tmp_path / FILES[0]} is damaged"):
+    with pytest.raises(ValueError, match=f"manual_dir: {tmp_path / FILES[0]} is damaged"):
         images.load(data_dir=tmp_path / "data", manual_dir=str(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(FILES)
 
@@ -347,7 +350,7 @@ def test_without_network_and_files_the_error_says_what_to_do_at_once(tmp_path, m
     monkeypatch.setattr(requests, "head", no_network)
     monkeypatch.setattr(requests.Session, "get", no_network)
     start = time.monotonic()
-    with pytest.raises(OSError, match="--manual_dir") as caught:
+    with pytest.raises(OSError, match="manual_dir") as caught:
         images.load(data_dir=tmp_path)
     assert time.monotonic() - start < 10
     message = str(caught.value)
@@ -359,7 +362,7 @@ def test_data_dir_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     pytest.importorskip("tensorflow_datasets")
     monkeypatch.setattr(tfds_images, "_check_network", lambda url, advice: None)
     (tmp_path / "file").touch()  # a file where a folder is needed: root cannot write that either
-    with pytest.raises(OSError, match=rf"mnist: cannot prepare it in {tmp_path}/file \(--data_dir"):
+    with pytest.raises(OSError, match=rf"mnist: cannot prepare it in {tmp_path}/file \(data_dir"):
         images.load(data_dir=tmp_path / "file")
 
 

@@ -9,8 +9,13 @@ import scipy.fft
 from scipy.stats import multivariate_normal
 
 from cases import LOG_2PIE, averaged, keys, mean_is
-from dpm_jax import bound, gaussian, linear_skip, model, schedule
-from dpm_jax.linear_skip import LinearSkip, fit, log_density, resize, wiener
+from dpm_jax.core import gaussian, model, schedule
+from dpm_jax.core.chain import make_chain
+from dpm_jax.images import dct, kernel
+from dpm_jax.images.kernel import wiener
+from dpm_jax.images.law import LinearSkip, fit, log_density, resolved
+from dpm_jax.images.resize import resize
+from dpm_jax.likelihood import bound
 
 SHAPE = (4, 3, 3)  # three channels: the squares of 2×2 axes are symmetric and hide a transpose
 LOG_ALPHA_BARS = (-1e-7, -1e-3, -0.3, -2.0, -9.0)
@@ -59,7 +64,7 @@ def posterior_covariance(skip, log_alpha_bar):
 
 @pytest.mark.parametrize("size", [1, 2, 5, 32, 256])
 def test_the_dct_is_scipys_and_orthonormal(size):
-    D = linear_skip._dct_matrix(size)
+    D = dct.matrix(size)
     close(D, scipy.fft.dct(np.eye(size), axis=0, norm="ortho"), atol=1e-12)
     close(D @ D.T, np.eye(size), atol=1e-12)
 
@@ -67,9 +72,9 @@ def test_the_dct_is_scipys_and_orthonormal(size):
 def test_analysis_and_synthesis_are_inverse(x64):
     skip = law()
     x = np.random.default_rng(1).normal(size=SHAPE)
-    z = linear_skip._analyse(skip.axes, jnp.asarray(x))
+    z = dct.analyse(skip.axes, jnp.asarray(x))
     close(z, scipy.fft.dctn(x, axes=(0, 1), norm="ortho") @ np.asarray(skip.axes))
-    close(linear_skip._synthesise(skip.axes, z), x)
+    close(dct.synthesise(skip.axes, z), x)
 
 
 @pytest.mark.parametrize("log_alpha_bar", LOG_ALPHA_BARS)
@@ -87,7 +92,10 @@ def test_the_filter_is_the_conditional_expectation(x64, log_alpha_bar):
 @pytest.mark.parametrize("log_alpha_bar", LOG_ALPHA_BARS)
 def test_the_residual_is_white_and_its_noise_known(x64, log_alpha_bar):
     skip, a = law(), np.exp(log_alpha_bar)
-    residual = lambda x: wiener(skip, x, jnp.asarray(log_alpha_bar)).residual.ravel()  # noqa: E731
+
+    def residual(x):
+        return wiener(skip, x, jnp.asarray(log_alpha_bar)).residual.ravel()
+
     mean, C = dense(skip)
     J = np.asarray(jax.jacobian(residual)(jnp.zeros(SHAPE))).reshape(len(mean), -1)
     close(J @ (a * C + (1 - a) * np.eye(len(mean))) @ J.T, np.eye(len(mean)), atol=1e-9)
@@ -152,14 +160,17 @@ def test_K_of_data_from_the_law_is_the_closed_form(x64):
     """Term by term, and its sum below −h(X_1) − KL(q(x^T)‖π), what a dense covariance reaches."""
     skip, family, n = law(slope=1.5), gaussian.family(), 3000
     steps = schedule.geometric(STEPS, 1e-2, 30.0)
-    reverse = bound.fix_last_step(family, steps, linear_skip.reverse(skip, steps))
-    terms = jax.jit(jax.vmap(lambda k, x: bound.exact_terms(k, family, steps, reverse, x)))
+    chain = make_chain(family, steps, kernel.reverse(skip, steps), SHAPE)
+    terms = jax.jit(jax.vmap(lambda k, x: bound.exact_terms(k, chain, x)))
     found = np.asarray(terms(keys(n), jnp.asarray(draws(skip, n))))
     KL = closed_form_KL(skip, steps)
     mean_is(found[:, 2:], -KL[2:])
     mean, C = dense(skip)
     a, one = np.exp(np.asarray(steps.log_alpha_bar)), np.eye(len(mean))
-    h = lambda t: np.linalg.slogdet(a[t] * C + (1 - a[t]) * one)[1] / 2  # noqa: E731
+
+    def h(t):
+        return np.linalg.slogdet(a[t] * C + (1 - a[t]) * one)[1] / 2
+
     prior = 0.5 * (a[-1] * (mean @ mean + np.trace(C)) - a[-1] * len(mean)) - h(-1)
     best = -h(1) - len(mean) * LOG_2PIE / 2 - prior
     gap = best - found[:, :2].mean(axis=0).sum() + KL.sum()
@@ -170,7 +181,7 @@ def test_K_of_data_from_the_law_is_the_closed_form(x64):
 def test_KL_of_the_law_is_what_is_resolved_of_each_e_fold_of_noise(x64):
     skip, steps = law(), schedule.geometric(4000, 1e-3, 50.0)
     t = np.arange(2, 4000)
-    share = linear_skip.resolved(skip, steps.log_snr[t])
+    share = resolved(skip, steps.log_snr[t])
     folds = np.log(50.0 / (1e-3 / (1 - 1e-3))) / 3999  # of noise over signal, in each step
     KL = np.asarray(closed_form_KL(skip, steps))[t]
     np.testing.assert_allclose(KL, 0.5 * np.prod(SHAPE) * folds * share, rtol=0.02)
@@ -179,7 +190,7 @@ def test_KL_of_the_law_is_what_is_resolved_of_each_e_fold_of_noise(x64):
 def test_white_noise_is_resolved_as_its_signal_stands_above_the_noise():
     white = LinearSkip(jnp.zeros(1), jnp.eye(1), jnp.ones((4, 4, 1)))
     at = np.linspace(-30, 30, 7)
-    close(linear_skip.resolved(white, at), 1 / (1 + np.exp(-at)))
+    close(resolved(white, at), 1 / (1 + np.exp(-at)))
 
 
 def test_the_law_of_t_follows_the_KL_of_the_skip_and_has_less_variance():
@@ -191,18 +202,21 @@ def test_the_law_of_t_follows_the_KL_of_the_skip_and_has_less_variance():
         def __call__(self, x, t, log_snr):
             return jnp.zeros((*x.shape, 1))
 
-    built = model.build(gaussian.family(), steps, Zero(), shape, "skip", skip=skip)
-    weights = np.asarray(built.time_weights(steps))
+    built = model.build(gaussian.family(), steps, Zero(), shape, kernel.readout(skip))
+    chain = built.chain({"network": {}})
+    weights = np.asarray(bound.time_law(chain))
     assert weights.sum() == pytest.approx(1, rel=1e-5) and not weights[:2].any()
-    expected = linear_skip.resolved(skip, steps.log_snr[2:]) * np.diff(np.log(steps.noise[1:]))
+    expected = resolved(skip, steps.log_snr[2:]) * np.diff(np.log(steps.noise[1:]))
     expected = 0.25 / 199 + 0.75 * expected / expected.sum()
     np.testing.assert_allclose(weights[2:], expected, rtol=1e-3)
     x0 = jnp.asarray(draws(skip, 1), jnp.float32)  # one t: no strata
-    args = (built.family, steps, built.reverse({"network": {}}, steps), x0)
 
     @jax.jit
     def means(keys, law):
-        once = lambda key: bound.estimate(key, *args, weights=law).mean()  # noqa: E731
+        def once(key):
+            terms = bound.draw_terms(key, chain, x0, law=law)
+            return (bound.ends(chain, x0[0]) + terms.term / terms.probability).mean()
+
         return jax.vmap(once)(keys)
 
     uniform = jnp.asarray(np.where(np.arange(201) > 1, 1 / 199, 0), jnp.float32)
@@ -216,8 +230,8 @@ def test_K_of_white_data_loses_nothing(x64):
     s, family, n = 0.3, gaussian.family(), 2000
     skip = LinearSkip(jnp.zeros(1), jnp.eye(1), jnp.full((4, 4, 1), s))
     steps = schedule.geometric(5, 1e-2, 30.0)
-    reverse = linear_skip.reverse(skip, steps)
-    K = jax.jit(jax.vmap(lambda k, x: bound.exact(k, family, steps, reverse, x, "learned").K))
+    chain = make_chain(family, steps, kernel.reverse(skip, steps), (4, 4, 1), "learned")
+    K = jax.jit(jax.vmap(lambda k, x: bound.exact(k, chain, x).K))
     found = K(keys(n), jnp.asarray(draws(skip, n)))
     total = float(steps.alpha_bar[-1]) * s + float(steps.noise[-1])
     prior = 0.5 * (total - 1 - np.log(total))
@@ -234,7 +248,7 @@ def test_the_kernel_is_q_of_one_step_given_the_next(x64, t):
     back = np.sqrt(1 - beta[t]) * S[0] @ np.linalg.inv(S[1])
     V = S[0] - np.sqrt(1 - beta[t]) * back @ S[0]
     xt = np.random.default_rng(4).normal(size=SHAPE)
-    p = linear_skip.reverse(skip, steps)(jnp.asarray(xt), jnp.asarray(t))
+    p = kernel.reverse(skip, steps)(jnp.asarray(xt), jnp.asarray(t))
     expected = np.sqrt(a[t - 1]) * mean + back @ (xt.ravel() - np.sqrt(a[t]) * mean)
     close(p.mean.ravel(), expected, rtol=1e-8)
     by_channel = np.diag(V).reshape(SHAPE).mean(axis=(0, 1))
@@ -247,16 +261,16 @@ def test_F_corrects_x0_in_units_of_c_and_z_scales_what_it_leaves(x64):
     xt, x0 = (jnp.asarray(rng.normal(size=SHAPE)) for _ in range(2))
     found = wiener(skip, xt, steps.log_alpha_bar[t])
     F = (x0 - found.x0_hat) / jnp.broadcast_to(jnp.sqrt(found.variance), SHAPE)
-    q = gaussian.posterior(x0, xt, steps.beta[t], steps.log_alpha_bar[t - 1])
-    at_0 = linear_skip.reverse(skip, steps)(xt, t).variance - q.variance
+    q = gaussian.bridge(x0, xt, steps.beta[t], steps.log_alpha_bar[t - 1])
+    at_0 = kernel.reverse(skip, steps)(xt, t).variance - q.variance
     for z, factor in ((-3.0, np.exp(-3.0)), (9.0, np.exp(4.0)), (-99.0, np.exp(-8.0))):
         raw = jnp.stack([F, jnp.full(SHAPE, z)], axis=-1)
-        p = linear_skip.kernel(skip, raw, xt, steps, t)
+        p = kernel.kernel(skip, raw, xt, steps, t)
         close(p.mean, q.mean)
         close(p.variance - q.variance, factor * at_0)
     raw = jnp.stack([F, jnp.zeros(SHAPE)], axis=-1)
-    p = linear_skip.kernel(skip, raw, xt, steps, t, x0_range=(-0.2, 0.1))
-    clipped = gaussian.posterior(
+    p = kernel.kernel(skip, raw, xt, steps, t, x0_range=(-0.2, 0.1))
+    clipped = gaussian.bridge(
         jnp.clip(x0, -0.2, 0.1), xt, steps.beta[t], steps.log_alpha_bar[t - 1]
     )
     close(p.mean, clipped.mean)
@@ -266,7 +280,7 @@ def test_features_are_the_filtered_image_and_the_residual_in_units_of_noise(x64)
     skip, steps = law(), schedule.geometric(STEPS, 1e-2)
     t = jnp.asarray(3)
     xt = jnp.asarray(np.random.default_rng(6).normal(size=SHAPE))
-    seen = linear_skip.features(skip, xt, steps, t)
+    seen = kernel.features(skip, xt, steps, t)
     found = wiener(skip, xt, steps.log_alpha_bar[t])
     assert seen.shape == (4, 3, 6)
     close(seen[..., :3], found.x0_hat)
@@ -275,7 +289,7 @@ def test_features_are_the_filtered_image_and_the_residual_in_units_of_noise(x64)
     def of_a_flat_patch(key):  # x^0 = m everywhere: what is left is ε, at scale 1
         signal, noise = jnp.exp(steps.log_alpha_bar[t] / 2), steps.noise[t]
         flat = signal * skip.mean + jnp.sqrt(noise) * jax.random.normal(key, SHAPE)
-        return jnp.mean(jnp.sinh(linear_skip.features(skip, flat, steps, t)[..., 3:]) ** 2)
+        return jnp.mean(jnp.sinh(kernel.features(skip, flat, steps, t)[..., 3:]) ** 2)
 
     mean_is(averaged(of_a_flat_patch, 2000), 1.0)
 
@@ -289,17 +303,39 @@ def test_reverse_is_features_network_and_kernel_in_one_filtering():
     skip, steps, xt = law(), schedule.geometric(STEPS, 1e-2), jnp.ones(SHAPE)
 
     def apart(xt, t):
-        raw = mix(linear_skip.features(skip, xt, steps, t), t)
-        return linear_skip.kernel(skip, raw, xt, steps, t)
+        raw = mix(kernel.features(skip, xt, steps, t), t)
+        return kernel.kernel(skip, raw, xt, steps, t)
 
-    together = linear_skip.reverse(skip, steps, mix)
-    alone = lambda xt, t: wiener(skip, xt, steps.log_alpha_bar[t])  # noqa: E731
+    together = kernel.reverse(skip, steps, mix)
+
+    def alone(xt, t):
+        return wiener(skip, xt, steps.log_alpha_bar[t])
+
     t = jnp.asarray(5)
     compiled = [jax.jit(f).lower(xt, t).compile() for f in (apart, together, alone)]
     for a, b in zip(compiled[0](xt, t), compiled[1](xt, t)):
         close(a, b, rtol=1e-6)
     products = [c.as_text().count(" dot(") for c in compiled]
     assert products[0] == products[1] == products[2] > 0
+
+
+def test_the_readout_pairs_F_and_z_of_each_channel():
+    """A network sees 2C channels and gives F of all, then z of all."""
+    skip, steps, t = law((4, 4, 2)), schedule.geometric(STEPS, 1e-2), jnp.asarray(3)
+    read = kernel.readout(skip)
+    x = jnp.asarray(draws(skip, 1)[0], jnp.float32)
+    seen = read.features(x, steps, t)
+    assert read.outputs == 1 and seen.shape == (4, 4, 4)
+    np.testing.assert_array_equal(seen, kernel.features(skip, x, steps, t))
+    raw = jax.random.normal(jax.random.key(0), (4, 4, 4, 1))
+    pair = jnp.stack([raw[..., :2, 0], raw[..., 2:, 0]], axis=-1)
+    for x0_range in (None, (-0.2, 0.3)):
+        found = read.apply(raw, x, steps, t, x0_range)
+        expected = kernel.kernel(skip, pair, x, steps, t, x0_range)
+        np.testing.assert_array_equal(found.mean, expected.mean)
+        np.testing.assert_array_equal(found.variance, expected.variance)
+    at = jnp.linspace(-12.0, 12.0, 9)
+    np.testing.assert_allclose(read.kl_per_fold(at), resolved(skip, at), rtol=1e-2)
 
 
 @pytest.mark.parametrize("beta_T", [0.5, 1.0])
@@ -312,8 +348,8 @@ def test_gradients_through_the_kernel_are_finite_in_float32(beta_T):
         steps = schedule.from_beta(beta)
         if beta_T < 1:
             steps = schedule.learned(steps.beta[1], logits)
-        p = linear_skip.kernel(skip, raw, xt, steps, t)
-        seen = linear_skip.features(skip, xt, steps, t)
+        p = kernel.kernel(skip, raw, xt, steps, t)
+        seen = kernel.features(skip, xt, steps, t)
         return jnp.sum(p.mean) + jnp.sum(jnp.log(p.variance)) + jnp.sum(seen)
 
     logits = jnp.asarray(np.log(beta[1:]) - np.log1p(-np.minimum(beta[1:], 0.9)), jnp.float32)
@@ -338,14 +374,14 @@ def natural(size=16):
 def KL_terms(beta_1, x0, ts):
     """KL_t of the law's kernels in the default precision, at the same noise in any."""
     skip, steps = natural(), schedule.geometric(1000, beta_1, 333.0)
-    reverse = linear_skip.reverse(skip, steps)
+    reverse = kernel.reverse(skip, steps)
     noise = np.random.default_rng(7).normal(size=(len(ts), *x0.shape))
     dtype = jnp.result_type(float)
 
     def one(x, e, t):
         q = gaussian.marginal(x, steps.log_alpha_bar[t])
         xt = q.mean + jnp.sqrt(q.variance) * e
-        q = gaussian.posterior(x, xt, steps.beta[t], steps.log_alpha_bar[t - 1])
+        q = gaussian.bridge(x, xt, steps.beta[t], steps.log_alpha_bar[t - 1])
         return gaussian.kl(q, reverse(xt, t))
 
     over = jax.vmap(jax.vmap(one, (0, 0, None)), (None, 0, 0))
@@ -362,7 +398,10 @@ def test_K_in_float32_is_that_of_float64(beta_1, tolerance):
     single = KL_terms(beta_1, x0, ts)
     with jax.enable_x64(True):
         double = KL_terms(beta_1, x0, ts)
-    bits = lambda KL: 10 * KL.sum(axis=0).mean() / 256 / np.log(2)  # noqa: E731
+
+    def bits(KL):
+        return 10 * KL.sum(axis=0).mean() / 256 / np.log(2)
+
     assert abs(bits(single) - bits(double)) < tolerance
 
 
@@ -414,7 +453,10 @@ def test_fit_recovers_a_law():
 
 def test_fit_streams_8_bit_rows():
     rows = np.random.default_rng(9).integers(0, 256, (30, 4, 4, 1), np.uint8)
-    prepare = lambda r: (r.astype(np.float32) + 0.5 - 128) / 64  # noqa: E731
+
+    def prepare(r):
+        return (r.astype(np.float32) + 0.5 - 128) / 64
+
     whole = fit(prepare(rows))
     for a, b in zip(fit(rows, prepare, chunk=4), whole):
         close(a, b, rtol=1e-5)
@@ -455,7 +497,7 @@ def test_shapes_that_do_not_fit_the_law():
     with pytest.raises(ValueError, match=r"x: expected the law's shape"):
         log_density(skip, jnp.zeros((8, 3, 3)))
     with pytest.raises(ValueError, match=r"raw: expected shape \(4, 3, 3, 2\), got \(4, 3, 3, 1\)"):
-        linear_skip.kernel(skip, jnp.zeros((*SHAPE, 1)), jnp.zeros(SHAPE), steps, t)
+        kernel.kernel(skip, jnp.zeros((*SHAPE, 1)), jnp.zeros(SHAPE), steps, t)
 
 
 # --- other sizes --------------------------------------------------------------------------------

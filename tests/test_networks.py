@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpm_jax import binomial, bound, gaussian, model, networks, schedule
+from dpm_jax import networks
+from dpm_jax.core import binomial, gaussian, model, schedule
+from dpm_jax.core.chain import LAST_STEPS
+from dpm_jax.likelihood import bound
 from dpm_jax.networks.paper import bumps
 
 T = 8
@@ -63,14 +66,15 @@ def test_same_parameters_serve_the_respaced_chain(case):
     _, network, x, params = case
     built = model.build(gaussian.family(), STEPS, network, x.shape, "v")
     params = {"network": params}
-    short = model.respaced(built, params, 3)
-    assert list(np.asarray(short.network_t)) == [0, 1, 4, 8]
+    assert list(np.asarray(built.chain(params, 3).schedule.network_t)) == [0, 1, 4, 8]
     batch = jnp.stack([x, -x])
 
     @jax.jit
     def use(key):
         x0 = model.sample(built, params, key, 2, steps=3)
-        return model.log_likelihood_bound(built, params, key, batch, steps=3), x0
+        chain = built.chain(params, 3)
+        bounds = jax.vmap(lambda k, x: bound.exact(k, chain, x))
+        return bounds(jax.random.split(key, 2), batch), x0
 
     (K, L_null), x0 = use(jax.random.key(0))
     assert K.shape == L_null.shape == (2,) and np.isfinite(K).all()
@@ -95,20 +99,21 @@ class Echo(NamedTuple):
 def test_networks_are_told_the_original_t_and_the_log_snr_of_the_respaced_chain(which):
     family, event = binomial.family(0.2), (2,)
     built = model.build(family, STEPS, Echo(which), event, "sigmoid", last_step="learned")
-    short = model.respaced(built, {"network": {}}, 4)
-    reverse = built.reverse({"network": {}}, short)
+    short = built.chain({"network": {}}, 4)
     table = STEPS.network_t if which == "t" else STEPS.log_snr
     for t in range(1, 5):
-        logits = reverse(jnp.zeros(event), jnp.asarray(t)).logits
-        np.testing.assert_allclose(logits, np.full(2, table[short.network_t[t]]), rtol=1e-6)
+        logits = short.reverse(jnp.zeros(event), jnp.asarray(t)).logits
+        np.testing.assert_allclose(
+            logits, np.full(2, table[short.schedule.network_t[t]]), rtol=1e-6
+        )
 
 
 def test_build_fixes_the_last_step_or_leaves_it_to_the_network():
     family, event = binomial.family(0.2), (2,)
     x1 = jnp.asarray([1.0, 0.0])
-    for last_step in bound.LAST_STEPS:
+    for last_step in LAST_STEPS:
         built = model.build(family, STEPS, Echo("t"), event, "sigmoid", last_step=last_step)
-        kernel = built.reverse({"network": {}}, STEPS)
+        kernel = built.chain({"network": {}}).reverse
         expected = family.step(x1, STEPS.beta[1]).logits if last_step == "fixed" else jnp.ones(2)
         np.testing.assert_allclose(kernel(x1, jnp.asarray(1)).logits, expected, rtol=1e-6)
         np.testing.assert_allclose(kernel(x1, jnp.asarray(2)).logits, np.full(2, 2.0), rtol=1e-6)
@@ -118,10 +123,12 @@ def test_a_learned_schedule_starts_where_it_was_told_and_has_gradients():
     network, shape = NETWORKS["MLP"]
     built = model.build(gaussian.family(), STEPS, network, shape, "v", learn_schedule=True)
     params = jax.jit(built.init)(jax.random.key(0))
-    np.testing.assert_allclose(built.schedule(params).beta[:-1], STEPS.beta[:-1], rtol=1e-5)
+    np.testing.assert_allclose(built.chain(params).schedule.beta[:-1], STEPS.beta[:-1], rtol=1e-5)
 
     def K(params, key):
-        return jnp.sum(model.log_likelihood_bound(built, params, key, jnp.ones((2, *shape))).K)
+        chain = built.chain(params)
+        each = jax.vmap(lambda k: bound.exact(k, chain, jnp.ones(shape)).K)
+        return jnp.sum(each(jax.random.split(key, 2)))
 
     gradient = jax.jit(jax.grad(K))(params, jax.random.key(0))
     assert jnp.isfinite(gradient["beta_logits"]).all()
@@ -171,7 +178,7 @@ def test_outputs_that_the_readout_does_not_take_are_refused():
 
 def test_build_refuses_a_learned_schedule_for_bits_and_unknown_last_steps():
     network = networks.MLP(width=4, depth=1)
-    with pytest.raises(ValueError, match=r"learn_schedule: expected a gaussian .* got binomial"):
+    with pytest.raises(ValueError, match=r"learn_schedule: expected .* gaussian; got binomial"):
         model.build(binomial.family(), STEPS, network, (3,), "x0", learn_schedule=True)
     with pytest.raises(ValueError, match="last_step: expected one of"):
         model.build(binomial.family(), STEPS, network, (3,), "x0", last_step="none")

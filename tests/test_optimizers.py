@@ -6,14 +6,16 @@ import numpy as np
 import optax
 import pytest
 
-from dpm_jax import gaussian, model, networks, optimizers, schedule, training
-from dpm_jax.checkpoint import Checkpoints
+from dpm_jax import gaussian, model, networks, schedule, training
+from dpm_jax.training import optimizers
+from dpm_jax.training.checkpoint import Checkpoints
 
 RATE = 1e-2
 
 
 def make(name="muon", lr_schedule="constant", num_steps=10, warmup=0, weight_decay=0.0):
-    return optimizers.by_name(name, RATE, lr_schedule, num_steps, warmup, 1e9, weight_decay)
+    rate = optimizers.make_rate(lr_schedule, num_steps, warmup)
+    return optimizers.by_name(name, rate, RATE, 1e9, weight_decay)
 
 
 def random_like(params, seed):

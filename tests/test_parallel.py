@@ -7,6 +7,7 @@ import optax
 import pytest
 
 from dpm_jax import parallel, training
+from dpm_jax.training.loop import make_train_step
 
 DEVICES = jax.local_device_count()
 several = pytest.mark.skipif(DEVICES < 2, reason="needs two devices (conftest.py makes them)")
@@ -135,7 +136,7 @@ def test_training_step_moves_by_the_gradient_of_the_whole_batch():
         zero + 7, params, ema, optimizer.init(params), zero, zero, nan, nan + 0
     )
     key, data = jax.random.key(3), jnp.ones((4, 3))
-    step = training.make_train_step(loss, optimizer, options, draw)
+    step = make_train_step(loss, optimizer, options, draw)
     new = parallel.over_devices(step, 3)(state, data, key)
 
     def batch_of(device):  # example indices, t and noise come from fold_in(seed, step), by device

@@ -9,18 +9,17 @@ from cases import (
     BOTH,
     C_CORRELATED,
     C_DIAGONAL,
-    RATE,
     STATES,
     T,
-    bent,
-    enumerated,
-    gaussian_reverse,
+    bent_chain,
+    bits_chain,
+    gaussian_chain,
     keys,
     mean_is,
     model_covariance,
-    of_states,
 )
-from dpm_jax import binomial, bound, gaussian, model, particles, posterior, schedule
+from dpm_jax import gaussian, model, particles, posterior, schedule
+from dpm_jax.core.chain import fix_last_step
 
 STEPS = schedule.constant_fraction(T, 0.1)
 MASK = np.array([True, False, True])
@@ -28,26 +27,26 @@ NOISE = np.array([0.5, 1.0, 0.2], np.float32)
 Y = np.array([1.5, 0.4, -1.0], np.float32)
 
 
-def filters(reverse, tilt, family, num, number, threshold=0.5, seed=0):
+def filters(chain, tilt, num, number, threshold=0.5, seed=0):
     """`number` independent filters of `num` particles each."""
-    one = lambda key: particles.sample(  # noqa: E731
-        key, family, STEPS, reverse, tilt, (3,), num, threshold
-    )
+
+    def one(key):
+        return particles.sample(key, chain, tilt, num, threshold)
+
     return jax.vmap(one)(keys(number, seed))
 
 
 # --- Gaussian data ------------------------------------------------------------------------------
 
-G = gaussian.family()
-CORRELATED, _ = gaussian_reverse(C_CORRELATED, STEPS)
+CORRELATED, _ = gaussian_chain(C_CORRELATED, STEPS)
 CHAINS = {
-    "diagonal": gaussian_reverse(C_DIAGONAL, STEPS)[0],
+    "diagonal": gaussian_chain(C_DIAGONAL, STEPS)[0],
     "correlated": CORRELATED,
-    "correlated, fixed last step": bound.fix_last_step(G, STEPS, CORRELATED),
+    "correlated, fixed last step": fix_last_step(CORRELATED),
 }
 COVARIANCE = {
-    name: np.asarray(model_covariance(STEPS, reverse), np.float64)
-    for name, reverse in CHAINS.items()
+    name: np.asarray(model_covariance(STEPS, chain.reverse), np.float64)
+    for name, chain in CHAINS.items()
 }
 
 
@@ -55,14 +54,14 @@ def number(name):
     return list(CHAINS).index(name)
 
 
-def chain(index):
-    """The reverse kernel of that number, which may be traced: one compilation serves all."""
+def numbered(index):
+    """The chain of that number, which may be traced: one compilation serves all."""
 
     def reverse(xt, t):
-        every = [reverse(xt, t) for reverse in CHAINS.values()]
+        every = [chain.reverse(xt, t) for chain in CHAINS.values()]
         return jax.tree.map(lambda *leaves: jnp.stack(leaves)[index], *every)
 
-    return reverse
+    return CORRELATED._replace(reverse=reverse)
 
 
 def gaussian_posterior(name, precision, b):
@@ -107,30 +106,33 @@ def compiled():
     return run
 
 
-def denoised(compiled, how, name, noise, mask):
+def denoised(compiled, r_t, name, noise, mask):
     def draw(index, noise, mask):
-        return filters(chain(index), posterior.denoise(G, STEPS, Y, noise, how, mask), G, 4096, 16)
+        chain = numbered(index)
+        return filters(chain, posterior.denoise(chain, Y, noise, r_t, mask), 4096, 16)
 
-    return compiled(f"denoise, {how}", draw, number(name), noise, mask)
+    return compiled(f"denoise, {r_t}", draw, number(name), noise, mask)
 
 
-def perturbed(compiled, how, b, curvature):
+def perturbed(compiled, r_t, b, curvature):
     """The posterior of a log r that is linear or quadratic."""
 
     def draw(b, curvature):
-        log_r = lambda x: jnp.sum(b * x - 0.5 * x**2 * curvature)  # noqa: E731
-        return filters(CORRELATED, posterior.perturb(G, STEPS, log_r, how), G, 4096, 16)
+        def log_r(x):
+            return jnp.sum(b * x - 0.5 * x**2 * curvature)
 
-    return compiled(f"perturb, {how}", draw, b, curvature)
+        return filters(CORRELATED, posterior.perturb(CORRELATED, log_r, r_t), 4096, 16)
+
+    return compiled(f"perturb, {r_t}", draw, b, curvature)
 
 
 @pytest.mark.parametrize("mask", [np.ones(3, bool), MASK], ids=["all", "masked"])
 @pytest.mark.parametrize("name", CHAINS)
-@pytest.mark.parametrize("how", posterior.HOW)
-def test_denoised_gaussian_data_have_their_posterior(how, name, mask, compiled):
+@pytest.mark.parametrize("r_t", posterior.R_T)
+def test_denoised_gaussian_data_have_their_posterior(r_t, name, mask, compiled):
     # With constant r the weights at x^T are of finite variance where the noise is above about 1.
-    noise = NOISE + 2 if how == "constant" else NOISE
-    found = denoised(compiled, how, name, noise, mask)
+    noise = NOISE + 2 if r_t == "constant" else NOISE
+    found = denoised(compiled, r_t, name, noise, mask)
     agrees(found, *observed(name, noise, mask))
     assert np.asarray(found.ess).min() > 100
 
@@ -138,7 +140,7 @@ def test_denoised_gaussian_data_have_their_posterior(how, name, mask, compiled):
 def test_a_sharp_constant_r_leaves_fewer_particles_than_noised(compiled):
     """Its weights are heavy-tailed; the same r noised keeps most particles."""
     constant, noised = (
-        denoised(compiled, how, "correlated", NOISE, MASK) for how in ("constant", "noised")
+        denoised(compiled, r_t, "correlated", NOISE, MASK) for r_t in ("constant", "noised")
     )
     assert 3 * np.median(constant.least_ess) < np.median(noised.least_ess)
 
@@ -146,8 +148,8 @@ def test_a_sharp_constant_r_leaves_fewer_particles_than_noised(compiled):
 @pytest.mark.parametrize("name", CHAINS)
 def test_inpainted_gaussian_data_have_their_posterior(name, compiled):
     def draw(index):
-        tilt = posterior.inpaint(G, STEPS, MASK, Y, "noised")
-        return filters(chain(index), tilt, G, 4096, 16)
+        chain = numbered(index)
+        return filters(chain, posterior.inpaint(chain, MASK, Y, "noised"), 4096, 16)
 
     found = compiled("inpaint", draw, number(name))
     agrees(found, *observed(name, np.full(3, 1e-9), MASK))
@@ -158,22 +160,22 @@ def test_known_and_noisy_coordinates_together():
     """Compose: one coordinate known, one seen through noise, one not at all."""
     known, noisy = np.array([True, False, False]), np.array([False, False, True])
     tilt = posterior.compose(
-        posterior.inpaint(G, STEPS, known, Y, "noised"),
-        posterior.denoise(G, STEPS, Y, NOISE, "annealed", noisy),
+        posterior.inpaint(CORRELATED, known, Y, "noised"),
+        posterior.denoise(CORRELATED, Y, NOISE, "annealed", noisy),
     )
-    found = jax.jit(lambda: filters(CORRELATED, tilt, G, 4096, 16))()
+    found = jax.jit(lambda: filters(CORRELATED, tilt, 4096, 16))()
     agrees(found, *observed("correlated", np.where(known, 1e-9, NOISE), known | noisy))
 
 
-@pytest.mark.parametrize("how", posterior.HOW[:2])
-def test_first_order_tilts_are_exact_with_weights(how, compiled):
+@pytest.mark.parametrize("r_t", posterior.R_T[:2])
+def test_first_order_tilts_are_exact_with_weights(r_t, compiled):
     """A mild quadratic log r and a linear one: eq. 61 proposes, the weights correct."""
     b, width = np.array([1.0, -0.5, 0.3], np.float32), 4.0
-    found = perturbed(compiled, how, b, 1 / width)
+    found = perturbed(compiled, r_t, b, 1 / width)
     agrees(found, *gaussian_posterior("correlated", np.eye(3) / width, b))
     mean, C, log_z = gaussian_posterior("correlated", np.zeros((3, 3)), b)
     np.testing.assert_allclose(C @ b, mean)  # the shift is Σ b
-    agrees(perturbed(compiled, how, b, 0.0), mean, C, log_z)
+    agrees(perturbed(compiled, r_t, b, 0.0), mean, C, log_z)
 
 
 def test_particles_without_r_are_samples_of_the_model(compiled):
@@ -193,9 +195,9 @@ def test_particles_without_r_are_samples_of_the_model(compiled):
 
 @pytest.fixture(scope="module")
 def bits():
-    """Family, p(x^0) of the 8 states and kernels, of the enumerated model."""
-    log_p, _, logits = enumerated(STEPS)
-    return binomial.family(RATE), np.exp(log_p), of_states(logits)
+    """p(x^0) of the 8 states and the chain that has it, of the enumerated model."""
+    log_p, _, chain = bits_chain(STEPS)
+    return np.exp(log_p), chain
 
 
 def law_of(found):
@@ -219,30 +221,29 @@ def all_posteriors(found, joint):
     assert not np.asarray(found.lost_t).any()
 
 
-@pytest.mark.parametrize("how", posterior.HOW)
-def test_every_posterior_of_three_bits_seen_through_flips(how, bits):
-    family, p, reverse = bits
+@pytest.mark.parametrize("r_t", posterior.R_T)
+def test_every_posterior_of_three_bits_seen_through_flips(r_t, bits):
+    p, chain = bits
     flip = 0.1
 
     def one(y):
-        tilt = posterior.denoise(family, STEPS, y, flip, how)
-        return filters(reverse, tilt, family, 256, 128)
+        return filters(chain, posterior.denoise(chain, y, flip, r_t), 256, 128)
 
     found = jax.jit(jax.vmap(one))(jnp.asarray(STATES, jnp.float32))
     r = np.where(STATES[:, None] == STATES, 1 - flip, flip).prod(axis=-1)
     all_posteriors(found, p * r)
-    if how == "constant":
+    if r_t == "constant":
         assert np.asarray(found.resampled).max() > 0
 
 
 def test_every_posterior_of_three_bits_some_of_them_known(bits):
     """All 27: each bit unknown, 0 or 1."""
-    family, p, reverse = bits
+    p, chain = bits
     problems = np.stack(np.meshgrid(*[[-1, 0, 1]] * 3, indexing="ij"), axis=-1).reshape(27, 3)
 
     def one(problem):
-        tilt = posterior.inpaint(family, STEPS, problem >= 0, problem.astype(float), "noised")
-        return filters(reverse, tilt, family, 256, 64)
+        tilt = posterior.inpaint(chain, problem >= 0, problem.astype(float), "noised")
+        return filters(chain, tilt, 256, 64)
 
     found = jax.jit(jax.vmap(one))(jnp.asarray(problems))
     fits = ((problems[:, None] == -1) | (problems[:, None] == STATES)).all(axis=-1)
@@ -258,16 +259,14 @@ def test_every_posterior_of_three_bits_some_of_them_known(bits):
 def test_the_evidence_of_few_particles_is_unbiased(name, threshold, bits):
     """E Z~ and E Z~ · (weighted mean) are exact for any N, resampled always or never."""
     if name == "gaussian":
-        family, reverse, y = G, CORRELATED, Y
+        chain, y, noise = CORRELATED, Y, NOISE
         mean, _, log_z = observed("correlated", NOISE, np.ones(3, bool))
-        noise = NOISE
     else:
-        (family, p, reverse), y, noise = bits, STATES[1], 0.2
+        (p, chain), y, noise = bits, STATES[1], 0.2
         joint = p * np.where(y == STATES, 1 - noise, noise).prod(axis=1)
         mean, log_z = joint @ STATES / joint.sum(), np.log(joint.sum())
-    tilt = posterior.denoise(family, STEPS, y, noise, "annealed")
-    run = jax.jit(lambda: filters(reverse, tilt, family, 4, 3000, threshold))
-    found = run()
+    tilt = posterior.denoise(chain, y, noise, "annealed")
+    found = jax.jit(lambda: filters(chain, tilt, 4, 3000, threshold))()
     Z = np.exp(np.asarray(found.log_z, np.float64) - log_z)
     mean_is(Z, 1.0, errors=4)
     mean_is(Z[:, None] * np.asarray(found.mean), mean, errors=4)
@@ -277,10 +276,9 @@ def test_the_evidence_of_few_particles_is_unbiased(name, threshold, bits):
 
 
 def test_float64_works(x64):
-    steps = schedule.constant_fraction(T, 0.1)
-    tilt = posterior.denoise(G, steps, Y.astype(float), 0.2, "noised")
-    args = (G, steps, bent(G, steps), tilt, (3,), 8)
-    found = jax.jit(lambda key: particles.sample(key, *args))(jax.random.key(0))
+    chain = bent_chain(gaussian.family(), schedule.constant_fraction(T, 0.1), "learned")
+    tilt = posterior.denoise(chain, Y.astype(float), 0.2, "noised")
+    found = jax.jit(lambda key: particles.sample(key, chain, tilt, 8))(jax.random.key(0))
     assert found.x.dtype == found.weight.dtype == found.log_z.dtype == np.float64
     assert 1 <= found.least_ess <= found.ess <= 8 * (1 + 1e-9)
 
@@ -344,6 +342,8 @@ def test_the_ends_of_the_uniform_draw_no_weight_of_0(offset, monkeypatch):
 
 # --- errors -------------------------------------------------------------------------------------
 
+MILD = posterior.denoise(CORRELATED, Y, 1.0)
+
 
 @pytest.mark.parametrize(
     "change, message",
@@ -352,41 +352,33 @@ def test_the_ends_of_the_uniform_draw_no_weight_of_0(offset, monkeypatch):
         ({"threshold": 1.5}, r"threshold: expected a number in \[0, 1\], got 1.5"),
         ({"threshold": -0.1}, "threshold: expected a number in"),
         (
-            {"schedule": schedule.constant_fraction(7)},
+            {"chain": CORRELATED._replace(schedule=schedule.constant_fraction(7))},
             "tilt: expected one of T = 7, got T = 4",
         ),
         (
-            {"tilt": posterior.inpaint(gaussian.family(), STEPS, MASK, Y)},
-            "tilt: a delta at t > 0 has no weights; expected how='noised' for the known",
+            {"tilt": posterior.inpaint(CORRELATED, MASK, Y)},
+            "tilt: a delta at t > 0 has no weights; expected r_t='noised' for the known",
         ),
         (
-            {
-                "tilt": posterior.compose(
-                    posterior.denoise(gaussian.family(), STEPS, Y, 1.0),
-                    posterior.inpaint(gaussian.family(), STEPS, MASK, Y, "annealed"),
-                )
-            },
+            {"tilt": posterior.compose(MILD, posterior.inpaint(CORRELATED, MASK, Y, "annealed"))},
             "tilt: a delta at t > 0 has no weights",
         ),
     ],
 )
 def test_errors_name_the_argument(change, message):
-    family = gaussian.family()
-    args = {
-        "family": family,
-        "schedule": STEPS,
-        "reverse": CHAINS["diagonal"],
-        "tilt": posterior.denoise(family, STEPS, Y, 1.0),
-        "shape": (3,),
-        "num": 4,
-    }
-    with pytest.raises(ValueError, match=message):
-        particles.sample(jax.random.key(0), **(args | change))
+    args = {"chain": CORRELATED, "tilt": MILD, "num": 4} | change
+
+    def draw(key):
+        return particles.sample(key, **args)
+
+    for run in (draw, jax.jit(draw)):
+        with pytest.raises(ValueError, match=message):
+            run(jax.random.key(0))
 
 
 def test_lost_weights_are_named_by_t_and_problem(bits):
     """An r that is 0 wherever the particles are, and one that is NaN."""
-    family, _, reverse = bits
+    _, chain = bits
 
     def run(value, when):
         """A tilt whose log Z~ is `value` at t = `when`."""
@@ -396,7 +388,7 @@ def test_lost_weights_are_named_by_t_and_problem(bits):
             lambda x, t: jnp.zeros(()),
             lambda params, x, t: jnp.where(t == when, value, 0.0),
         )
-        return particles.sample(jax.random.key(0), family, STEPS, reverse, tilt, (3,), 8)
+        return particles.sample(jax.random.key(0), chain, tilt, 8)
 
     many = jax.jit(jax.vmap(run))
     when = jnp.asarray([T + 1, 1])
@@ -430,7 +422,7 @@ def test_mean_and_variance_of_many_problems():
             np.testing.assert_allclose(found, (mean, variance), rtol=1e-5)
 
 
-# --- model.particles ----------------------------------------------------------------------------
+# --- of a model ---------------------------------------------------------------------------------
 
 
 class Linear:
@@ -443,18 +435,21 @@ class Linear:
         return params["scale"] * x[..., None]
 
 
-@pytest.mark.parametrize("name", BOTH)
-def test_model_particles_end_to_end(name):
-    """Many problems under jit: y traced, the key shared or of each; fewer steps."""
-    make, y = BOTH[name]
-    family, y = make(), np.array(y, np.float32)
+def built(name, steps=None):
+    """The chain of a model of that family, in T or fewer steps."""
+    family = BOTH[name][0]()
     readout = {"variance": "posterior"} if name == "gaussian" else {}
     made = model.build(family, STEPS, Linear(), (3,), **readout)
-    params = made.init(jax.random.key(0))
+    return made.chain(made.init(jax.random.key(0)), steps)
+
+
+@pytest.mark.parametrize("name", BOTH)
+def test_particles_of_a_model_end_to_end(name):
+    """Many problems under jit: y traced, the key shared or of each; fewer steps."""
+    chain, y = built(name), np.array(BOTH[name][1], np.float32)
 
     def one(y, key=keys(1)[0]):  # noqa: B008
-        tilt = posterior.inpaint(family, STEPS, MASK, y, "noised")
-        return model.particles(made, params, key, tilt, 6)
+        return particles.sample(key, chain, posterior.inpaint(chain, MASK, y, "noised"), 6)
 
     ys = jnp.stack([y, y])
     found = jax.jit(jax.vmap(one))(ys, keys(2))
@@ -463,23 +458,37 @@ def test_model_particles_end_to_end(name):
     np.testing.assert_array_equal(found.x[..., MASK], np.tile(y[MASK], (2, 6, 1)))
     assert found.log_z[0] != found.log_z[1]
     assert jax.eval_shape(jax.vmap(one), ys).x.shape == (2, 6, 3)  # a key that is not traced
-    short = model.respaced(made, params, 2)
-    tilt = posterior.denoise(family, short, y, 0.3, "noised")
-    run = lambda key, **few: model.particles(made, params, key, tilt, 6, **few)  # noqa: E731
-    assert jax.eval_shape(lambda key: run(key, steps=2, threshold=1), keys(1)[0]).x.shape == (6, 3)
+    short = built(name, 2)
+    tilt = posterior.denoise(short, y, 0.3, "noised")
+
+    def run(key):
+        return particles.sample(key, short, tilt, 6, threshold=1)
+
+    assert jax.eval_shape(run, keys(1)[0]).x.shape == (6, 3)
     with pytest.raises(ValueError, match="tilt: expected one of T = 4, got T = 2"):
-        run(keys(1)[0])
+        particles.sample(keys(1)[0], chain, tilt, 6)
 
 
-def test_model_particles_outside_jit_are_checked():
+def test_particles_outside_jit_are_checked():
     """They warn of a first-order tilt beyond its reach, and name the t of lost weights."""
-    made = model.build(gaussian.family(), STEPS, Linear(), (3,), variance="posterior")
-    params = made.init(jax.random.key(0))
+    chain = built("gaussian")
+
     # NaN where a particle is far out, and some are.
-    log_r = lambda x: jnp.where(jnp.abs(x) < 2, -50.0, jnp.nan) * x**2  # noqa: E731
-    tilt = posterior.perturb(made.family, STEPS, log_r)
+    def log_r(x):
+        return jnp.where(jnp.abs(x) < 2, -50.0, jnp.nan) * x**2
+
+    tilt = posterior.perturb(chain, log_r)
+
+    def draw(key):
+        return particles.sample(key, chain, tilt, 100)
+
     with (
         pytest.raises(ValueError, match="t = 5 of problem 0 .* does log r return NaN"),  # noqa: RUF043
-        pytest.warns(UserWarning, match="perturb: the first-order form .* got "),
+        pytest.warns(UserWarning, match="perturb: the first-order form .* got ") as warned,
     ):
-        model.particles(made, params, jax.random.key(1), tilt, 100)
+        draw(jax.random.key(1))
+    assert [warning.filename for warning in warned] == [__file__]
+    found = jax.jit(draw)(jax.random.key(1))  # neither: the result says it, where it is asked
+    assert found.lost_t == 5
+    with pytest.raises(ValueError, match="t = 5 of problem 0"):
+        particles.check(found)

@@ -9,8 +9,16 @@ import numpy as np
 import pytest
 from scipy.special import logsumexp
 
-from dpm_jax import parzen, reporting
-from dpm_jax.parzen import CAUTION, WIDTHS, choose_width, evaluate, log_densities, log_density
+from dpm_jax import units
+from dpm_jax.baselines import parzen
+from dpm_jax.baselines.parzen import (
+    CAUTION,
+    WIDTHS,
+    choose_width,
+    evaluate,
+    log_densities,
+    log_density,
+)
 
 RNG = np.random.default_rng(0)
 SAMPLES = RNG.normal(size=(23, 2, 3)).astype(np.float32)
@@ -190,8 +198,8 @@ def test_perfect_model_of_table_2(dpm_data):
     test = mnist(dpm_data, "t10k-images-idx3-ubyte.gz")
     samples = train[np.random.default_rng(0).permutation(50_000)[:10_000]]
     result = evaluate(samples, train[-1000:], test)
-    assert reporting.bits(result.log_likelihood) == pytest.approx(349, abs=5)
-    assert reporting.bits(result.error) == pytest.approx(2.8, abs=0.2)
+    assert units.bits(result.log_likelihood) == pytest.approx(349, abs=5)
+    assert units.bits(result.error) == pytest.approx(2.8, abs=0.2)
     assert 0.15 < result.width < 0.2 and not result.at_edge
     assert (result.samples, result.examples) == (10_000, 10_000)
     fewer = evaluate(samples[:1000], train[-1000:], test)

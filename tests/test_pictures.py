@@ -9,16 +9,10 @@ import pytest
 from PIL import Image
 from test_experiments import configure
 
-import bark
-import cifar10
-import common
-import dead_leaves
-import evaluate
-import noise_floor
-import pictures
-import settings
-from dpm_jax import reporting
-from dpm_jax.data import images
+from dpm_jax import units
+from dpm_jax.experiments import bark, cifar10, dead_leaves, evaluate
+from dpm_jax.images import dequantisation
+from dpm_jax.runs import ImageScale, Invalid, Problem, execution, images, noise_floor
 
 TINY = {
     "T": 6,
@@ -40,7 +34,7 @@ TINY = {
 def run(experiment, workdir, preset="best", **given):
     flags = {**experiment.presets[preset], **TINY, **given, "preset": preset}
     config = configure(experiment, workdir, **flags)
-    printed = common.execute(experiment, config)
+    printed = execution.execute(experiment, config)[1]
     return config, printed, json.loads((workdir / "report.json").read_text(encoding="utf-8"))
 
 
@@ -63,9 +57,7 @@ def test_dead_leaves_and_an_image_larger_than_its_patches(tmp_path, monkeypatch)
     pixels = 16 * 16
     assert report["K_bits_per_pixel"] == pytest.approx(report["K_bits"] / pixels)
     assert report["bits_per_dim_8bit"] == pytest.approx(
-        reporting.bits_per_dim_8bit(
-            report["K_bits"] * reporting.LN2, pixels, report["scale_levels"]
-        )
+        units.bits_per_dim_8bit(report["K_bits"] * units.LN2, pixels, report["scale_levels"])
     )
     noise = -0.5 * pixels * np.log2(2 * np.pi * np.e * config["beta_1"])
     assert report["ceiling_bits"] == pytest.approx(noise) and report["K_bits"] < noise
@@ -137,6 +129,21 @@ def test_the_paper_preset_of_cifar_10_from_a_file(tmp_path):
     assert report["figure3_rmse_noised"] == pytest.approx(1, rel=0.2)
     assert 0 < report["figure3_rmse_denoised"] < 3
     assert "8-bit code length" in printed
+    measured_on_a_file(tmp_path, rng)
+
+
+def measured_on_a_file(tmp_path, rng):
+    """evaluate.py on grey levels of the user's."""
+    np.save(tmp_path / "mine.npy", rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8))
+    asked = {name: flag.default for name, flag in evaluate.FLAGS.items()}
+    asked |= {"workdir": str(tmp_path / "run"), "trajectories": "2"}
+    printed = evaluate.execute({**asked, "input": str(tmp_path / "mine.npy")})
+    found = json.loads((tmp_path / "run" / "likelihood_mine.json").read_text(encoding="utf-8"))
+    assert found["K"]["examples"] == 3 and found["likelihood"][0]["examples"] == 2
+    assert "8-bit bits/dim" in printed and found["dims"] == 192
+    np.save(tmp_path / "grey.npy", np.zeros((3, 8, 8), np.uint8))
+    with pytest.raises(Invalid, match=r"^--input: expected numbers of shape \('n', 8, 8, 3\), got"):
+        evaluate.execute({**asked, "input": str(tmp_path / "grey.npy")})
 
 
 def test_the_code_length_of_integers_by_the_discretized_last_step(tmp_path):
@@ -153,9 +160,10 @@ def test_the_code_length_of_integers_by_the_discretized_last_step(tmp_path):
     assert "lossless code length" in printed and "last step discretized" in printed
     assert "log probability of the integers" in printed and "ceiling: " not in printed
     assert report["paper_K_bits"] is None  # it is a density, of CIFAR-10
-    asked = {"workdir": str(tmp_path / "run"), "trajectories": "4", "steps": None, "seed": None}
+    asked = {name: flag.default for name, flag in evaluate.FLAGS.items()}
+    asked |= {"workdir": str(tmp_path / "run"), "trajectories": "4"}
     asked |= {"examples": 2, "model_samples": 2}
-    with pytest.raises(settings.Invalid, match="expected a run with a fixed or learned last step"):
+    with pytest.raises(Invalid, match="expected a run with a fixed or learned last step"):
         evaluate.execute(asked)
     assert list(report["noise_floor"]) == ["diffusion"]
 
@@ -166,9 +174,9 @@ def test_bark_from_a_folder_fills_the_centre_of_a_held_out_photograph(tmp_path, 
     assert report["figures"].keys() == {"samples", "figure5", "noise_floor", "bound_terms"}
     assert len(report["held_out_files"]) == 1 and report["skipped_files"] == 0
     problem = bark.setup(config)
-    assert problem.whole.shape == (1, 32, 32, 1) and problem.data.shape[0] == 3
+    assert problem.images.whole.shape == (1, 32, 32, 1) and problem.data.shape[0] == 3
     held = np.asarray(Image.open(photographs / report["held_out_files"][0]))
-    np.testing.assert_array_equal(problem.whole[0, ..., 0], held[2:34, 8:40])
+    np.testing.assert_array_equal(problem.images.whole[0, ..., 0], held[2:34, 8:40])
     x = problem.draw(jax.random.key(0), problem.data, 50)
     assert x.shape == (50, 16, 16, 1) and abs(float(x.mean())) < 0.5
 
@@ -182,7 +190,7 @@ def test_a_set_larger_than_memory_is_read_as_training_goes(tmp_path):
     noisy = np.asarray(problem.draw(jax.random.key(0), jnp.asarray(problem.data[:8]), 8))
     assert noisy.shape == (8, 8, 8, 1)  # the rows of a step as they are
     assert problem.streams and isinstance(problem.data, np.memmap)
-    assert common.some_rows(problem, 7).shape == (7, 8, 8, 1)  # not all are read
+    assert noise_floor.some_rows(problem, 7).shape == (7, 8, 8, 1)  # not all are read
     assert report["train_steps"] == 2 and np.isfinite(report["K_bits"])
     small = {**config, "memory_gib": 1.0}
     assert not cifar10.setup(small).streams
@@ -202,11 +210,10 @@ def test_training_images_are_mirrored_in_half_of_the_draws(tmp_path):
 
 
 def test_levels_of_16_bits_are_shown_in_8():
-    problem = common.Problem(*[None] * 9)._replace(
-        facts={"mean_levels": 30000.0, "scale_levels": 10000.0, "levels": 65536}
-    )
+    scaling = ImageScale(mean=30000.0, scale=10000.0, levels=65536)
+    problem = Problem(model=None, images=scaling)
     x = np.array([-3.0, -1.0, 0.0, 3.5535, 9.0])
-    np.testing.assert_array_equal(pictures.to_levels(problem, x), [0, 78, 117, 255, 255])
+    np.testing.assert_array_equal(images.to_8bit(problem, x), [0, 78, 117, 255, 255])
 
 
 @pytest.mark.parametrize(
@@ -230,7 +237,7 @@ def test_levels_of_16_bits_are_shown_in_8():
 )
 def test_bad_flags_are_refused_before_any_work(tmp_path, experiment, flags, message):
     given = {"size": 16, "train_images": 1} if experiment is dead_leaves else {}
-    with pytest.raises(settings.Invalid, match=message):
+    with pytest.raises(Invalid, match=message):
         run(experiment.EXPERIMENT, tmp_path / "run", **{**given, **flags})
     assert not (tmp_path / "run").exists()
 
@@ -238,6 +245,6 @@ def test_bad_flags_are_refused_before_any_work(tmp_path, experiment, flags, mess
 def test_the_law_of_the_skip_is_that_of_the_training_draws(tmp_path):
     config = configure(dead_leaves.EXPERIMENT, tmp_path / "run", **TINY, size=16, train_images=30)
     made = dead_leaves.make(config)
-    law = pictures.fit_law(made, 0)
+    law = images.fit_law(made, 0)
     assert float(law.power.mean()) == pytest.approx(1, abs=0.15)  # unit variance, but for the mean
-    assert images.levels_of(made.test) == made.levels == 256
+    assert dequantisation.levels_of(made.test) == made.levels == 256

@@ -1,11 +1,12 @@
-"""Readouts: formulas by hand, agreement with the exact posterior, ranges, errors; in float64."""
+"""Readouts: formulas by hand, agreement with the exact bridge, ranges, errors; in float64."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpm_jax import binomial, gaussian, linear_skip, readout, schedule
+from dpm_jax.core import binomial, gaussian, schedule
+from dpm_jax.images import kernel, law
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -27,18 +28,18 @@ def close(actual, expected, rtol=1e-10):
 def read(mean, variance="eq64", raw=RAW, t=3, x=X, x0_range=None, steps=None):
     """The reverse kernel that a Gaussian readout makes of `raw`, and its schedule."""
     steps = schedule.constant_fraction(T, 0.05) if steps is None else steps
-    chosen = readout.by_name(gaussian.family(), mean, variance, x0_range)
+    chosen = gaussian.family().readout(mean, variance)
     raw = jnp.asarray(raw)[..., : chosen.outputs]
-    return chosen.apply(raw, jnp.asarray(x), steps, jnp.asarray(t)), steps
+    return chosen.apply(raw, jnp.asarray(x), steps, jnp.asarray(t), x0_range), steps
 
 
 def read_bits(mean, z, t, x=BITS, rate=RATE):
     """The logits that a binomial readout makes of z, and its family and schedule."""
     family, steps = binomial.family(rate), schedule.constant_fraction(T, 0.05)
-    chosen = readout.by_name(family, mean)
+    chosen = family.readout(mean)
     assert chosen.outputs == 1
     raw = jnp.asarray(z)[..., None]
-    return chosen.apply(raw, jnp.asarray(x), steps, jnp.asarray(t)).logits, family, steps
+    return chosen.apply(raw, jnp.asarray(x), steps, jnp.asarray(t), None).logits, family, steps
 
 
 @pytest.mark.parametrize("t", [1, 2, T - 1])
@@ -64,20 +65,20 @@ def test_the_mean_of_the_authors_code(t):
 
 
 @pytest.mark.parametrize("t", [2, 4, T])
-def test_x0_and_v_of_the_true_x0_are_the_exact_posterior(t):
+def test_x0_and_v_of_the_true_x0_are_the_exact_bridge(t):
     x0 = np.array([1.0, 0.2, -0.4])
     steps = schedule.constant_fraction(T, 0.05)
     signal, noise = float(jnp.sqrt(steps.alpha_bar[t])), float(jnp.sqrt(steps.noise[t]))
     epsilon = (X - signal * x0) / noise
     v = signal * epsilon - noise * x0  # Salimans & Ho 2022
-    exact = gaussian.posterior(
+    exact = gaussian.bridge(
         jnp.asarray(x0), jnp.asarray(X), steps.beta[t], steps.log_alpha_bar[t - 1]
     )
     for mean, z in (("x0", x0), ("v", v)):
         p, _ = read(mean, "posterior", np.stack([z], axis=-1), t)
         close(p.mean, exact.mean)
         close(p.variance, exact.variance)
-        close(readout.x0_hat(mean, jnp.asarray(z), jnp.asarray(X), steps, jnp.asarray(t)), x0)
+        close(gaussian.x0_hat(mean, jnp.asarray(z), jnp.asarray(X), steps, jnp.asarray(t)), x0)
 
 
 def test_x0_at_t_1_is_the_guess_itself():
@@ -90,7 +91,10 @@ def test_x0_at_t_1_is_the_guess_itself():
 def test_between_lies_between_the_entropies_of_eq_24(t):
     family, x = gaussian.family(), jnp.asarray(X)
     steps = schedule.constant_fraction(T, 0.05)
-    H = lambda params: float(family.entropy(params))  # noqa: E731
+
+    def H(params):
+        return float(family.entropy(params))
+
     upper = H(family.step(x, steps.beta[t]))
     s = max(t, 2)  # at t = 1 there is no lower bound but that of t = 2
     marginal = [H(family.marginal(x, steps.log_alpha_bar[i])) for i in (s - 1, s)]
@@ -110,7 +114,7 @@ def test_x0_range_clamps(mean):
         p, _ = read(mean, raw=raw, t=t, x0_range=(-2.0, 3.0))
         sign = np.array([1.0, -1.0, 1.0]) * (1 if mean == "x0" else -1)
         at = jnp.asarray(np.where(sign > 0, 3.0, -2.0))
-        exact = gaussian.posterior(at, jnp.asarray(X), steps.beta[t], steps.log_alpha_bar[t - 1])
+        exact = gaussian.bridge(at, jnp.asarray(X), steps.beta[t], steps.log_alpha_bar[t - 1])
         close(p.mean, exact.mean)
     inside = np.zeros((3, 2))
     close(
@@ -119,13 +123,11 @@ def test_x0_range_clamps(mean):
     )
 
 
-@pytest.mark.parametrize("mean", [name for name in readout.GAUSSIAN_MEANS if name != "skip"])
+@pytest.mark.parametrize("mean", gaussian.MEANS)
 @pytest.mark.parametrize("variance", ["eq64", "between"])
 def test_gaussian_readouts_are_finite_with_beta_T_1(mean, variance):
-    family = gaussian.family()
-
     def loss(raw, x, t, steps):
-        p = readout.by_name(family, mean, variance).apply(raw, x, steps, t)
+        p = gaussian.readout(mean, variance).apply(raw, x, steps, t, None)
         return jnp.sum(p.mean) + jnp.sum(jnp.log(p.variance))
 
     grad = jax.jit(jax.value_and_grad(loss, (0, 1)))
@@ -146,18 +148,18 @@ def test_binomial_x0_is_the_exact_mixture(t):
     logits, family, steps = read_bits("x0", z, t)
     weight, beta, x = sigmoid(z), steps.beta[t], jnp.asarray(BITS)
     before = steps.log_alpha_bar[t - 1]
-    ones, zeros = (family.posterior(jnp.full(3, v), x, beta, before).logits for v in (1.0, 0.0))
+    ones, zeros = (family.bridge(jnp.full(3, v), x, beta, before).logits for v in (1.0, 0.0))
     mixture = weight * sigmoid(np.asarray(ones)) + (1 - weight) * sigmoid(np.asarray(zeros))
     close(sigmoid(np.asarray(logits)), mixture)
     if t == 1:
         close(logits, z)
 
 
-def test_binomial_x0_that_is_certain_is_the_posterior():
+def test_binomial_x0_that_is_certain_is_the_bridge():
     for t in (2, T):
         logits, family, steps = read_bits("x0", np.array([400.0, -400.0, 400.0]), t)
         x0, x = jnp.asarray([1.0, 0.0, 1.0]), jnp.asarray(BITS)
-        close(logits, family.posterior(x0, x, steps.beta[t], steps.log_alpha_bar[t - 1]).logits)
+        close(logits, family.bridge(x0, x, steps.beta[t], steps.log_alpha_bar[t - 1]).logits)
 
 
 def test_binomial_sigmoid_and_step():
@@ -169,14 +171,14 @@ def test_binomial_sigmoid_and_step():
     close(sigmoid(np.asarray(logits)), sigmoid(z + np.log(forward / (1 - forward))))
 
 
-@pytest.mark.parametrize("mean", readout.BINOMIAL_MEANS)
+@pytest.mark.parametrize("mean", binomial.MEANS)
 def test_binomial_gradients_are_finite_in_float32(mean):
     with jax.enable_x64(False):
         family, steps = binomial.family(0.2), schedule.constant_fraction(T, 1e-5)
         x = jnp.asarray([1.0, 0.0, 1.0])
 
         def loss(raw, t):
-            p = readout.by_name(family, mean).apply(raw, x, steps, t)
+            p = family.readout(mean).apply(raw, x, steps, t, None)
             return family.log_prob(p, 1 - x)
 
         grad = jax.jit(jax.value_and_grad(loss))
@@ -189,40 +191,31 @@ def test_binomial_gradients_are_finite_in_float32(mean):
 @pytest.mark.parametrize(
     "family, names, message",
     [
-        ("gaussian", ("eq66",), r"readout: expected one of \('eq65', .*\), got 'eq66'"),
-        ("gaussian", ("sigmoid",), "readout: expected one of .* got 'sigmoid'"),
+        ("gaussian", ("eq66", "eq64"), r"readout: expected one of \('eq65', .*\), got 'eq66'"),
+        ("gaussian", ("sigmoid", "eq64"), "readout: expected one of .* got 'sigmoid'"),
         ("gaussian", ("x0", "fixed"), r"variance: expected one of \('eq64', .*\), got 'fixed'"),
         ("gaussian", ("eq65", "posterior"), "variance: expected eq64 or between .* 'posterior'"),
-        ("binomial", ("eq65",), r"readout: expected one of \('sigmoid', .*\), got 'eq65'"),
+        ("binomial", ("eq65", "eq64"), r"readout: expected one of \('sigmoid', .*\), got 'eq65'"),
     ],
 )
 def test_unknown_names(family, names, message):
     family = gaussian.family() if family == "gaussian" else binomial.family()
     with pytest.raises(ValueError, match=message):
-        readout.by_name(family, *names)
+        family.readout(*names)
 
 
-def test_a_family_or_range_that_is_none():
-    with pytest.raises(ValueError, match=r"family: expected one of .* got 'poisson'"):
-        readout.by_name(gaussian.family()._replace(name="poisson"), "x0")
-    for x0_range in ((1.0, -1.0), (0.0, 0.0), (0.0, np.nan)):
-        with pytest.raises(ValueError, match=r"x0_range: expected .low, high. with"):
-            readout.by_name(gaussian.family(), "x0", x0_range=x0_range)
-
-
-def test_the_linear_skip_is_a_readout_with_a_law_and_only_with_it():
-    family, steps = gaussian.family(), schedule.geometric(5, 0.01)
+def test_the_readout_of_a_law_of_images():
+    steps = schedule.geometric(5, 0.01)
     images = np.random.default_rng(0).normal(size=(50, 4, 4, 2))
-    law = linear_skip.fit(images)
-    read = readout.by_name(family, "skip", skip=law)
+    skip = law.fit(images)
+    read = kernel.readout(skip)
     x, t = jnp.asarray(images[0]), jnp.asarray(3)
-    assert read.outputs == 1 and read.look(x, steps, t).shape == (4, 4, 4)
+    assert read.outputs == 1 and read.features(x, steps, t).shape == (4, 4, 4)
     # The network gives F of both colours, then z of both.
     raw = jax.random.normal(jax.random.key(0), (4, 4, 4, 1))
     pair = jnp.stack([raw[..., :2, 0], raw[..., 2:, 0]], axis=-1)
-    found, expected = read.apply(raw, x, steps, t), linear_skip.kernel(law, pair, x, steps, t)
-    np.testing.assert_array_equal(found.mean, expected.mean)
-    np.testing.assert_array_equal(found.variance, expected.variance)
-    for mean, given in (("skip", None), ("v", law)):
-        with pytest.raises(ValueError, match="skip: expected a LinearSkip with readout skip alone"):
-            readout.by_name(family, mean, skip=given)
+    for x0_range in (None, (-0.3, 0.4)):
+        found = read.apply(raw, x, steps, t, x0_range)
+        expected = kernel.kernel(skip, pair, x, steps, t, x0_range)
+        np.testing.assert_array_equal(found.mean, expected.mean)
+        np.testing.assert_array_equal(found.variance, expected.variance)

@@ -1,60 +1,11 @@
-"""Units by worked numbers, tables, and the files of a run after a kill."""
-
-import json
-import math
-import os
+"""The table of a run, and its metrics.csv after a kill."""
 
 import pytest
 
-from dpm_jax import reporting
-from dpm_jax.reporting import MetricsFile
+from dpm_jax.runs import report
+from dpm_jax.runs.metrics import MetricsFile
 
 ROW = {"seconds": 1.5, "K_bits": -2.25, "grad_norm": 0.5, "skipped": 0}
-
-
-def test_bits():
-    assert reporting.bits(math.log(8)) == pytest.approx(3)
-
-
-def test_the_papers_cifar_number_in_bits_per_dim():
-    """5.4 bits a pixel of 3 colours at 64.15 levels is 4.20 bits/dim."""
-    K = 5.4 * math.log(2)
-    assert reporting.bits_per_dim_8bit(K, 3, 64.15) == pytest.approx(4.203, abs=1e-3)
-    # A uniform density over the 256 levels costs 8 bits at any scale.
-    for scale in (1.0, 64.15):
-        K = -10 * math.log(256 / scale)
-        assert reporting.bits_per_dim_8bit(K, 10, scale) == pytest.approx(8)
-
-
-@pytest.mark.parametrize("scale", [None, 0.0, -1.0, math.nan])
-def test_bits_per_dim_needs_a_scale(scale):
-    with pytest.raises(ValueError, match=f"scale: expected grey levels above 0, got {scale}"):
-        reporting.bits_per_dim_8bit(1.0, 3, scale)
-
-
-def test_write_json_is_whole_or_not_at_all(tmp_path, monkeypatch):
-    path = tmp_path / "report.json"
-    reporting.write_json(path, {"K": 1.5})
-    assert json.loads(path.read_text()) == {"K": 1.5}
-    for bad in (math.nan, math.inf, object()):
-        with pytest.raises((ValueError, TypeError)):
-            reporting.write_json(path, {"K": bad})
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(os, "replace", killed)
-    with pytest.raises(KeyboardInterrupt):
-        reporting.write_json(path, {"K": 2.5})
-    assert json.loads(path.read_text()) == {"K": 1.5}
-    monkeypatch.undo()
-    reporting.write_json(str(path), {"K": 3.5})
-    assert json.loads(path.read_text()) == {"K": 3.5}
-    assert [p.name for p in tmp_path.iterdir()] == ["report.json"]
-
-
-def test_or_null():
-    assert [reporting.or_null(v) for v in (1, None, math.nan, -math.inf)] == [1.0, None, None, None]
 
 
 def test_metrics_file_appends_and_resumes_without_repeating_rows(tmp_path):
@@ -100,18 +51,10 @@ def test_metrics_file_after_a_kill_in_its_heading(tmp_path, kept):
 
 
 def test_table_is_aligned():
-    text = reporting.table([("model", "K"), ("paper", "−2.414"), ("ours, T = 5", "−2.3")])
+    text = report.table([("model", "K"), ("paper", "−2.414"), ("ours, T = 5", "−2.3")])
     assert text.splitlines() == [
         "model             K",
         "-------------------",
         "paper        −2.414",
         "ours, T = 5    −2.3",
     ]
-
-
-def test_number():
-    number = reporting.number
-    assert number(1.23456) == "1.235" and number(-0.5, digits=1) == "-0.5"
-    assert number(1.0, 0.25, digits=2) == "1.00 ± 0.25"
-    assert number(1.0, math.nan) == "1.000" and number(1.0, None) == "1.000"
-    assert number(None) == number(math.nan) == number(math.inf, 1.0) == "–"

@@ -5,16 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cases import mean_is
-from dpm_jax import binomial, bound, gaussian, sampling, schedule
-from dpm_jax.gaussian import Normal
+from cases import averaged, is_gaussian, mean_is, still_chain
+from dpm_jax.core import binomial, gaussian, sampling, schedule
+from dpm_jax.core.chain import make_chain
+from dpm_jax.core.gaussian import Normal
 
 T = 7
 SHAPE = (3,)
-
-
-def keys(n, seed=0):
-    return jax.random.split(jax.random.key(seed), n)
 
 
 @pytest.fixture(params=["gaussian", "binomial"])
@@ -23,7 +20,7 @@ def family(request):
 
 
 def test_samples_of_the_optimal_kernels_have_the_moments_of_the_data():
-    family, steps = gaussian.family(), schedule.constant_fraction(T, 0.05)
+    steps = schedule.constant_fraction(T, 0.05)
     C = jnp.asarray([0.2, 1.0, 3.0])
     S = steps.alpha_bar[:, None] * C[None] + steps.noise[:, None]
 
@@ -31,8 +28,8 @@ def test_samples_of_the_optimal_kernels_have_the_moments_of_the_data():
         gain = jnp.sqrt(1 - steps.beta[t]) * S[t - 1] / S[t]
         return Normal(gain * xt, steps.beta[t] * S[t - 1] / S[t])
 
-    draw = jax.jit(jax.vmap(lambda key: sampling.sample(key, family, steps, reverse, SHAPE)))
-    x0 = np.asarray(draw(keys(10_000)), np.float64)
+    chain = make_chain(gaussian.family(), steps, reverse, SHAPE, "learned")
+    x0 = averaged(sampling.sample, 10_000, chain).astype(np.float64)
     mean_is(x0, 0.0)
     mean_is(x0**2, C)
     mean_is(x0**4, 3 * np.asarray(C) ** 2)
@@ -40,24 +37,22 @@ def test_samples_of_the_optimal_kernels_have_the_moments_of_the_data():
 
 
 def test_the_stationary_chain_samples_from_the_prior(family):
-    steps = schedule.linear(T, 0.1, 0.5)
-    reverse = bound.fix_last_step(family, steps, lambda xt, t: family.step(xt, steps.beta[t]))
-    draw = jax.jit(jax.vmap(lambda key: sampling.sample(key, family, steps, reverse, SHAPE)))
-    x0 = np.asarray(draw(keys(5000)), np.float64)
-    mean, variance = (0.0, 1.0) if family.name == "gaussian" else (0.2, 0.16)
+    chain = still_chain(family, schedule.linear(T, 0.1, 0.5))
+    x0 = averaged(sampling.sample, 5000, chain).astype(np.float64)
+    mean, variance = (0.0, 1.0) if is_gaussian(family) else (0.2, 0.16)
     mean_is(x0, mean)
     mean_is((x0 - mean) ** 2, variance)
 
 
 def test_forward_trajectories_have_the_marginals(family):
     steps, x0 = schedule.constant_fraction(T, 0.05), jnp.asarray([1.0, 0.0, 1.0])
-    draw = jax.vmap(lambda key: sampling.forward_trajectory(key, family, steps, x0, 3))
-    states = np.asarray(jax.jit(draw)(keys(5000)), np.float64)
+    chain = still_chain(family, steps)
+    states = averaged(sampling.forward_trajectory, 5000, chain, x0, 3).astype(np.float64)
     assert states.shape == (5000, 3, 3)
     np.testing.assert_array_equal(states[:, 0], np.broadcast_to(x0, (5000, 3)))
     for slot, t in enumerate((0, 3, 6)):
         kept, noise = np.float64(steps.alpha_bar[t]), np.float64(steps.noise[t])
-        if family.name == "gaussian":
+        if is_gaussian(family):
             mean, variance = np.sqrt(kept) * np.asarray(x0), noise
         else:
             mean = kept * np.asarray(x0) + 0.2 * noise
@@ -75,36 +70,33 @@ def test_slot_k_holds_the_state_at_k_times_every(every):
         prior=lambda shape: jnp.full(shape, float(T)),
         step=lambda x, beta: x + 1,
     )
-    steps = schedule.constant_fraction(T)
+
+    # The reverse kernel is told the t it steps from.
+    def reverse(xt, t):
+        return jnp.where(xt == t.astype(xt.dtype), xt - 1, jnp.nan)
+
+    chain = make_chain(counting, schedule.constant_fraction(T), reverse, (2, 2), "learned")
     expected = np.arange(0, T + 1, every, dtype=np.float32)
-    forward = sampling.forward_trajectory(
-        jax.random.key(0), counting, steps, jnp.zeros((2, 2)), every
-    )
+    forward = sampling.forward_trajectory(jax.random.key(0), chain, jnp.zeros((2, 2)), every)
     assert forward.shape == (T // every + 1, 2, 2)
     np.testing.assert_array_equal(forward[:, 0, 1], expected)
-    # The reverse kernel is told the t it steps from.
-    reverse = lambda xt, t: jnp.where(xt == t.astype(xt.dtype), xt - 1, jnp.nan)  # noqa: E731
-    backward = sampling.reverse_trajectory(
-        jax.random.key(0), counting, steps, reverse, (2, 2), every
-    )
+    backward = sampling.reverse_trajectory(jax.random.key(0), chain, every)
     assert backward.shape == (T // every + 1, 2, 2)
     np.testing.assert_array_equal(backward[:, 1, 0], expected)
 
 
 def test_one_key_is_one_trajectory(family):
-    steps, key = schedule.constant_fraction(T, 0.05), jax.random.key(4)
-    reverse = lambda xt, t: family.step(xt, steps.beta[t])  # noqa: E731
+    chain = still_chain(family, schedule.constant_fraction(T, 0.05), shape=(8,))
 
     @jax.jit
     def run(key):
-        x0 = sampling.sample(key, family, steps, reverse, (8,))
-        backward = [
-            sampling.reverse_trajectory(key, family, steps, reverse, (8,), k) for k in (1, 3)
-        ]
-        forward = [sampling.forward_trajectory(key, family, steps, x0, k) for k in (1, 3)]
+        x0 = sampling.sample(key, chain)
+        backward = [sampling.reverse_trajectory(key, chain, k) for k in (1, 3)]
+        forward = [sampling.forward_trajectory(key, chain, x0, k) for k in (1, 3)]
         return x0, backward, forward
 
-    x0, backward, forward = run(key)
+    x0, backward, forward = run(jax.random.key(4))
+    np.testing.assert_allclose(backward[0][-1], sampling.start(jax.random.key(4), chain), 1e-6)
     for states in (backward, forward):
         np.testing.assert_array_equal(states[0][0], x0)
         np.testing.assert_array_equal(states[1], states[0][::3])
@@ -113,9 +105,8 @@ def test_one_key_is_one_trajectory(family):
 
 @pytest.mark.parametrize("every", [0, -1, T + 1])
 def test_every_outside_the_chain_is_refused(family, every):
-    steps, key = schedule.constant_fraction(T), jax.random.key(0)
-    reverse = lambda xt, t: family.step(xt, steps.beta[t])  # noqa: E731
+    chain, key = still_chain(family, schedule.constant_fraction(T)), jax.random.key(0)
     with pytest.raises(ValueError, match=f"every: expected 1..7, got {every}"):
-        sampling.reverse_trajectory(key, family, steps, reverse, SHAPE, every)
+        sampling.reverse_trajectory(key, chain, every)
     with pytest.raises(ValueError, match=f"every: expected 1..7, got {every}"):
-        sampling.forward_trajectory(key, family, steps, jnp.zeros(SHAPE), every)
+        sampling.forward_trajectory(key, chain, jnp.zeros(SHAPE), every)

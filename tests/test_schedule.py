@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dpm_jax import schedule
+from dpm_jax.core import schedule
 
 T = 40
 

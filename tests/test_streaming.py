@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpm_jax import gaussian, model, networks, parallel, schedule, training
-from dpm_jax.checkpoint import Checkpoints
+from dpm_jax import networks, parallel, training
+from dpm_jax.core import gaussian, model, schedule
 from dpm_jax.data import folders, images, streaming
+from dpm_jax.training.checkpoint import Checkpoints
 
 
 def threads():
@@ -167,7 +168,9 @@ def test_bad_arguments_are_refused_at_once(files, tmp_path):
 
 
 def test_examples_of_two_kinds_are_refused():
-    read = lambda item, rng: np.zeros(2, item)  # noqa: E731
+    def read(item, rng):
+        return np.zeros(2, item)
+
     with pytest.raises(ValueError, match=r"expected uint(8|16) \(2,\) as from others, got uint"):
         list(streaming.stream([np.uint8, np.uint16], 8, 0, range(9), read))
 

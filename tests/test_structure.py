@@ -1,14 +1,22 @@
-"""Who imports whom, what an import costs, and that everything public says what it is."""
+"""Who imports whom, what an import costs, how long things are, and that all public says what it is.
+
+A room is a package or a module right below dpm_jax.
+"""
 
 import ast
+import graphlib
+import importlib
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import dpm_jax
+
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "dpm_jax"
+EXPERIMENTS = ROOT / "experiments"
 FILES = sorted(PACKAGE.rglob("*.py"))
 HEAVY = (
     "tensorflow_datasets",
@@ -21,96 +29,137 @@ HEAVY = (
     "absl",
     "scipy.optimize",
 )
-# Module -> the modules of dpm_jax it may import. Those not named here may import what they like.
-ALLOWED = {
-    "family": set(),
-    "schedule": set(),
-    "reporting": set(),
-    "gaussian": {"family"},
-    "binomial": {"family"},
-    "discretized": {"family", "gaussian"},
-    "bound": {"family", "schedule"},
-    "sampling": {"family", "schedule"},
-    "posterior": {"family", "schedule"},
-    "particles": {"family", "schedule", "posterior"},
-    "replacement": {"family", "schedule"},
-    "likelihood": {"family", "schedule", "bound", "thermodynamics"},
-    "thermodynamics": set(),
-    "parzen": set(),
+# Room -> the rooms, or modules of rooms, that it may import beside its own.
+ROOMS = {
+    "units": set(),
+    "files": set(),
     "parallel": set(),
-    "networks": {"networks"},
-    "data": {"data"},
+    "networks": set(),
+    "core": {"units"},
+    "thermodynamics": {"units"},
+    "baselines": {"units", "files"},
+    "images": {"core", "units"},
+    "data": {"files", "images.dequantisation"},
+    "likelihood": {"core", "thermodynamics", "parallel", "units"},
+    "posterior": {"core", "units"},
+    "exact": {"core", "data"},
+    "training": {"core", "likelihood", "parallel", "data.streaming", "files"},
 }
+ROOMS["runs"] = {*ROOMS, *dpm_jax.__all__}  # all of it, by its short names too
+# The same within core, module by module: the records, the columns, and what is done with a chain.
+RECORDS = {"core.family", "core.schedule"}
+CHAIN = {*RECORDS, "core.chain"}
+CORE = {
+    "core.family": set(),
+    "core.schedule": set(),
+    "core.readout": RECORDS,
+    "core.gaussian": {*RECORDS, "core.readout"},
+    "core.binomial": {*RECORDS, "core.readout"},
+    "core.chain": RECORDS,
+    "core.sampling": CHAIN,
+    "core.model": {*CHAIN, "core.sampling", "core.readout"},
+}
+COLUMNS = {"core.gaussian", "core.binomial"}
 
 
-def modules():
-    """(module or package below dpm_jax, file, syntax tree) of each file."""
-    for file in FILES:
-        relative = file.relative_to(PACKAGE)
-        top = relative.parts[0] if len(relative.parts) > 1 else relative.stem
-        yield top, file, ast.parse(file.read_text(encoding="utf-8"))
+def name_of(file):
+    """The name of a module below dpm_jax: "core.chain", "core" of a package, "" of dpm_jax."""
+    parts = file.relative_to(PACKAGE).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def parsed(file):
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+TREES = {name_of(file): parsed(file) for file in FILES}
+MODULES = sorted(TREES)
+SHARED = [  # what both columns of Table App.1 share
+    name
+    for name in MODULES
+    if name.split(".")[0] in ("core", "likelihood", "posterior", "training")
+    and name not in {*COLUMNS, "likelihood.discretized"}
+]
+
+
+def running(tree):
+    """The nodes of a file but for imports that serve type checkers alone."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"):
+            yield node
+            yield from running(node)
 
 
 def imports(tree):
-    """The modules of dpm_jax that a file imports anywhere, inside functions too."""
-    found = set()
-    for node in ast.walk(tree):
+    """Full names of all that a file imports, inside functions too: "dpm_jax.core.chain.Chain"."""
+    for node in running(tree):
         if isinstance(node, ast.ImportFrom):
             assert node.level == 0, "imports are absolute here, so that this test can read them"
-            parts = node.module.split(".")
-            if parts == ["dpm_jax"]:
-                found |= {name.name for name in node.names}
-            elif parts[0] == "dpm_jax":
-                found.add(parts[1])
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
         elif isinstance(node, ast.Import):
-            for name in node.names:
-                parts = name.name.split(".")
-                if parts[0] == "dpm_jax":
-                    found.add(parts[1] if len(parts) > 1 else "dpm_jax")
-    return found
+            yield from (alias.name for alias in node.names)
 
 
-def docstrings(tree):
-    """The string constants that are docstrings or stand alone."""
-    return {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+def own_imports(name):
+    """What a module imports of dpm_jax: names below it."""
+    found = [full.split(".") for full in imports(TREES[name])]
+    return {".".join(parts[1:]) for parts in found if parts[0] == "dpm_jax"}
 
 
-def test_imports_point_one_way():
-    seen = set()
-    for top, file, tree in modules():
-        seen.add(top)
-        if top in ALLOWED:
-            extra = imports(tree) - ALLOWED[top]
-            assert not extra, f"{file.relative_to(ROOT)} imports {sorted(extra)}"
-    assert {"family", "schedule", "bound", "sampling", "networks", "data"} <= seen
+def within(name, places):
+    return any(name == place or name.startswith(f"{place}.") for place in places)
 
 
-@pytest.mark.parametrize(
-    "shared", ["bound", "sampling", "posterior", "particles", "replacement", "likelihood"]
-)
-def test_shared_code_names_neither_column(shared):
-    path = PACKAGE / f"{shared}.py"
-    if not path.exists():
-        pytest.skip(f"no {path.name}")
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    names = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
-    attributes = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
-    columns = {"gaussian", "binomial", "Normal", "Bernoulli"}
-    assert not columns & names
-    # Shared code never looks inside the parameters, and never asks for the family's name.
-    assert not {*columns, "variance", "logits", "name"} & attributes
+def attributes(tree):
+    return {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
 
 
-def test_only_parallel_names_pmap_and_its_axis():
-    collectives = {"pmap", "pmean", "psum", "all_gather", "axis_index", "shard_map"}
-    for top, file, tree in modules():
-        loose = docstrings(tree)
-        for node in ast.walk(tree):
-            name = getattr(node, "attr", None) or getattr(node, "id", None)
-            axis = isinstance(node, ast.Constant) and node.value == "batch"
-            if name in collectives or (axis and id(node) not in loose):
-                place = f"{file.relative_to(ROOT)}:{node.lineno}"
-                assert top == "parallel", f"{place} names {name or 'the axis'}"
+def constants(tree):
+    """The values of a file that are written out; docstrings and units of progress bars aside."""
+    loose = {
+        id(node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Expr) or (isinstance(node, ast.keyword) and node.arg == "unit")
+    }
+    found = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
+    return {node.value for node in found if id(node) not in loose}
+
+
+# --- imports ------------------------------------------------------------------------------------
+
+
+def test_every_room_and_every_module_of_core_is_in_the_tables():
+    assert {name.split(".")[0] for name in MODULES} - {""} == set(ROOMS)
+    assert {name for name in MODULES if name.startswith("core.")} == set(CORE)
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
+def test_imports_point_one_way(name):
+    room = name.split(".")[0]
+    allowed = ROOMS[room] | {room}
+    if room == "core":
+        allowed = CORE.get(name, set()) | ROOMS["core"]
+    extra = {full for full in own_imports(name) if not within(full, allowed)}
+    assert not extra, f"{name} imports {sorted(extra)}"
+
+
+def test_rooms_and_modules_form_no_circle():
+    rooms = {room: {place.split(".")[0] for place in may} - {room} for room, may in ROOMS.items()}
+    modules = {}
+    for name in MODULES:
+        known = [{m for m in TREES if m and within(full, [m])} for full in own_imports(name)]
+        modules[name] = {max(some, key=len, default="") for some in known} - {name}
+    for graph in (rooms, CORE, modules):
+        graphlib.TopologicalSorter(graph).prepare()  # CycleError names the circle
+
+
+def test_nothing_imports_experiments_or_tests():
+    """They lie on the path under their bare names."""
+    outside = {"experiments", "tests"}
+    outside |= {f.stem for folder in (EXPERIMENTS, ROOT / "tests") for f in folder.glob("*.py")}
+    for name, tree in TREES.items():
+        extra = {full for full in imports(tree) if full.split(".")[0] in outside}
+        assert not extra, f"{name} imports {sorted(extra)}"
 
 
 def test_importing_the_package_costs_jax_alone():
@@ -122,11 +171,65 @@ def test_importing_the_package_costs_jax_alone():
     assert result.stdout.strip() == "[]"
 
 
-def test_all_names_what_the_package_imports():
-    import dpm_jax
+@pytest.mark.parametrize("room", ["", *sorted(ROOMS)])
+def test_all_names_what_the_package_imports(room):
+    package = importlib.import_module(f"dpm_jax.{room}".rstrip("."))
+    names = getattr(package, "__all__", [])
+    assert len(set(names)) == len(names)
+    assert all(hasattr(package, name) for name in names)
+    if not room:
+        assert names and sorted(names) == names
 
-    assert sorted(dpm_jax.__all__) == dpm_jax.__all__
-    assert all(hasattr(dpm_jax, name) for name in dpm_jax.__all__)
+
+# --- what the columns share ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", SHARED)
+def test_shared_code_names_neither_column(name):
+    """It never looks inside the parameters, and asks for a family's name in error messages only."""
+    tree, records = TREES[name], {"Normal", "Bernoulli"}
+    assert not {full for full in own_imports(name) if within(full, COLUMNS)}
+    used = attributes(tree) | {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+    assert not {"gaussian", "binomial", *records} & used
+    assert not {"gaussian", "binomial", "variance", "logits", "name"} & constants(tree)
+    assert not {"variance", "logits"} & attributes(tree)
+    if not any(within(full, ["core"]) for full in own_imports(name)) and "core" not in name:
+        return  # it knows no family: a name is that of a file
+    raised = [n for n in ast.walk(tree) if isinstance(n, ast.Raise)]
+    texts = [n for r in raised for n in ast.walk(r) if isinstance(n, ast.JoinedStr)]
+    in_messages = {id(node) for text in texts for node in ast.walk(text)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr == "name":
+            assert id(node) in in_messages, f"{name}:{node.lineno} asks for a name"
+
+
+def test_both_columns_have_the_same_functions_in_the_same_order():
+    """Table App.1 can be read across: the functions of Family, in their order, in either file."""
+    record = next(n for n in TREES["core.family"].body if getattr(n, "name", "") == "Family")
+    fields = [n for n in record.body if isinstance(n, ast.AnnAssign)]
+    functions = [n for n in fields if "Callable" in ast.unparse(n.annotation)]
+    table = [n.target.id for n in functions if n.value is None]
+    optional = [n.target.id for n in functions if n.value is not None]
+    assert [n.target.id for n in fields][: len(table) + 1] == ["name", *table]
+    assert table[-2:] == ["kl", "readout"]
+    extras = {"gaussian": ([*optional], ["x0_hat"]), "binomial": ([], [])}
+    for column, (before, after) in extras.items():
+        defined = [n.name for n in TREES[f"core.{column}"].body if isinstance(n, ast.FunctionDef)]
+        public_functions = [name for name in defined if not name.startswith("_")]
+        assert public_functions == [*table, *before, "family", *after]
+
+
+def test_only_parallel_names_pmap_and_its_axis():
+    collectives = {"pmap", "pmean", "psum", "all_gather", "axis_index", "shard_map"}
+    for name, tree in TREES.items():
+        if name == "parallel":
+            continue
+        used = attributes(tree) | {n.id for n in ast.walk(tree) if isinstance(n, ast.Name)}
+        assert not collectives & used, name
+        assert "batch" not in constants(tree), f"{name} names the axis"
+
+
+# --- what is public, and how long ---------------------------------------------------------------
 
 
 def public(body):
@@ -138,21 +241,62 @@ def public(body):
                 yield from public(node.body)
 
 
+def arguments(function):
+    every = function.args.posonlyargs + function.args.args + function.args.kwonlyargs
+    return [arg.arg for arg in every if arg.arg not in ("self", "cls")]
+
+
+def public_functions(trees):
+    """(name, arguments) of every public function."""
+    for name, tree in trees.items():
+        for node in public(tree.body):
+            if isinstance(node, ast.FunctionDef):
+                yield f"{name}.{node.name}", arguments(node)
+
+
+def experiments():
+    return {f"experiments.{file.stem}": parsed(file) for file in sorted(EXPERIMENTS.glob("*.py"))}
+
+
 def test_everything_public_has_a_docstring():
     missing = []
-    for _, file, tree in modules():
+    for name, tree in TREES.items():
         for node in (tree, *public(tree.body)):
             if not ast.get_docstring(node):
-                missing.append(f"{file.relative_to(ROOT)}: {getattr(node, 'name', 'module')}")
+                missing.append(f"{name}: {getattr(node, 'name', 'module')}")
     assert not missing, missing
 
 
-def test_both_columns_have_the_same_functions_in_the_same_order():
-    """Table App.1 can be read across: the fields of Family, in their order, in either file."""
-    trees = {top: tree for top, _, tree in modules()}
-    record = next(n for n in trees["family"].body if isinstance(n, ast.ClassDef))
-    fields = [n.target.id for n in record.body if isinstance(n, ast.AnnAssign)]
-    for column in ("gaussian", "binomial"):
-        functions = [n.name for n in trees[column].body if isinstance(n, ast.FunctionDef)]
-        public_functions = [name for name in functions if not name.startswith("_")]
-        assert public_functions == [*fields[1:], "family"]
+def test_a_chain_travels_whole():
+    """Outside core no public function takes family, schedule and reverse kernel apart."""
+    apart = {"family", "schedule", "reverse"}
+    found = [
+        name
+        for name, args in public_functions(TREES | experiments())
+        if apart <= set(args) and not name.startswith("core.")
+    ]
+    assert not found, found
+
+
+def test_few_functions_take_seven_arguments():
+    found = [name for name, args in public_functions(TREES) if len(args) >= 7]
+    assert len(found) <= 5, found
+
+
+def length(function):
+    """Lines of the body, without the docstring."""
+    body = function.body[ast.get_docstring(function) is not None :]
+    return body[-1].end_lineno - body[0].lineno + 1 if body else 0
+
+
+def test_no_module_is_longer_than_300_lines_and_no_function_than_40():
+    long = []
+    for file in [*FILES, *sorted(EXPERIMENTS.glob("*.py"))]:
+        place, tree = file.relative_to(ROOT), parsed(file)
+        lines = len(file.read_text(encoding="utf-8").splitlines())
+        if lines > 300:
+            long.append(f"{place}: {lines} lines")
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and length(node) > 40:
+                long.append(f"{place}: {node.name}, {length(node)} lines")
+    assert not long, long

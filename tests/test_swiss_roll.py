@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from dpm_jax.data import swiss_roll
+from dpm_jax.exact import swiss_roll as exact
 
 LN2 = math.log(2.0)
 
@@ -61,7 +62,7 @@ def test_sample_under_jit_and_vmap_with_traced_noise():
 def test_density_integrates_to_one(beta_1, noise):
     axis = np.arange(-5.0, 5.0, 0.03)  # at most 0.4 widths: the sum is exact to 1e-9 and better
     grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    total = np.exp(swiss_roll.log_density(grid, beta_1, noise)).sum() * 0.03**2
+    total = np.exp(exact.log_density(grid, beta_1, noise)).sum() * 0.03**2
     assert abs(total - 1) < 1e-5
 
 
@@ -71,7 +72,7 @@ def test_density_is_the_mixture_over_the_curve(beta_1, noise):
     centre = math.sqrt(1 - beta_1) * (raw_curve(100_000) - mean) / scale
     variance = beta_1 + (1 - beta_1) * (noise / scale) ** 2
     ends_and_more = np.concatenate([centre[[0, -1, 40_000]], [[0.3, -0.2], [2.5, 2.5]]])
-    for x, value in zip(ends_and_more, swiss_roll.log_density(ends_and_more, beta_1, noise)):
+    for x, value in zip(ends_and_more, exact.log_density(ends_and_more, beta_1, noise)):
         log_terms = -np.sum((x - centre) ** 2, axis=1) / (2 * variance)
         peak = log_terms.max()
         expected = (
@@ -96,7 +97,7 @@ def test_density_matches_a_histogram_of_samples():
     fine = np.linspace(-2.5, 2.5, 201)  # 8 midpoints a bin and axis
     middle = 0.5 * (fine[1:] + fine[:-1])
     grid = np.stack(np.meshgrid(middle, middle, indexing="ij"), axis=-1).reshape(-1, 2)
-    density = np.exp(swiss_roll.log_density(grid, beta_1, noise)).reshape(25, 8, 25, 8)
+    density = np.exp(exact.log_density(grid, beta_1, noise)).reshape(25, 8, 25, 8)
     expected = n * density.sum(axis=(1, 3)) * 0.025**2
     used = expected > 20
     chi2 = np.sum((count[used] - expected[used]) ** 2 / expected[used])
@@ -106,10 +107,10 @@ def test_density_matches_a_histogram_of_samples():
 
 @pytest.mark.parametrize(("beta_1", "noise"), [(1e-4, 0.0), (1e-2, 0.0), (1e-3, 0.5), (0.3, 1.0)])
 def test_entropy_matches_monte_carlo(beta_1, noise):
-    log_q = swiss_roll.log_density(noised(jax.random.key(5), 8_000, beta_1, noise), beta_1, noise)
+    log_q = exact.log_density(noised(jax.random.key(5), 8_000, beta_1, noise), beta_1, noise)
     error = log_q.std() / math.sqrt(len(log_q))
     assert error < 0.02
-    assert abs(log_q.mean() - swiss_roll.negative_entropy(beta_1, noise)) < 4 * error
+    assert abs(log_q.mean() - exact.negative_entropy(beta_1, noise)) < 4 * error
 
 
 # noise, β_1, bits. Measured independently of this code, on a prototype, to the digits shown.
@@ -124,7 +125,7 @@ TABLE = [
 
 @pytest.mark.parametrize(("noise", "beta_1", "bits"), TABLE)
 def test_ceiling_table(noise, beta_1, bits):
-    assert abs(swiss_roll.negative_entropy(beta_1, noise) / LN2 - bits) < 0.01
+    assert abs(exact.negative_entropy(beta_1, noise) / LN2 - bits) < 0.01
 
 
 def test_thin_limit_is_the_entropy_of_arc_length_plus_a_gaussian():
@@ -134,19 +135,19 @@ def test_thin_limit_is_the_entropy_of_arc_length_plus_a_gaussian():
     s = np.linalg.norm(raw_curve(100_000), axis=1)
     speed = 3 * math.pi * np.sqrt(1 + s**2) * math.sqrt(1 - beta_1) / scale
     entropy = np.log(speed).mean() + 0.5 * math.log(2 * math.pi * math.e * beta_1)
-    assert abs(swiss_roll.negative_entropy(beta_1) + entropy) < 1e-3
+    assert abs(exact.negative_entropy(beta_1) + entropy) < 1e-3
 
 
 @pytest.mark.parametrize(("beta_1", "noise"), [(1.0, 0.0), (0.0, 1e4), (0.5, 1e4)])
 def test_wide_limit_is_the_standard_normal(beta_1, noise):
     gaussian = math.log(2 * math.pi * math.e)
-    assert abs(swiss_roll.negative_entropy(beta_1, noise) + gaussian) < 1e-6
+    assert abs(exact.negative_entropy(beta_1, noise) + gaussian) < 1e-6
 
 
 def test_far_points_and_no_points():
-    value = swiss_roll.log_density([[1e3, 0.0]], 1e-4)
+    value = exact.log_density([[1e3, 0.0]], 1e-4)
     assert np.all(np.isfinite(value)) and value[0] < -4e9
-    assert swiss_roll.log_density(np.zeros((0, 2)), 0.1).shape == (0,)
+    assert exact.log_density(np.zeros((0, 2)), 0.1).shape == (0,)
 
 
 @pytest.mark.parametrize("noise", [-0.1, math.nan, math.inf])
@@ -159,13 +160,63 @@ def test_bad_noise_is_named(noise):
     with pytest.raises(ValueError, match=message):
         jax.jit(lambda key: swiss_roll.sample(key, 3, noise))(jax.random.key(0))
     with pytest.raises(ValueError, match=message):
-        swiss_roll.negative_entropy(0.1, noise)
+        exact.negative_entropy(0.1, noise)
 
 
 def test_bad_density_arguments_are_named():
     with pytest.raises(ValueError, match="curve has no density"):
-        swiss_roll.negative_entropy(0.0)
+        exact.negative_entropy(0.0)
     with pytest.raises(ValueError, match=r"beta_1: expected a number in \[0, 1\], got 1.5"):
-        swiss_roll.log_density(np.zeros((1, 2)), 1.5)
+        exact.log_density(np.zeros((1, 2)), 1.5)
     with pytest.raises(ValueError, match=r"x: expected shape \(n, 2\), got \(2,\)"):
-        swiss_roll.log_density(np.zeros(2), 0.1)
+        exact.log_density(np.zeros(2), 0.1)
+
+
+# --- what the experiment compares with ----------------------------------------------------------
+
+
+def test_what_has_a_density_and_its_ceiling():
+    assert exact.has_density(0.0, "fixed") and exact.has_density(0.5, "learned")
+    assert not exact.has_density(0.0, "learned")
+    assert exact.ceiling(0.1, 0.2, "fixed") == exact.negative_entropy(0.1, 0.2)
+    assert exact.ceiling(0.1, 0.2, "learned") == exact.negative_entropy(0.0, 0.2)
+    assert exact.ceiling(0.1, 0.0, "learned") is None
+
+
+def test_log_likelihood_is_the_density_noised_twice_or_not_at_all():
+    x = np.random.default_rng(0).normal(size=(5, 2))
+    twice = exact.log_likelihood(x, 0.1, 0.5, "fixed")
+    np.testing.assert_array_equal(twice, exact.log_density(x, 1 - 0.9**2, 0.5))
+    plain = exact.log_likelihood(x, 0.1, 0.5, "learned")
+    np.testing.assert_array_equal(plain, exact.log_density(x, 0.0, 0.5))
+    with pytest.raises(ValueError, match="beta_1: expected > 0 where noise = 0"):
+        exact.log_likelihood(x, 0.1, 0.0, "learned")
+
+
+def test_points_integrate_a_density():
+    x, log_weight, exhaustive = exact.points(jax.random.key(7), 4000, 0.5)
+    assert x.shape == (4000, 2) and x.dtype == np.float32 and not exhaustive
+    terms = 4000 * np.exp(exact.log_density(x, 0.01, 0.5) + log_weight)
+    assert abs(terms.mean() - 1) < 4 * terms.std() / np.sqrt(4000)
+
+
+def test_total_variation_of_exact_draws_is_its_floor():
+    """Draws of the grid's own posterior, by rejection from the roll."""
+    rng = np.random.default_rng(1)
+    setting, y, noise = {"roll_noise": 0.5, "beta_1": 1e-3}, np.array([0.6, -0.4]), 0.3
+    x = np.asarray(swiss_roll.sample(jax.random.key(0), 400_000, 0.5), np.float64)
+    x = x[rng.random(len(x)) < np.exp(-0.5 * ((x - y) ** 2).sum(axis=1) / noise)]
+    weight = np.full(len(x), 1 / len(x))
+    both = np.ones(2, bool)
+    found = exact.compare(y, both, noise, x, weight, **setting)
+    assert len(x) > 10_000
+    assert found["total_variation"] == pytest.approx(found["total_variation_floor"], rel=0.15)
+    moved = exact.compare(y, both, noise, x + 0.3, weight, **setting)
+    assert moved["total_variation"] > 0.3
+    # Given its first coordinate: of draws in a thin slice the second has the posterior's law.
+    slab = np.asarray(swiss_roll.sample(jax.random.key(1), 2_000_000, 0.5), np.float64)
+    slab = slab[abs(slab[:, 0] - y[0]) < 0.004]
+    known = np.array([True, False])
+    found = exact.compare(y, known, 0.0, slab, np.full(len(slab), 1 / len(slab)), **setting)
+    assert found["total_variation"] < 1.6 * found["total_variation_floor"]
+    assert exact.compare(y, both, 0.0, slab, np.full(len(slab), 1 / len(slab)), **setting) == {}

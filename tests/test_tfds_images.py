@@ -11,6 +11,7 @@ from PIL import Image
 
 from dpm_jax.data import arrays, images
 from dpm_jax.data import tfds_originals as originals
+from dpm_jax.images import dequantisation
 
 tfds = pytest.importorskip("tensorflow_datasets")
 
@@ -91,7 +92,7 @@ def test_any_set_of_images_of_one_size_is_read_and_kept(tmp_path, name, split, k
     assert data.train.dtype == known["train"].dtype
     assert rows(data.train) == rows(known["train"]) and rows(data.test) == rows(known[split])
     assert data.levels == np.iinfo(known["train"].dtype).max + 1
-    assert (data.mean, data.scale) == images.mean_and_scale(known["train"])
+    assert (data.mean, data.scale) == dequantisation.mean_and_scale(known["train"])
     # the second time from the .npy files alone
     (tmp_path / name).rename(tmp_path / "gone")
     again = images.load(name, data_dir=tmp_path)
@@ -119,7 +120,7 @@ def test_records_prepared_elsewhere_are_enough(tmp_path):
 
 def test_sets_that_do_not_fit_are_refused_before_anything_is_fetched(tmp_path):
     with pytest.raises(
-        ValueError, match=r"dpm_many_sizes are uint8 \(None, None, 3\); .*image_dir"
+        ValueError, match=r"dpm_many_sizes are uint8 \(None, None, 3\); .*folders.read"
     ):
         images.load("dpm_many_sizes", data_dir=tmp_path)
     with pytest.raises(ValueError, match=r"dpm_no_images is no set of images: .*\['n', 'text'\]"):
@@ -142,7 +143,7 @@ def test_without_network_the_files_and_the_way_around_tensorflow_are_named(tmp_p
     with pytest.raises(OSError, match="ConnectionError") as caught:
         images.load("kmnist", data_dir=tmp_path)
     message = str(caught.value)
-    assert "\n" not in message and "--manual_dir" in message and "--data_dir" in message
+    assert "\n" not in message and "manual_dir" in message and "data_dir" in message
     assert "t10k-images-idx3-ubyte.gz from http" in message and "and 1 more" in message
     assert "tfds build kmnist --file_format=array_record" in message
 

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-import jarzynski as experiment
-from dpm_jax import thermodynamics
+from dpm_jax import thermodynamics, units
+from dpm_jax.experiments import jarzynski as experiment
+from dpm_jax.runs import work_report
 
 INF = math.inf
 
@@ -155,7 +156,10 @@ def test_crooks_theorem_path_by_path_and_the_order_of_the_reverse_process(x64):
     forward, p = paths(PROTOCOL, change_first=True)
     reverse, q = paths(PROTOCOL[::-1], change_first=False)  # time-reversed: relax, then change
     delta_F = np.diff(thermodynamics.free_energy(jnp.asarray(PROTOCOL[[0, -1]])))[0]
-    at = lambda works, law, W: law[np.isclose(works, W, 0, 1e-9)].sum()  # noqa: E731
+
+    def at(works, law, W):
+        return law[np.isclose(works, W, 0, 1e-9)].sum()
+
     possible = np.unique(forward[p > 0].round(10))
     assert len(possible) == 18  # of 81 paths
     for W in possible:
@@ -261,7 +265,10 @@ def test_trap_of_another_shape_is_refused():
 def gaussian_works(n_forward, n_reverse, spread, delta_F, seed):
     """Works that obey Crooks' theorem: W_F ~ N(ΔF + s²/2, s²), W_R ~ N(−ΔF + s²/2, s²)."""
     rng = np.random.default_rng(seed)
-    draw = lambda mean, n: mean + spread**2 / 2 + spread * rng.standard_normal(n)  # noqa: E731
+
+    def draw(mean, n):
+        return mean + spread**2 / 2 + spread * rng.standard_normal(n)
+
     return draw(delta_F, n_forward), draw(-delta_F, n_reverse)
 
 
@@ -363,7 +370,8 @@ def test_works_that_make_no_estimate_are_refused(function):
 
 # --- the experiment -----------------------------------------------------------------------------
 
-SMALL = {**experiment.DEFAULTS, "num_trajectories": 300, "durations": (1.0, 0.1, 0.5)}
+SMALL = {name: flag.default for name, flag in experiment.FLAGS.items()}
+SMALL |= {"num_trajectories": 300, "durations": (1.0, 0.1, 0.5)}
 
 
 @pytest.fixture
@@ -381,7 +389,7 @@ def test_experiment_writes_its_report_and_figure(tmp_path, short_ring):
     for d in report["drivings"]:
         assert abs(d["bennett"] - math.log(2)) < 5 * d["bennett_error"]
         assert abs(d["dissipation"] - d["exact"]) < 5 * d["dissipation_error"]
-        assert f"{d['bennett']:.3f} ± {d['bennett_error']:.3f}" in text
+        assert units.number(d["bennett"], d["bennett_error"]) in text
     assert (tmp_path / "run" / report["figures"]["jarzynski"]).read_bytes()[1:4] == b"PNG"
     assert experiment.execute(config) == text  # the same run again
     with pytest.raises(experiment.Invalid, match=r"^--workdir: .* holds another run"):
@@ -396,9 +404,9 @@ def test_experiment_says_where_works_are_too_few(tmp_path, short_ring):
     assert all(d["crossing"] is None for d in report["drivings"])
     assert text.count("no overlap: ΔF unknown") == 3
     warn = {"bennett_ess": 9.0, "ess": 3.0, "dissipation_reverse": 5.0}
-    assert experiment._warning(warn, 100) == "M < e^D: a bound in the mean"
-    assert experiment._warning({**warn, "ess": 1.9}, 1000) == "ESS < 2: a bound in the mean"
-    assert experiment._warning(warn, 1000) == ""
+    assert work_report._warning(warn, 100) == "M < e^D: a bound in the mean"
+    assert work_report._warning({**warn, "ess": 1.9}, 1000) == "ESS < 2: a bound in the mean"
+    assert work_report._warning(warn, 1000) == ""
 
 
 def test_experiment_without_any_driving(tmp_path, short_ring):
@@ -452,3 +460,41 @@ def test_binary_refuses_in_one_line(tmp_path):
         assert result.returncode == 2 and result.stdout == ""
         assert result.stderr.startswith(f"jarzynski.py: {flag.split('=')[0]}: expected")
         assert result.stderr.count("\n") == 1
+
+
+# --- as text ------------------------------------------------------------------------------------
+
+
+def test_an_estimate_reads_as_its_value_with_what_it_rests_on():
+    one = thermodynamics.Estimate(-4.2361, 0.0456, 0.05, 12.34, -5.0, 0.1)
+    assert str(one) == f"{one}" == "−4.236 ± 0.046 nats (ESS 12.3)"
+    assert repr(one).startswith("Estimate(value=-4.2361, error=0.0456,")
+    assert str(thermodynamics.jarzynski(jnp.full(3, INF))) == "−inf nats (ESS 0.0)"
+    assert str(thermodynamics.jarzynski(jnp.array([2.5]))) == "−2.500 nats (ESS 1.0)"
+
+
+def test_a_batch_of_estimates_reads_as_its_summary():
+    works = jnp.stack([jnp.full(8, 1.0), jnp.full(8, 2.0), jnp.full(8, 6.0)])
+    batch = jax.vmap(thermodynamics.jarzynski)(works)
+    assert str(batch) == "3 estimates, mean value −3.000 nats, median ESS 8.0"
+
+
+def test_an_estimate_under_jit_reads_as_its_record():
+    seen = []
+
+    @jax.jit
+    def traced(work):
+        estimate = thermodynamics.jarzynski(work)
+        seen.append((str(estimate), repr(estimate)))
+        return estimate.value
+
+    traced(jnp.ones(4))
+    assert seen[0][0] == seen[0][1] and seen[0][0].startswith("Estimate(value=")
+
+
+def test_differences_and_crossings_as_text():
+    assert str(thermodynamics.Difference(-1.5, 0.25, 40.0)) == "−1.500 ± 0.250 nats (ESS 40.0)"
+    crossing = thermodynamics.Crossing(2.0, 0.5, 1.01, 0.02)
+    assert str(crossing) == "2.000 ± 0.500 nats (slope 1.010 ± 0.020)"
+    apart = thermodynamics.Crossing(*[math.nan] * 4)
+    assert str(apart) == "– nats (slope –)"

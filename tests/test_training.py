@@ -10,9 +10,9 @@ import numpy as np
 import optax
 import pytest
 
-from dpm_jax import binomial, bound, gaussian, model, networks, objective, schedule, training
-from dpm_jax.checkpoint import Checkpoints
-from dpm_jax.training import Options
+from dpm_jax import binomial, bound, gaussian, model, networks, schedule, training
+from dpm_jax.training import Options, loop
+from dpm_jax.training.checkpoint import Checkpoints
 
 DEVICES = jax.local_device_count()
 T = 6
@@ -39,6 +39,18 @@ def make_model(readout="x0", variance="between", event=(1,), **kwargs):
     network = Affine(1 if variance == "posterior" else 2)
     steps = schedule.geometric(T, BETA_1)
     return model.build(gaussian.family(), steps, network, event, readout, variance, **kwargs)
+
+
+def make_mlp(**kwargs):
+    """A Gaussian model of two dimensions with a network of flax."""
+    network = networks.MLP(4, 1, outputs=2)
+    return model.build(gaussian.family(), schedule.geometric(5, 1e-2), network, (2,), **kwargs)
+
+
+def exact_K(built, params, key, batch):
+    """K of each example, by the sum over all t."""
+    chain, keys = built.chain(params), jax.random.split(key, len(batch))
+    return jax.vmap(lambda k, x: bound.exact(k, chain, x).K)(keys, batch)
 
 
 def make_data(n=4096, event=(1,)):
@@ -82,13 +94,13 @@ def assert_same_bits(a, b):
 def shared_step(monkeypatch):
     """Fits of one test that differ in length only share one compiled step, to save its time."""
     compiled = []
-    make = training.make_dispatch
+    make = loop.make_dispatch
 
     def once(step, looped):
         compiled.append(compiled[0] if compiled else make(step, looped))
         return compiled[0]
 
-    monkeypatch.setattr(training, "make_dispatch", once)
+    monkeypatch.setattr(loop, "make_dispatch", once)
 
 
 @pytest.fixture
@@ -98,7 +110,7 @@ def no_compilation(monkeypatch):
     def refuse(*args, **kwargs):
         pytest.fail("the step was made before the error was found")
 
-    monkeypatch.setattr(training, "make_dispatch", refuse)
+    monkeypatch.setattr(loop, "make_dispatch", refuse)
 
 
 # It learns.
@@ -138,7 +150,7 @@ def learned(tmp_path_factory):
 def test_K_comes_close_to_the_closed_form(learned):
     built, state, _, _, _ = learned
     x0 = make_data(8192)
-    K = jax.jit(lambda p: jnp.mean(model.log_likelihood_bound(built, p, jax.random.key(2), x0).K))
+    K = jax.jit(lambda p: jnp.mean(exact_K(built, p, jax.random.key(2), x0)))
     start = float(K(built.init(jax.random.key(0))))
     end, best = float(K(numbers(state.ema))), attainable_K()
     assert start < best - 1  # nothing was known
@@ -173,10 +185,10 @@ def test_K_of_a_learned_schedule_rises_with_it():
     built = make_model(learn_schedule=True)
     params = built.init(jax.random.key(0))
     assert params["beta_logits"].shape == (T - 1,)
-    np.testing.assert_allclose(built.schedule(params).beta[1], BETA_1, rtol=1e-6)
     moved = {**params, "beta_logits": params["beta_logits"] + 3}
-    np.testing.assert_allclose(built.schedule(moved).beta[1], BETA_1, rtol=1e-6)
-    loss = objective.make_loss(built, num_t=0)
+    for values in (params, moved):
+        np.testing.assert_allclose(built.chain(values).schedule.beta[1], BETA_1, rtol=1e-6)
+    loss = training.make_loss(built, num_t=0)
     batch, key = make_data(64), jax.random.key(3)
 
     @jax.jit
@@ -259,6 +271,23 @@ def test_steps_per_dispatch_changes_nothing_but_speed():
     ]
     for one, fifty in zip(*map(jax.tree.leaves, states)):
         np.testing.assert_allclose(np.asarray(one), np.asarray(fifty), rtol=2e-4, atol=2e-5)
+
+
+def test_convolutions_on_cpu_are_dispatched_one_by_one(monkeypatch):
+    """A loop makes their gradient many times slower there."""
+
+    class Convolving(Affine):
+        def apply(self, variables, x, t, log_snr):
+            smooth = jnp.convolve(x, jnp.ones(3), "same")
+            return super().apply(variables, smooth, t, log_snr)
+
+    steps = schedule.geometric(T, BETA_1)
+    built = model.build(gaussian.family(), steps, Convolving(), (4,))
+    options = Options(log_every=7)
+    assert loop._steps_per_dispatch(built, options) == 1
+    assert loop._steps_per_dispatch(make_model(), options) == 7
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    assert loop._steps_per_dispatch(built, options) == 7
 
 
 def test_seeds_differ(shared_step):
@@ -399,14 +428,33 @@ def test_losses_are_unbiased(last_step):
     params["network"]["slope"] = jnp.linspace(0.9, 0.2, T + 1)
     params["network"]["spread"] = jnp.linspace(-1.0, 1.0, T + 1)
     batch = make_data(4, (2,))
-    bound_of = jax.jit(lambda key, x: model.log_likelihood_bound(built, params, key, x).K)
-    K = np.asarray(bound_of(jax.random.key(4), jnp.tile(batch, (1000, 1))), np.float64)
+    many = jnp.tile(batch, (1000, 1))
+    K = jax.jit(lambda key: exact_K(built, params, key, many))(jax.random.key(4))
+    K = np.asarray(K, np.float64)
     per_dim = -K.reshape(1000, 4).mean(axis=1) / 2
-    cases = {"fixed": ((0, 500), (None, 2000), (2, 2000)), "learned": ((None, 2000),)}
+    cases = {"fixed": ((0, 500), (-1, 2000), (2, 2000)), "learned": ((-1, 2000),)}
     for num_t, n in cases[last_step]:
-        mean, error = mean_and_error(objective.make_loss(built, num_t=num_t), params, batch, n)
+        mean, error = mean_and_error(training.make_loss(built, num_t=num_t), params, batch, n)
         assert abs(mean - per_dim.mean()) < 4 * math.hypot(error, per_dim.std() / 1000**0.5)
         assert error < 0.05 * abs(mean)  # so that the line above says something
+
+
+@pytest.mark.parametrize("num_t", [0, -1])
+def test_x0_hat_is_not_clamped_in_training(num_t):
+    """Outside of it the same model's K is another: the data lie far beyond this range."""
+    free, clamped = make_model(), make_model(x0_range=(-0.1, 0.1))
+    params = free.init(jax.random.key(0))
+    params["network"]["slope"] = jnp.full(T + 1, 0.7)
+    batch, key = make_data(16), jax.random.key(6)
+    a, b = (
+        jax.jit(jax.value_and_grad(training.make_loss(built, num_t=num_t), has_aux=True))(
+            params, key, batch
+        )
+        for built in (free, clamped)
+    )
+    assert_same_bits(a, b)
+    K = [float(jnp.mean(exact_K(built, params, key, batch))) for built in (free, clamped)]
+    assert abs(K[0] - K[1]) > 0.1
 
 
 def test_v_loss_is_the_squared_error_of_v():
@@ -415,16 +463,13 @@ def test_v_loss_is_the_squared_error_of_v():
     params = built.init(jax.random.key(0))
     slope, offset = jnp.linspace(-0.5, 0.5, T + 1), jnp.linspace(0.2, -0.1, T + 1)
     params["network"] |= {"slope": slope, "offset": offset}
-    steps, family = built.schedule(params), built.family
+    chain = built.chain(params)
+    steps, family = chain.schedule, chain.family
     batch, key = make_data(8, (3,)), jax.random.key(9)
-    loss, K = jax.jit(objective.make_loss(built, "v"))(params, key, batch)
+    loss, K = jax.jit(training.make_loss(built, "v"))(params, key, batch)
 
-    @jax.jit
-    def drawn_t(key):
-        law, reverse = objective.v_weights(steps)[0], built.reverse(params, steps)
-        return bound.draw_terms(key, family, steps, reverse, batch, law).t
-
-    t = np.asarray(drawn_t(key))
+    law, _ = gaussian.v_weights(steps)
+    t = np.asarray(jax.jit(lambda key: bound.draw_terms(key, chain, batch, law=law).t)(key))
     assert t.min() >= 2
     keys = jax.random.split(jax.random.split(key)[1], (8, 1))[:, 0]
     marginals = jax.vmap(family.marginal)(batch, steps.log_alpha_bar[t])
@@ -441,13 +486,13 @@ def test_v_weights_turn_each_term_into_the_squared_error():
     """The same for every t, one by one: −KL_t · weight = −|v̂ − v|², with v̂ = 0."""
     built = make_model("v", "posterior", event=(3,))
     params = built.init(jax.random.key(0))
-    steps = built.schedule(params)
-    _, weights = objective.v_weights(steps)
-    x0, reverse = make_data(1, (3,))[0], built.reverse(params, steps)
+    chain, x0 = built.chain(params), make_data(1, (3,))[0]
+    steps = chain.schedule
+    _, weights = built.family.v_weights(steps)
 
     def both(t):
         key = jax.random.key(5)
-        term = bound.term(key, built.family, steps, reverse, x0, t)
+        term = bound.term(key, chain, x0, t)
         xt = built.family.sample(key, built.family.marginal(x0, steps.log_alpha_bar[t]))
         signal, noise = jnp.sqrt(steps.alpha_bar[t]), jnp.sqrt(steps.noise[t])
         v = signal * (xt - signal * x0) / noise - noise * x0
@@ -461,7 +506,7 @@ def test_v_weights_turn_each_term_into_the_squared_error():
 def test_law_of_v_is_uniform_in_the_angle(name):
     """Whatever the schedule, t is drawn as often as its share of the angle of the cosine one."""
     steps = schedule.by_name(name, 20, 1e-3)
-    law, weights = (np.asarray(x) for x in objective.v_weights(steps))
+    law, weights = (np.asarray(x) for x in gaussian.v_weights(steps))
     assert law.shape == weights.shape == (21,)
     assert (law[:2] == 0).all() and (law >= 0).all() and np.isfinite(weights).all()
     np.testing.assert_allclose(law.sum(), 1, rtol=1e-5)
@@ -474,7 +519,7 @@ def test_law_of_v_is_uniform_in_the_angle(name):
 
 def rates(options, n):
     """Learning rates of the first n steps, read off the updates for a constant gradient."""
-    optimizer = training.make_optimizer(options)
+    optimizer = loop.make_optimizer(options)
     params = jnp.zeros(1)
     state, found = optimizer.init(params), []
 
@@ -509,7 +554,7 @@ def test_constant_learning_rate_stays():
 
 def test_gradients_are_clipped():
     """Adam forgets the scale of a gradient, but not that one was clipped and the next was not."""
-    optimizer = training.make_optimizer(Options(clip_norm=1.0))
+    optimizer = loop.make_optimizer(Options(clip_norm=1.0))
     params = jnp.zeros(2)
     with jax.numpy_dtype_promotion("standard"):
         _, state = optimizer.update(jnp.asarray([30.0, 40.0]), optimizer.init(params), params)
@@ -534,7 +579,8 @@ WRONG = [
     ({"warmup": -1}, "warmup: "),
     ({"steps_per_dispatch": -1}, "steps_per_dispatch: "),
     ({"num_t": 3, "batch_size": 4 * DEVICES}, "num_t: .*divisor"),
-    ({"num_t": -1}, "num_t: "),
+    ({"optimizer": "sgd"}, "optimizer: expected one of .*'adam'.*, got 'sgd'"),
+    ({"num_t": -2}, f"num_t: expected −1, 0 or a divisor of .* {128 // DEVICES}, got -2"),
     ({"seed": 2**33}, "seed: "),  # else the same run as seed 0
     ({"seed": -1}, "seed: "),
 ]
@@ -546,6 +592,13 @@ def test_bad_options(fields, message, no_compilation):
         training.check(Options(**fields))
     with pytest.raises(ValueError, match=f"^{message}"):
         training.fit(make_model(), make_data(), Options(**fields))
+
+
+@pytest.mark.parametrize("num_t", [-1, 0, 1, 2, 4])
+def test_options_of_num_t(num_t):
+    """−1, one t for each example, is the default; it and 0 go with any batch."""
+    assert Options().num_t == -1
+    training.check(Options(num_t=num_t, batch_size=4 * DEVICES))
 
 
 @pytest.mark.skipif(DEVICES < 2, reason="needs two devices")
@@ -579,7 +632,7 @@ def test_bad_data(make, data, message, no_compilation):
 def test_unknown_last_step_and_learned_schedule_of_bits():
     with pytest.raises(ValueError, match=r"last_step: expected one of .*, got 'wild'"):
         make_model(last_step="wild")
-    with pytest.raises(ValueError, match="learn_schedule: expected a gaussian family"):
+    with pytest.raises(ValueError, match=r"learn_schedule: expected .* gaussian; got binomial"):
         model.build(
             binomial.family(0.5),
             schedule.constant_fraction(T),
@@ -591,29 +644,27 @@ def test_unknown_last_step_and_learned_schedule_of_bits():
 
 REFUSED = {
     "the sum over all t": ({}, 0),
-    "a learned last step": ({"last_step": "learned"}, None),
-    "a learned schedule": ({"learn_schedule": True}, None),
+    "a learned last step": ({"last_step": "learned"}, -1),
+    "a learned schedule": ({"learn_schedule": True}, -1),
 }
 
 
 @pytest.mark.parametrize("setting, num_t", REFUSED.values(), ids=REFUSED)
 def test_objective_v_is_refused_where_it_is_no_bound(setting, num_t):
-    steps = schedule.geometric(5, 1e-2)
-    built = model.build(gaussian.family(), steps, networks.MLP(4, 1, outputs=2), (2,), **setting)
+    built = make_mlp(**setting)
     with pytest.raises(ValueError, match=r"objective: .v. expects"):
-        objective.make_loss(built, "v", num_t)
+        training.make_loss(built, "v", num_t)
 
 
 def test_objective_v_is_refused_for_bits():
     steps = schedule.constant_fraction(5)
     built = model.build(binomial.family(0.2), steps, networks.MLP(4, 1), (2,))
     with pytest.raises(ValueError, match=r"objective: .v. expects .* got .* binomial"):
-        objective.make_loss(built, "v")
+        training.make_loss(built, "v")
 
 
 def test_a_run_asked_to_stop_saves_and_resumes_to_the_bit(tmp_path):
-    steps = schedule.geometric(5, 1e-2)
-    built = model.build(gaussian.family(), steps, networks.MLP(4, 1, outputs=2), (2,))
+    built = make_mlp()
     data = jax.random.normal(jax.random.key(0), (64, 2))
     options = Options(num_steps=40, batch_size=4 * DEVICES, log_every=10, checkpoint_every=40)
     whole = training.fit(built, data, options)

@@ -14,11 +14,11 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 from PIL import Image, ImageOps
 
-from dpm_jax.data import images
+from dpm_jax.images import dequantisation
 
-Array = jax.Array
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
@@ -43,7 +43,7 @@ class Photos(NamedTuple):
     @property
     def levels(self) -> int:
         """Number of values a pixel can take, 256 or 65536."""
-        return images.levels_of(self.train.photos)
+        return dequantisation.levels_of(self.train.photos)
 
 
 class _Decoded(NamedTuple):
@@ -62,7 +62,7 @@ def read(
     are used. All is held in memory: n times the largest height times the largest width.
 
     Args:
-        image_dir: the folder (--image_dir); files by their SUFFIXES, but for hidden ones.
+        image_dir: the folder; files by their SUFFIXES, but for hidden ones.
         size: side of the crops that will be taken, pixels.
         colour: 3 channels, R G B; else 1.
         test: what to hold out. Below 1 a fraction of the files, rounded, at least one; from 1 on a
@@ -152,7 +152,7 @@ def read_crop(
 
 def _names(folder: Path) -> list[str]:
     if not folder.is_dir():
-        raise ValueError(f"--image_dir: {folder} is not a folder")
+        raise ValueError(f"image_dir: {folder} is not a folder")
     below = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
     names = sorted(
         path.as_posix()
@@ -160,7 +160,7 @@ def _names(folder: Path) -> list[str]:
         if path.suffix.lower() in SUFFIXES and not any(p.startswith(".") for p in path.parts)
     )
     if not names:
-        raise ValueError(f"--image_dir: {folder} has no images ({' '.join(SUFFIXES)})")
+        raise ValueError(f"image_dir: {folder} has no images ({' '.join(SUFFIXES)})")
     return names
 
 
@@ -180,7 +180,7 @@ def _held_out(
     n = len(names)
     if n == 0:
         why = _listed(_large_enough(found, 1)[1])
-        raise ValueError(f"--image_dir: {folder} has no image that is whole: {why}")
+        raise ValueError(f"image_dir: {folder} has no image that is whole: {why}")
     number = max(1, round(test * n)) if test < 1 else int(test)
     if test <= 0 or number >= n or (test > 1 and number != test):
         what = f"a fraction below 1, or a number of files below the {n} in {folder}"
@@ -255,7 +255,7 @@ def _one_depth(good: dict[str, _Decoded]) -> tuple[dict[str, np.ndarray], tuple[
 
 def _stack(folder: Path, use: str, pixels: dict[str, np.ndarray]) -> Stack:
     if not pixels:
-        raise ValueError(f"--image_dir: {folder} has no image left for {use}, all were skipped")
+        raise ValueError(f"image_dir: {folder} has no image left for {use}, all were skipped")
     arrays = list(pixels.values())
     sizes = np.array([one.shape[:2] for one in arrays], np.int32)
     photos = np.zeros((len(arrays), *sizes.max(axis=0), arrays[0].shape[2]), arrays[0].dtype)
@@ -266,5 +266,5 @@ def _stack(folder: Path, use: str, pixels: dict[str, np.ndarray]) -> Stack:
 
 def _mean_and_scale(stack: Stack) -> tuple[float, float]:
     """Each photograph counts the same, as `crop` draws them."""
-    counts = [images.histogram(p[:h, :w]) for p, (h, w) in zip(stack.photos, stack.sizes)]
-    return images.moments(np.mean([count / count.sum() for count in counts], axis=0))
+    counts = [dequantisation.histogram(p[:h, :w]) for p, (h, w) in zip(stack.photos, stack.sizes)]
+    return dequantisation.moments(np.mean([count / count.sum() for count in counts], axis=0))

@@ -16,11 +16,11 @@ def present(folder: str | Path) -> bool:
     return any(_find(Path(folder), split) for split in ("train", "test"))
 
 
-def source(folder: str | Path) -> tuple[str, dict, Callable[[str], np.ndarray]]:
+def source(manual_dir: str | Path) -> tuple[str, dict, Callable[[str], np.ndarray]]:
     """The mosaics of a folder, train_* and test_*, in the order of their names.
 
     Args:
-        folder: as --manual_dir gives it.
+        manual_dir: the folder.
 
     Returns:
         A key that changes with the content of the files; {"train": (N, 32, 32, 3), "test": ...};
@@ -31,9 +31,9 @@ def source(folder: str | Path) -> tuple[str, dict, Callable[[str], np.ndarray]]:
     """
     files, key = {}, 0
     for split in ("train", "test"):
-        files[split] = _find(Path(folder), split)
+        files[split] = _find(Path(manual_dir), split)
         if not files[split]:
-            raise ValueError(f"--manual_dir: {folder} has mosaics, but no {split}_*.webp or .png")
+            raise ValueError(f"manual_dir: {manual_dir} has mosaics, but no {split}_*.webp or .png")
         for path in files[split]:
             key = zlib.crc32(path.read_bytes(), key)
     shapes = {split: (ROWS * COLUMNS * len(each), SIDE, SIDE, 3) for split, each in files.items()}

@@ -25,13 +25,13 @@ def shapes(name: str) -> dict[str, tuple[int, ...] | None]:
     return dict(source.shapes) if source else {"train": None, "test": None}
 
 
-def reader(name: str, data: Path, manual: Path | None) -> Callable[[str], np.ndarray]:
+def reader(name: str, data_dir: Path, manual_dir: Path | None) -> Callable[[str], np.ndarray]:
     """A function that reads a split; the set is prepared when it is first called.
 
     Args:
         name: as tensorflow-datasets has it, "set" or "set/config".
-        data: folder that keeps the prepared data (--data_dir).
-        manual: folder with the original files (--manual_dir), or None.
+        data_dir: folder that keeps the prepared data.
+        manual_dir: folder with the original files, or None.
 
     Returns:
         "train" or "test" -> (N, H, W, C) uint8 or uint16. Where the set has no split "test" it is
@@ -42,9 +42,9 @@ def reader(name: str, data: Path, manual: Path | None) -> Callable[[str], np.nda
             for an unknown name, a set not of images of one size, a damaged original file.
         OSError: when called, where the set cannot be had or read: one line, with what to fetch.
     """
-    if name in originals.SOURCES and manual:
-        originals.check_present(manual, originals.SOURCES[name])
-    prepared = functools.cache(lambda: _prepare(name, data, manual))
+    if name in originals.SOURCES and manual_dir:
+        originals.check_present(manual_dir, originals.SOURCES[name])
+    prepared = functools.cache(lambda: _prepare(name, data_dir, manual_dir))
 
     def read(split: str) -> np.ndarray:
         known = prepared().info.splits
@@ -81,7 +81,7 @@ def _prepare(name: str, data: Path, manual: Path | None) -> Any:
         originals.check_originals(manual, source, make.parent)
     else:
         _check_network(source.url + source.files[0], source.advice)
-    with _one_line(f"{name}: cannot prepare it in {data} (--data_dir)", advice):
+    with _one_line(f"{name}: cannot prepare it in {data} (data_dir)", advice):
         import tensorflow_datasets as tfds
 
         config = tfds.download.DownloadConfig(manual_dir=manual, try_download_gcs=False)
@@ -95,7 +95,7 @@ def _prepare(name: str, data: Path, manual: Path | None) -> Any:
 
 def _open(name: str, source: originals.Source | None, data: Path) -> tuple[Any, Any]:
     """What makes the builder from a data_dir, and the builder in `data`, prepared or not."""
-    with _one_line(f"{name}: cannot use tensorflow-datasets in {data} (--data_dir)"):
+    with _one_line(f"{name}: cannot use tensorflow-datasets in {data} (data_dir)"):
         import tensorflow_datasets as tfds
 
         known = tfds.list_builders(with_community_datasets=False)
@@ -106,7 +106,7 @@ def _open(name: str, source: originals.Source | None, data: Path) -> tuple[Any, 
             f"name: expected a data set of tensorflow-datasets or a .npy file, got {name!r};"
             f" close matches: {close}"
         )
-    with _one_line(f"{name}: cannot use tensorflow-datasets in {data} (--data_dir)"):
+    with _one_line(f"{name}: cannot use tensorflow-datasets in {data} (data_dir)"):
         make = source.builder(source) if source else functools.partial(tfds.builder, name)
         builder = make(data_dir=str(data))
         formats = {form.value for form in builder.info.available_file_formats()}
@@ -129,7 +129,7 @@ def _image_feature(name: str, builder: Any) -> tuple[str, tuple[int, ...], np.dt
     if None in shape or dtype not in (np.uint8, np.uint16):
         raise ValueError(
             f"name: the images of {name} are {dtype} {shape}; expected one size, uint8 or uint16"
-            " (a folder of images may hold many sizes: --image_dir)"
+            " (a folder of images may hold many sizes: `folders.read`)"
         )
     return key, shape, dtype
 
@@ -138,9 +138,9 @@ def _check_obtainable(name: str, infos: dict[str, Any], manual: Path | None) -> 
     """What to do where a set that has no special treatment here cannot be prepared."""
     files = [f"{info.filename} from {url}" for url, info in infos.items()]
     more = f" and {len(files) - 3} more" if len(files) > 3 else ""
-    fetch = f"put {', '.join(files[:3])}{more} into a folder, pass it as --manual_dir, or "
+    fetch = f"put {', '.join(files[:3])}{more} into a folder, pass it as manual_dir, or "
     build = f"run tfds build {name} --file_format=array_record where TensorFlow is installed"
-    advice = f"{fetch if files else ''}{build} and copy the folder it writes into --data_dir"
+    advice = f"{fetch if files else ''}{build} and copy the folder it writes into data_dir"
     at_hand = manual and any((manual / info.filename).is_file() for info in infos.values())
     if files and not at_hand:
         _check_network(next(iter(infos)), advice)

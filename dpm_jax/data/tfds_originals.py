@@ -27,7 +27,7 @@ class Source(NamedTuple):
     @property
     def advice(self) -> str:
         """What to fetch, and where to put it."""
-        return f"put {', '.join(self.files)} from {self.url} into a folder, pass it as --manual_dir"
+        return f"put {', '.join(self.files)} from {self.url} into a folder, pass it as manual_dir"
 
 
 def check_present(manual: Path, source: Source) -> None:
@@ -35,7 +35,7 @@ def check_present(manual: Path, source: Source) -> None:
     lacking = [file for file in source.files if not (manual / file).is_file()]
     if lacking:
         what = f"has no {', '.join(lacking)}" if manual.is_dir() else "is not a folder"
-        raise ValueError(f"--manual_dir: {manual} {what}; {source.advice}")
+        raise ValueError(f"manual_dir: {manual} {what}; {source.advice}")
 
 
 def check_originals(manual: Path, source: Source, parent: Any) -> None:
@@ -43,7 +43,7 @@ def check_originals(manual: Path, source: Source, parent: Any) -> None:
     expected = {info.filename: info.checksum for info in parent.url_infos.values()}
     for path in (manual / file for file in source.files):
         if hashlib.sha256(path.read_bytes()).hexdigest() != expected[path.name]:
-            raise ValueError(f"--manual_dir: {path} is damaged or not the original")
+            raise ValueError(f"manual_dir: {path} is damaged or not the original")
 
 
 def _png(image: np.ndarray) -> io.BytesIO:

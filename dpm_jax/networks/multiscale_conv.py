@@ -10,10 +10,10 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from dpm_jax.networks.paper import bumps
 
-Array = jax.Array
 # Means over a standard normal, which the nonlinearities below are less: constants that the next
 # layer's bias could take up, but for the zeros that pad a border. Left in, they are most of what
 # random weights pass on, and training stands still for hundreds of steps.

@@ -3,8 +3,7 @@
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-
-Array = jax.Array
+from jax import Array
 
 
 class StepReadout(nn.Module):

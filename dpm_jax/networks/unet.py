@@ -6,10 +6,9 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import Array
 
 from dpm_jax.networks.dense import log_snr_features
-
-Array = jax.Array
 
 
 class _Block(nn.Module):

@@ -1,0 +1,65 @@
+"""Family: the functions that one column of the paper's Table App.1 consists of.
+
+Conventions, held everywhere below the experiments:
+
+* One example at a time: ``x`` has the event's shape, without a batch axis; ``jax.vmap`` adds it.
+* Nats. Bits are made in :mod:`dpm_jax.units` and nowhere else.
+* ``t`` is the paper's: 1..T, x^0 is the data, β_0 = 0 and ᾱ_0 = 1.
+* ᾱ_t = Π_{s≤t} (1 − β_s) travels as its logarithm, so that 1 − ᾱ_t = −expm1(log ᾱ_t) keeps its
+  precision in float32 where ᾱ_t is close to 1. log ᾱ = −inf (all signal erased) is legal.
+
+A family of your own is a record of these functions, filled by keyword; nothing asks for its name.
+"""
+
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import jax
+from jax.typing import ArrayLike
+
+if TYPE_CHECKING:
+    from dpm_jax.core.readout import Readout
+
+Array = jax.Array
+Params = Any  # a small NamedTuple of arrays of the event's shape (Normal, Bernoulli); shared code
+# never looks inside
+Reverse = Callable[[Array, Array], Params]  # (x_t, t) -> parameters of p(x^{t-1} | x^t), eq. 5
+LogR = Callable[[Array], Array]  # x -> log r(x), nats
+
+
+class Noise(NamedTuple):
+    """What the `noise` of an observation y of x^0 is in a family (`Family.observe`)."""
+
+    name: str  # in words, for messages
+    most: float  # it lies in (0, most)
+    default: float
+    additive: bool  # y = x + noise: a linear estimate of x exists
+
+
+class Family(NamedTuple):
+    """One column of Table App.1: all that depends on the kind of the data. Fill it by keyword."""
+
+    name: str
+    validate: Callable[[Any], None]  # data (n, *event) -> None; ValueError outside the support
+    prior: Callable[[tuple[int, ...]], Params]  # shape -> π(x^T)                      eq. 4
+    step: Callable[[Array, Array], Params]  # x_prev, beta -> q(x^t|x^{t-1})            eq. 2
+    marginal: Callable[[Array, Array], Params]  # x0, log ᾱ_t -> q(x^t|x^0)
+    bridge: Callable[[Array, Array, Array, Array], Params]
+    # x0, xt, β_t, log ᾱ_{t-1} -> q(x^{t-1}|x^t,x^0), in eq. 14
+    perturb: Callable[[Params, LogR], Params]  # params, log_r -> p~ ∝ p r               App. C
+    curvature: Callable[[Params, LogR], Array]  # how far perturb is from exact; 0 where it is
+    observe: Callable[[ArrayLike, ArrayLike], Params]  # y, noise -> r(x) = P(y|x)
+    multiply: Callable[[Params, Params], tuple[Params, Array]]  # p, r -> p r/Z~, log Z~   eq. 22
+    power: Callable[[Params, Array], Params]  # r, s -> r^s
+    noised: Callable[[Params, Array], Params]  # r, log ᾱ_t -> E[r(x^0) | x^t] for x^0 ~ π
+    sample: Callable[[Array, Params], Array]  # key, params -> x
+    log_prob: Callable[[Params, Array], Array]  # params, x -> nats, summed over the event
+    entropy: Callable[[Params], Array]  # params -> nats, summed over the event
+    kl: Callable[[Params, Params], Array]  # q, p -> KL(q‖p) in nats, summed over the event
+    readout: "Callable[..., Readout]"  # names of mean and variance -> Readout (readout.py)
+    noise: Noise  # of observations
+    arguments: Mapping[str, Any] = MappingProxyType({})  # that `family()` of its module was given
+    reparametrised: bool = False  # x^t is a differentiable function of β: β can be learned
+    v_weights: Callable[[Any], tuple[Array, Array]] | None = None
+    # schedule -> law of t and weights that make the terms of K squared errors of v (objective.py)

@@ -1,0 +1,284 @@
+"""Table App.1, left column: Gaussian diffusion. Beside binomial.py: same functions and order.
+
+Source: Sohl-Dickstein et al. 2015, Table App.1, eq. 2, 4, 14 and 61. Conventions: family.py.
+"""
+
+import logging
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.typing import ArrayLike
+
+from dpm_jax.core.family import Array, Family, Noise
+from dpm_jax.core.readout import Range, Readout, check_name
+from dpm_jax.core.schedule import Schedule
+from dpm_jax.units import LOG_2PI
+
+MEANS = ("eq65", "code", "x0", "v")
+VARIANCES = ("eq64", "between", "posterior")
+
+
+class Normal(NamedTuple):
+    """N(mean, diag(variance)); both have the event's shape."""
+
+    mean: Array
+    variance: Array
+
+
+def validate(data) -> None:
+    """Refuse data that no Gaussian diffusion can take: (n, *event), finite, not constant.
+
+    Raises:
+        ValueError: naming what is wrong with ``data``.
+    """
+    data = np.asarray(data)
+    if data.ndim < 2 or data.size == 0:
+        raise ValueError(f"data: expected shape (n, *event) with n >= 1, got {data.shape}")
+    bad = int(data.size - np.isfinite(data).sum())
+    if bad:
+        raise ValueError(f"data: expected finite values, got {bad} NaN or infinite of {data.size}")
+    if not np.var(data, dtype=np.float64) > 0:
+        raise ValueError("data: expected values that differ, got variance 0")
+    mean, deviation = np.mean(data, dtype=np.float64), np.std(data, dtype=np.float64)
+    if not (0.2 < deviation < 5 and abs(mean) < 5):
+        logging.getLogger(__name__).warning(
+            "data: mean %.3g and standard deviation %.3g; the prior is N(0, I) and networks learn"
+            " best on data scaled by one constant to mean 0 and variance 1",
+            mean,
+            deviation,
+        )
+
+
+def prior(shape: tuple[int, ...]) -> Normal:
+    """π(x^T) = N(0, I) (eq. 4): event shape -> Normal of that shape."""
+    return Normal(jnp.zeros(shape), jnp.ones(shape))
+
+
+def step(x_prev: Array, beta: Array) -> Normal:
+    """q(x^t | x^{t-1}) = N(√(1−β) x^{t-1}, β I) (eq. 2): x_prev of the event's shape, scalar β."""
+    mean = jnp.sqrt(1 - beta) * x_prev
+    return Normal(mean, jnp.full_like(mean, beta))
+
+
+def marginal(x0: Array, log_alpha_bar: Array) -> Normal:
+    """q(x^t | x^0) = N(√ᾱ x^0, (1−ᾱ) I): x0 of the event's shape, scalar log ᾱ_t."""
+    mean = jnp.exp(0.5 * log_alpha_bar) * x0
+    return Normal(mean, jnp.full_like(mean, -jnp.expm1(log_alpha_bar)))
+
+
+def bridge(x0: Array, xt: Array, beta: Array, log_alpha_bar_prev: Array) -> Normal:
+    """q(x^{t-1} | x^t, x^0) by Bayes' rule (in eq. 14); β_t and log ᾱ_{t-1} are scalars.
+
+    1−ᾱ_t is formed as (1−ᾱ_{t-1}) + ᾱ_{t-1} β_t, a sum of positive terms.
+    """
+    noise_prev = -jnp.expm1(log_alpha_bar_prev)
+    noise = noise_prev + jnp.exp(log_alpha_bar_prev) * beta
+    from_x0 = jnp.exp(0.5 * log_alpha_bar_prev) * beta / noise
+    from_xt = jnp.sqrt(1 - beta) * noise_prev / noise
+    mean = from_x0 * x0 + from_xt * xt
+    return Normal(mean, jnp.full_like(mean, beta * noise_prev / noise))
+
+
+def perturb(params: Normal, log_r) -> Normal:
+    """p~ ∝ p r to first order (eq. 61, Table App.1): mean + Σ ∂log r/∂x at the mean, the same Σ.
+
+    Args:
+        params: p(x^{t-1} | x^t).
+        log_r: x -> log r(x) in nats, differentiable; a scalar, or per element (then summed).
+    """
+    gradient = jax.grad(lambda x: jnp.sum(log_r(x)))(params.mean)
+    return params._replace(mean=params.mean + params.variance * gradient)
+
+
+def curvature(params: Normal, log_r) -> Array:
+    """Largest |eigenvalue| of Σ ∂²log r/∂x² at the mean: `perturb` is exact where it is 0.
+
+    Where log r is quadratic with curvature c, the mean moves by c where 1 − 1/(1+c) is exact, and
+    trajectories of constant r diverge above c = 2. By power iteration.
+    """
+    gradient = jax.grad(lambda x: jnp.sum(log_r(x)))
+    root = jnp.sqrt(params.variance)
+
+    def body(_, state):
+        v, _ = state
+        v = root * jax.jvp(gradient, (params.mean,), (root * v,))[1]
+        size = jnp.sqrt(jnp.sum(v**2))
+        return v / jnp.maximum(size, 1e-30), size
+
+    v = jax.random.normal(jax.random.key(0), root.shape, root.dtype)
+    start = v / jnp.sqrt(jnp.sum(v**2)), jnp.zeros((), root.dtype)
+    return jax.lax.fori_loop(0, 20, body, start)[1]
+
+
+def observe(y: ArrayLike, noise: ArrayLike) -> Normal:
+    """r(x) = N(y; x, noise I) of an observation y (Sec. 2.5), as the parameters of a law of x.
+
+    Args:
+        y: of the event's shape.
+        noise: variance, scalar or of the event's shape; 0 makes r a delta at y.
+
+    Raises:
+        ValueError: for a y that is not finite or a variance outside [0, ∞), where they are known.
+    """
+    if not isinstance(y, jax.core.Tracer) and not np.all(np.isfinite(y)):
+        raise ValueError("y: expected finite values, got NaN or infinite ones")
+    values = 0.0 if isinstance(noise, jax.core.Tracer) else np.asarray(noise)
+    if not np.all((values >= 0) & (values < np.inf)):
+        raise ValueError(f"noise: expected a variance in [0, inf), got {noise}")
+    y = jnp.asarray(y, jnp.result_type(float))
+    return Normal(y, jnp.broadcast_to(jnp.asarray(noise, y.dtype), y.shape))
+
+
+def multiply(params: Normal, r: Normal) -> tuple[Normal, Array]:
+    """p r / Z~ and log Z~ of eq. 22 in closed form; log Z~ per element, nats.
+
+    r(x) = N(x; r.mean, r.variance); where its variance is 0 the product is exactly r.
+    """
+    total = jnp.maximum(params.variance + r.variance, 1e-30)
+    # Where both are deltas the product is r as well, not 0 of each.
+    keep, take = r.variance / total, jnp.where(r.variance == 0, 1.0, params.variance / total)
+    product = Normal(keep * params.mean + take * r.mean, take * r.variance)
+    z2 = (r.mean - params.mean) ** 2 / total
+    return product, -0.5 * (z2 + jnp.log(total) + LOG_2PI)
+
+
+def power(r: Normal, s: Array) -> Normal:
+    """r^s up to a factor that does not depend on x, for a scalar s in (0, 1]."""
+    return r._replace(variance=r.variance / s)
+
+
+def noised(r: Normal, log_alpha_bar: Array) -> Normal:
+    """r(x^t) = E[r(x^0) | x^t] for x^0 ~ π, up to a factor: r seen through q(x^t | x^0).
+
+    The chain is reversible under π, so that x^0 | x^t ~ N(√ᾱ x^t, (1−ᾱ) I).
+    """
+    # Beyond ᾱ = e^-27 the mean of r would overflow what float32 can square; r is constant there.
+    log_alpha_bar = jnp.maximum(log_alpha_bar, -27.0)
+    variance = (r.variance - jnp.expm1(log_alpha_bar)) * jnp.exp(-log_alpha_bar)
+    return Normal(r.mean * jnp.exp(-0.5 * log_alpha_bar), variance)
+
+
+def sample(key: Array, params: Normal) -> Array:
+    """Draw x ~ params; the draw is differentiable in params with the noise held constant."""
+    noise = jax.random.normal(key, params.mean.shape, params.mean.dtype)
+    return params.mean + jnp.sqrt(params.variance) * noise
+
+
+def log_prob(params: Normal, x: Array) -> Array:
+    """Log density of x in nats, summed over the event."""
+    z2 = (x - params.mean) ** 2 / params.variance
+    return -0.5 * jnp.sum(z2 + jnp.log(params.variance) + LOG_2PI)
+
+
+def entropy(params: Normal) -> Array:
+    """Differential entropy in nats, summed over the event."""
+    return 0.5 * jnp.sum(jnp.log(params.variance) + 1 + LOG_2PI)
+
+
+def kl(q: Normal, p: Normal) -> Array:
+    """KL(q‖p) in nats, summed over the event; expm1 keeps it exact for nearly equal variances."""
+    log_ratio = jnp.log(q.variance) - jnp.log(p.variance)
+    z2 = (q.mean - p.mean) ** 2 / p.variance
+    return 0.5 * jnp.sum(z2 + jnp.expm1(log_ratio) - log_ratio)
+
+
+def readout(mean: str, variance: str = "eq64") -> Readout:
+    """The readout of these names (readout.py): eq. 64 and eq. 65, or an alternative.
+
+    Raises:
+        ValueError: for an unknown name, or a variance that the mean does not go with.
+    """
+    check_name("readout", mean, MEANS)
+    check_name("variance", variance, VARIANCES)
+    if mean in ("eq65", "code") and variance == "posterior":
+        raise ValueError(f"variance: expected eq64 or between with readout {mean}, got 'posterior'")
+    return Readout(1 if variance == "posterior" else 2, partial(_read, mean, variance))
+
+
+def v_weights(schedule: Schedule) -> tuple[Array, Array]:
+    """Law of t and weights (T+1,) under which the terms of K are the mean squared error of v.
+
+    With Σ = β̃_t, KL_t = ½ (SNR_{t−1} − SNR_t) |x̂^0 − x^0|² and |v̂ − v|² = |x̂^0 − x^0|²/(1−ᾱ_t), so
+    the weight is 2 (1−ᾱ_{t−1})/(ᾱ_{t−1} β_t). Noise levels are drawn uniform in the angle
+    arctan √((1−ᾱ)/ᾱ), as the cosine schedule has them, whatever the schedule is.
+    """
+    ratio = schedule.noise / jnp.maximum(schedule.alpha_bar, 1e-12)  # infinite where ᾱ_T = 0
+    law = jnp.diff(jnp.arctan(jnp.sqrt(ratio[1:])), prepend=jnp.zeros(2))
+    law = jnp.maximum(law.at[1].set(0.0), 0.0)
+    before = ratio[:-1]
+    weights = 2 * before / jnp.maximum(schedule.beta[1:], 1e-12)
+    return law / jnp.sum(law), jnp.concatenate([jnp.zeros(1), weights])
+
+
+def family() -> Family:
+    """The left column of Table App.1 as a :class:`Family`."""
+    return Family(
+        name="gaussian",
+        validate=validate,
+        prior=prior,
+        step=step,
+        marginal=marginal,
+        bridge=bridge,
+        perturb=perturb,
+        curvature=curvature,
+        observe=observe,
+        multiply=multiply,
+        power=power,
+        noised=noised,
+        sample=sample,
+        log_prob=log_prob,
+        entropy=entropy,
+        kl=kl,
+        readout=readout,
+        noise=Noise("variance", most=np.inf, default=1.0, additive=True),
+        reparametrised=True,
+        v_weights=v_weights,
+    )
+
+
+def x0_hat(mean: str, z: Array, xt: Array, schedule: Schedule, t: Array) -> Array:
+    """x̂^0 of the readouts "x0" and "v" from the raw output z, of the event's shape."""
+    if mean == "x0":
+        return z
+    signal = jnp.exp(0.5 * schedule.log_alpha_bar[t])
+    return signal * xt - jnp.sqrt(schedule.noise[t]) * z
+
+
+def _read(
+    mean: str,
+    variance: str,
+    raw: Array,
+    xt: Array,
+    schedule: Schedule,
+    t: Array,
+    x0_range: Range = None,
+) -> Normal:
+    z_mean = raw[..., 0]
+    beta = schedule.beta[t]
+    before = schedule.log_alpha_bar[t - 1]
+    sigma = _read_variance(variance, raw, schedule, t)
+    if mean == "eq65":
+        return Normal((xt - z_mean) * (1 - sigma) + z_mean, sigma)
+    if mean == "code":
+        return Normal(jnp.sqrt(1 - beta) * xt + jnp.sqrt(beta) * z_mean, sigma)
+    x0 = x0_hat(mean, z_mean, xt, schedule, t)
+    if x0_range is not None:
+        x0 = jnp.clip(x0, *x0_range)
+    return Normal(bridge(x0, xt, beta, before).mean, sigma)
+
+
+def _read_variance(name: str, raw: Array, schedule: Schedule, t: Array) -> Array:
+    beta = schedule.beta[t]
+    if name == "eq64":
+        # β_T = 1 has an infinite logit; Σ = 1 is then right whatever z says.
+        return jax.nn.sigmoid(raw[..., 1] + jnp.log(beta) - jnp.log1p(-beta))
+    # β̃_1 = 0 gives no floor: a learned last step takes that of t = 2, as Nichol & Dhariwal do.
+    s = jnp.maximum(t, 2)
+    lower = schedule.beta[s] * schedule.noise[s - 1] / schedule.noise[s]
+    if name == "posterior":
+        return jnp.full_like(raw[..., 0], lower)
+    fraction = jax.nn.sigmoid(raw[..., 1])
+    return jnp.exp(fraction * jnp.log(beta) + (1 - fraction) * jnp.log(lower))

@@ -1,0 +1,183 @@
+"""Model: a family, a schedule, a network and a readout; with parameters it becomes a chain."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dpm_jax.core import sampling
+from dpm_jax.core import schedule as schedules
+from dpm_jax.core.chain import (
+    Chain,
+    LastStep,
+    check_last_step,
+    fix_last_step,
+    make_chain,
+    respace,
+)
+from dpm_jax.core.family import Array, Family, Params, Reverse
+from dpm_jax.core.readout import Range, Readout
+from dpm_jax.core.schedule import Schedule
+
+
+class Model(NamedTuple):
+    """A diffusion probabilistic model; its functions are pure, its parameters travel apart."""
+
+    family: Family
+    event_shape: tuple[int, ...]
+    last_step: LastStep  # "fixed" (App. B.2), "learned", or a function: see chain.py
+    learns_schedule: bool  # whether β_2..β_T are parameters (Sec. 2.4.1)
+    x0_range: Range  # to which x̂^0 is clamped outside of training
+    init: Callable[[Array], Any]  # key -> params
+    make: Callable[[Any, Range], Chain]  # params, x0_range -> chain of all T steps
+    parts: dict[str, Any]  # the arguments of `build`
+
+    def chain(self, params, steps: int | None = None, clamped: bool = True) -> Chain:
+        """The chain of these parameters, in T or (respaced) fewer steps.
+
+        Args:
+            params: as `init` makes them.
+            steps: 2..T; None: all T.
+            clamped: whether x̂^0 is clamped to x0_range, where the model has one. Training does
+                without: the gradient would be 0 where it is clamped.
+
+        Raises:
+            ValueError: for steps outside 2..T.
+        """
+        chain = self.make(params, self.x0_range if clamped else None)
+        return chain if steps is None else respace(chain, steps)
+
+
+def build(
+    family: Family,
+    schedule: Schedule,
+    network: Any,
+    event_shape: tuple[int, ...],
+    readout: str | Readout = "x0",
+    variance: str = "eq64",
+    last_step: LastStep = "fixed",
+    learn_schedule: bool = False,
+    x0_range: Range = None,
+) -> Model:
+    """Assemble a model; nothing is computed but shapes.
+
+    Args:
+        family: gaussian.family(), binomial.family(rate), or one of your own (family.py).
+        schedule: β_t; with learn_schedule the start of β_2..β_T, and β_1 for good.
+        network: a flax.linen module, or anything with ``init(key, x, t, log_snr)`` and
+            ``apply(variables, x, t, log_snr)`` -> raw outputs (*event, k), for one example x of the
+            event's shape, t an int32 scalar, log_snr a float scalar; k = 2 with a Gaussian readout
+            whose variance is learned, else 1.
+        event_shape: shape of one example.
+        readout: name of the mean (readout.py), or a Readout such as `images.kernel.readout`.
+        variance: name of the variance (readout.py), Gaussian only.
+        last_step: "fixed" (App. B.2), "learned", or a function (chain.py).
+        learn_schedule: learn β_2..β_T (Sec. 2.4.1), where x^t is differentiable in β.
+        x0_range: (low, high) of the data: x̂^0 of a readout that has one is clamped to it, outside
+            of training. No data lie beyond, so this can only raise K.
+
+    Raises:
+        ValueError: for an unknown name, or a network that does not take the event's shape.
+    """
+    parts = dict(locals())
+    read = readout if isinstance(readout, Readout) else family.readout(readout, variance)
+    shape = tuple(event_shape)
+    _check(family, shape, last_step, learn_schedule, x0_range)
+    seen = _seen(read, schedule, shape)
+
+    def init(key: Array):
+        params = {"network": network.init(key, *_example(seen))}
+        if learn_schedule:
+            params["beta_logits"] = schedules.to_logits(schedule)
+        return params
+
+    def make(params, x0_range: Range) -> Chain:
+        def kernel(schedule: Schedule) -> Reverse:
+            return _reverse(network, params["network"], read, schedule, x0_range)
+
+        used = schedule
+        if learn_schedule:
+            used = schedules.learned(schedule.beta[1], params["beta_logits"])
+        chain = make_chain(family, used, kernel(used), shape, "learned")
+        chain = chain._replace(kernel=kernel, last_step=last_step, kl_per_fold=read.kl_per_fold)
+        return fix_last_step(chain) if last_step == "fixed" else chain
+
+    _check_network(init, network, seen, read.outputs)
+    return Model(family, shape, last_step, learn_schedule, x0_range, init, make, parts)
+
+
+def sample(model: Model, params, key: Array, num: int, steps: int | None = None) -> Array:
+    """`num` draws x^0, (num, *event), by ancestral sampling in T or fewer (respaced) steps.
+
+    Raises:
+        ValueError: for num below 1, or steps outside 2..T.
+    """
+    if num < 1:
+        raise ValueError(f"num: expected at least 1, got {num}")
+    chain = model.chain(params, steps)
+    return jax.vmap(lambda k: sampling.sample(k, chain))(jax.random.split(key, num))
+
+
+def _reverse(network, params, read: Readout, schedule: Schedule, x0_range: Range) -> Reverse:
+    log_snr = schedule.log_snr
+
+    def reverse(xt: Array, t: Array) -> Params:
+        x = xt if read.features is None else read.features(xt, schedule, t)
+        raw = network.apply(params, x, schedule.network_t[t], log_snr[t])
+        return read.apply(raw, xt, schedule, t, x0_range)
+
+    return reverse
+
+
+def _check(family, shape, last_step: LastStep, learn_schedule: bool, x0_range: Range) -> None:
+    check_last_step(last_step)
+    if callable(last_step):
+        try:
+            value = jax.eval_shape(last_step, family.prior(shape), jnp.zeros(shape))
+        except Exception as error:
+            raise ValueError(
+                f"last_step: expected a function of {family.name} parameters and x^0, got one that"
+                f" fails: {error}"
+            ) from error
+        if value.shape != ():
+            raise ValueError(f"last_step: expected scalar nats of a function, got {value.shape}")
+    if learn_schedule and not family.reparametrised:
+        # The paper fixes the schedule there.
+        raise ValueError(
+            "learn_schedule: expected a family whose x^t is differentiable in β, such as gaussian;"
+            f" got {family.name}"
+        )
+    if x0_range is not None and not x0_range[0] < x0_range[1]:
+        raise ValueError(f"x0_range: expected (low, high) with low < high, got {x0_range}")
+
+
+def _seen(read: Readout, schedule: Schedule, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Shape of what the network sees of an event."""
+    features = read.features
+    if features is None:
+        return shape
+    x, t, _ = _example(shape)
+    return jax.eval_shape(lambda x, t: features(x, schedule, t), x, t).shape
+
+
+def _example(shape: tuple[int, ...]):
+    return jnp.zeros(shape), jnp.ones((), jnp.int32), jnp.zeros(())
+
+
+def _check_network(init, network, event_shape: tuple[int, ...], outputs: int) -> None:
+    """Trace the network once on shapes alone, so that a wrong one fails before any long work."""
+    expected = (*event_shape, outputs)
+    try:
+        params = jax.eval_shape(init, jax.random.key(0))
+        raw = jax.eval_shape(network.apply, params["network"], *_example(event_shape))
+    except Exception as error:
+        raise ValueError(
+            f"network: {type(network).__name__} does not take an event of shape {event_shape}:"
+            f" {(str(error).splitlines() or [type(error).__name__])[0]}"
+        ) from error
+    if raw.shape != expected:
+        raise ValueError(
+            f"network: expected raw outputs of shape {expected} (event, then one for the mean"
+            f"{' and one for the variance' if outputs == 2 else ''}), got {raw.shape}"
+        )

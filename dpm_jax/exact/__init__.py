@@ -1,0 +1,5 @@
+"""What is known in closed form or by quadrature: ceilings of K, log p and posteriors of toy data.
+
+* swiss_roll  the noised density of the roll, its entropy, its posteriors on a grid
+* heartbeat   Bayes' rule over the five sequences: entropies, the best factorised kernel, posteriors
+"""

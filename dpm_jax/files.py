@@ -1,0 +1,40 @@
+"""Files that are written whole or not at all: the one atomic write of this library."""
+
+import contextlib
+import json
+import os
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike) -> Iterator[Path]:
+    """A temporary path beside `path` to write to, renamed to `path` where the body succeeds.
+
+    Where the body fails, or is interrupted, the temporary file is removed and an old file at `path`
+    stays as it was. The suffix is that of `path`, since writers read the format from it.
+
+    Args:
+        path: of the file to write; its folder exists.
+    """
+    path = Path(path)
+    # A name of its own for each process that writes the same file.
+    temporary = path.with_name(f".{uuid.uuid4().hex}.{path.name}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(OSError):  # it is gone where all went well
+            temporary.unlink()
+
+
+def write_json(path: str | os.PathLike, content: Mapping) -> None:
+    """Write JSON whole or not at all.
+
+    Raises:
+        ValueError, TypeError: for content that JSON does not have, NaN and infinity included.
+    """
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")

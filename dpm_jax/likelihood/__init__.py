@@ -1,0 +1,56 @@
+"""The probability of data: K (eq. 12–14), log p from work along trajectories (eq. 9), eq. 24.
+
+`bound` and `work` take one example and a chain; `dataset` and `dataset_work` a whole data set, a
+model and its parameters, and all devices.
+"""
+
+from dpm_jax.likelihood import bound, discretized, work
+from dpm_jax.likelihood.dataset import Evaluation, NoiseFloor, evaluate, evaluate_noise_floor
+from dpm_jax.likelihood.dataset_work import (
+    Dissipation,
+    LogLikelihood,
+    evaluate_dissipation,
+    evaluate_sandwich,
+    evaluate_works,
+    summarise,
+)
+from dpm_jax.likelihood.rows import Rows, over_rows, standard_error
+from dpm_jax.likelihood.work import (
+    Profile,
+    Sandwich,
+    entropy_bounds,
+    estimate,
+    forward_work,
+    forward_works,
+    profile,
+    reverse_work,
+    sandwich,
+)
+
+__all__ = [
+    "Dissipation",
+    "Evaluation",
+    "LogLikelihood",
+    "NoiseFloor",
+    "Profile",
+    "Rows",
+    "Sandwich",
+    "bound",
+    "discretized",
+    "entropy_bounds",
+    "estimate",
+    "evaluate",
+    "evaluate_dissipation",
+    "evaluate_noise_floor",
+    "evaluate_sandwich",
+    "evaluate_works",
+    "forward_work",
+    "forward_works",
+    "over_rows",
+    "profile",
+    "reverse_work",
+    "sandwich",
+    "standard_error",
+    "summarise",
+    "work",
+]

@@ -1,0 +1,242 @@
+"""The bound K on the log likelihood (eq. 12–14): exact sum over t, and its estimator for training.
+
+For one example x^0, in nats, with KL_t = KL(q(x^{t-1}|x^t,x^0) ‖ p(x^{t-1}|x^t)),
+
+    K(x^0) = E log p(x^0|x^1) − Σ_{t=2}^T E KL_t − KL(q(x^T|x^0) ‖ p(x^T))  ≤  log p(x^0).
+
+The first term follows the chain's last step: "fixed" (App. B.2) gives
+log π(x^0) + KL(q(x^1|x^0) ‖ π), in closed form; "learned", or a function, is one draw of
+log p(x^0|x^1). L_null is that of π in the place of p(x^0|x^1).
+
+On data with E|x|² = dimension (mean rate ρ) the mean of this K over the data is eq. 14 as printed,
+K = −Σ E KL_t + H_q(X^T|X^0) − H_q(X^1|X^0) − H_p(X^T); for a single example, or any other
+scaling, eq. 14 drops terms that do not vanish, and the form here is still a bound.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpm_jax.core import sampling
+from dpm_jax.core.chain import Chain
+from dpm_jax.core.family import Array
+
+
+class Bound(NamedTuple):
+    """K and L_null of one example, in nats."""
+
+    K: Array  # unbiased estimate of a bound on log p(x^0)
+    L_null: Array  # log π(x^0), or its probability: what the prior alone gives
+
+
+class Terms(NamedTuple):
+    """Terms of K at random t, one a row."""
+
+    t: Array  # (n,) int32
+    term: Array  # (n,) nats: −KL_t, or log p(x^0|x^1) at t = 1
+    probability: Array  # (n,) with which t was drawn
+
+
+def term(key: Array, chain: Chain, x0: Array, t: Array) -> Array:
+    """The t-th term of K (eq. 14) at one x^t: −KL_t, at t = 1 log p(x^0|x^1); scalar nats."""
+    family, schedule = chain.family, chain.schedule
+    xt = sampling.noised(key, chain, x0, t)
+    p = chain.reverse(xt, t)
+    # q(x^0|x^1,x^0) is a point mass and its KL infinite: at t = 1 the branch that is not used is
+    # evaluated one step later, so that no NaN reaches the gradient.
+    before = schedule.log_alpha_bar[jnp.maximum(t - 1, 1)]
+    q = family.bridge(x0, xt, schedule.beta[t], before)
+    return jnp.where(t == 1, chain.log_last(p, x0), -family.kl(q, p))
+
+
+def ends(chain: Chain, x0: Array) -> Array:
+    """The terms of K (eq. 14) without a network, scalar nats: prior, and last step if fixed."""
+    value = _prior_term(chain, x0)
+    if chain.first_t == 2:
+        family, pi = chain.family, chain.family.prior(x0.shape)
+        first = family.marginal(x0, chain.schedule.log_alpha_bar[1])
+        value = value + family.log_prob(pi, x0) + family.kl(first, pi)
+    return value
+
+
+def exact(key: Array, chain: Chain, x0: Array) -> Bound:
+    """K (eq. 14) of one example: the sum over all t, one draw of x^t each, by scan.
+
+    Args:
+        key: typed PRNG key; the draw at t uses fold_in(key, t).
+        chain: differentiable in what its schedule and reverse kernel hold.
+        x0: one example, of the event's shape.
+
+    Returns:
+        Bound in nats; memory does not grow with T.
+    """
+
+    def body(total: Array, t: Array):
+        return total + term(jax.random.fold_in(key, t), chain, x0, t), None
+
+    K, _ = jax.lax.scan(body, ends(chain, x0), jnp.arange(chain.first_t, chain.T + 1))
+    return Bound(K, null(chain, x0))
+
+
+def null(chain: Chain, x0: Array) -> Array:
+    """L_null of one example: log π(x^0), scalar nats; a log probability where K is one."""
+    return chain.log_last(chain.family.prior(x0.shape), x0)
+
+
+def exact_terms(key: Array, chain: Chain, x0: Array) -> Array:
+    """K (eq. 14) of one example term by term: (T+1,) nats that sum to `exact` with the same key.
+
+    Index t >= 2 holds −KL_t, index 1 the last reverse step E log p(x^0|x^1), index 0 the prior
+    −KL(q(x^T|x^0) ‖ p(x^T)).
+    """
+
+    def body(_, t: Array):
+        return None, term(jax.random.fold_in(key, t), chain, x0, t)
+
+    _, terms = jax.lax.scan(body, None, jnp.arange(chain.first_t, chain.T + 1))
+    prior = _prior_term(chain, x0)
+    fixed = [ends(chain, x0) - prior] if chain.first_t == 2 else []
+    return jnp.concatenate([jnp.stack([prior, *fixed]), terms])
+
+
+def time_law(chain: Chain) -> Array:
+    """The law from which t is drawn for K, (T+1,): ¼ uniform, ¾ ∝ size · log (1−ᾱ_t)/(1−ᾱ_{t−1}).
+
+    That is by the e-folds of noise that t adds, with one for t = 1: about 1/t for the binomial
+    schedule of the paper, uniform for the geometric one at low noise, where most of K and of its
+    variance is and an e-fold has about the same KL everywhere; size is the chain's `kl_per_fold`
+    where it is known beforehand. Each t has a probability: unbiased.
+    """
+    # Only a proposal: no gradient of a learned β may reach it.
+    noise = jax.lax.stop_gradient(chain.schedule.noise)
+    used = (jnp.arange(chain.T + 1) >= chain.first_t).astype(noise.dtype)
+    folds = jnp.concatenate([jnp.ones(2, noise.dtype), jnp.log(noise[2:] / noise[1:-1])]) * used
+    if chain.kl_per_fold is not None:
+        folds = folds * jax.lax.stop_gradient(chain.kl_per_fold(chain.schedule.log_snr))
+    return 0.25 * used / jnp.sum(used) + 0.75 * folds / jnp.sum(folds)
+
+
+def draw_terms(
+    key: Array, chain: Chain, x0: Array, num_t: int = -1, law: Array | None = None
+) -> Terms:
+    """One term of K (eq. 14) for each example of a batch, at `num_t` stratified random t.
+
+    Args:
+        key: typed PRNG key.
+        chain: of `Model.chain` or `make_chain`.
+        x0: (n, *event); the batch, which only this and `estimate` take.
+        num_t: number of distinct draws of t, dividing n; equal groups of examples share one, which
+            dense networks with weights of their own for each t need. −1: one for each example.
+        law: (T+1,) probabilities of t, 0 where t is never drawn; None: those of `time_law`.
+
+    Returns:
+        Terms of length n.
+
+    Raises:
+        ValueError: where num_t does not divide n.
+    """
+    n = x0.shape[0]
+    num_t = n if num_t == -1 else num_t
+    if num_t < 1 or n % num_t:
+        raise ValueError(f"num_t: expected −1 or a divisor of the batch size {n}, got {num_t}")
+    law = time_law(chain) if law is None else law
+    key_t, key_x = jax.random.split(key)
+    t = _stratified(key_t, law, num_t)
+    groups = x0.reshape(num_t, n // num_t, *x0.shape[1:])
+    keys = jax.random.split(key_x, (num_t, n // num_t))
+
+    def one(key: Array, x: Array, t: Array) -> Array:
+        return term(key, chain, x, t)
+
+    terms = jax.vmap(jax.vmap(one, (0, 0, None)))(keys, groups, t)
+    t = jnp.repeat(t, n // num_t)
+    return Terms(t, terms.reshape(n), law[t])
+
+
+def estimate(key: Array, chain: Chain, x0: Array, num_t: int = -1) -> Array:
+    """Unbiased estimates of K (eq. 14), (n,) nats, for a batch (n, *event) from few random t.
+
+    The t of a batch are stratified together, so its examples are not independent: take a standard
+    error from the means of many batches, not from the examples of one. `num_t` as in `draw_terms`.
+    """
+    terms = draw_terms(key, chain, x0, num_t)
+    known = jax.vmap(lambda x: ends(chain, x))(x0)
+    return known + terms.term / terms.probability
+
+
+def noise_floor(
+    key: Array, chain: Chain, x0: Array, t0: Sequence[int], num_t: int | None = None
+) -> Bound:
+    """K and L_null (eq. 14) of x^{t0}, one example noised to step t0, for each t0; (m,) nats each.
+
+        K(t0) = −Σ_{t>t0} E KL_t − KL(q(x^T|x^0) ‖ π) − H(q(x^{t0}|x^0))  <=  E_q log p(x^{t0})
+        L_null(t0) = E_q log π(x^{t0})
+
+    with E_q over q(x^{t0}|x^0): the bound of eq. 14 on data that already have the noise of t0. One
+    model gives it at every noise, whatever its last step; the draws of x^t serve all t0. At t0 = 1
+    K − L_null is that of the fixed last step, and K is less by log π(x^0) − E_q log π(x^1), for a
+    Gaussian β_1 (dims − |x^0|²)/2.
+
+    Args:
+        key: typed PRNG key; without num_t the draw at t uses fold_in(key, t), as in `exact`.
+        chain, x0: as in `exact`.
+        t0: m values in 1..T; static.
+        num_t: None: every t. Otherwise so many draws of t from `time_law`, stratified among
+            themselves, so that examples stay independent.
+
+    Raises:
+        ValueError: for a t0 outside 1..T, or num_t below 1.
+    """
+    floors, family = _check_floors(t0, chain.T, num_t), chain.family
+    t = jnp.arange(floors.min() + 1, chain.T + 1)
+    draw, weight = t, jnp.ones(t.shape, chain.schedule.beta.dtype)
+    if num_t is not None and t.size:
+        key_t, key = jax.random.split(key)
+        law = time_law(chain).at[: floors.min() + 1].set(0.0)
+        t, draw = _stratified(key_t, law, num_t), jnp.arange(num_t)
+        weight = jnp.sum(law) / (num_t * law[t])
+
+    later = chain._replace(last_step="learned")  # t > 1: the last step plays no part
+
+    def body(total: Array, step):
+        draw, t, weight = step
+        value = term(jax.random.fold_in(key, draw), later, x0, t)
+        return total + jnp.where(t > floors, weight * value, 0.0), None
+
+    def known(t: Array) -> Bound:
+        q = family.marginal(x0, chain.schedule.log_alpha_bar[t])
+        return Bound(-family.entropy(q), -family.entropy(q) - family.kl(q, family.prior(x0.shape)))
+
+    start = jax.lax.map(known, jnp.asarray(floors))
+    total, _ = jax.lax.scan(body, jnp.zeros_like(start.K), (draw, t, weight))
+    return Bound(start.K + total + _prior_term(chain, x0), start.L_null)
+
+
+def _prior_term(chain: Chain, x0: Array) -> Array:
+    """−KL(q(x^T|x^0) ‖ p(x^T)), scalar nats."""
+    last = chain.family.marginal(x0, chain.schedule.log_alpha_bar[-1])
+    return -chain.family.kl(last, chain.prior)
+
+
+def _check_floors(t0: Sequence[int], T: int, num_t: int | None) -> np.ndarray:
+    floors = np.asarray(t0, np.int32)
+    if floors.ndim != 1 or not floors.size or floors.min() < 1 or floors.max() > T:
+        raise ValueError(f"t0: expected a list of values in 1..{T}, got {t0}")
+    if num_t is not None and num_t < 1:
+        raise ValueError(f"num_t: expected at least 1, got {num_t}")
+    return floors
+
+
+def _stratified(key: Array, weights: Array, num: int) -> Array:
+    """`num` draws of t, each ~ weights, one from each of `num` equal slices of probability."""
+    key_u, key_order = jax.random.split(key)
+    offset = jax.random.uniform(key_u, (num,), weights.dtype)
+    u = (jnp.arange(num, dtype=weights.dtype) + offset) / num
+    cumulative = jnp.cumsum(weights)
+    t = jnp.searchsorted(cumulative / cumulative[-1], u, side="right")
+    # u may round to 1: the clip keeps it at the last t instead of one past the table.
+    t = jnp.minimum(t, weights.shape[0] - 1).astype(jnp.int32)
+    return jax.random.permutation(key_order, t)

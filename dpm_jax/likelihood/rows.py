@@ -1,0 +1,65 @@
+"""A function of rows over a whole data set: on all local devices, in chunks of constant memory."""
+
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpm_jax import parallel
+from dpm_jax.core.family import Array
+
+Prepare = Callable[[Array, Array], Array]  # key, rows -> examples, e.g. dequantisation
+Progress = Callable[[Iterable[int]], Iterable[int]]
+
+
+class Rows(NamedTuple):
+    """How the rows of a data set are gone through."""
+
+    seed: int = 0  # of x^t, and of `prepare`
+    prepare: Prepare | None = None  # None: rows are examples as they are
+    at_once: int | None = None  # examples, or trajectories, that a device holds; None: a default
+    progress: Progress = iter  # wraps the iteration over batches, e.g. in a progress bar
+
+    def examples(self, key: Array, rows: Array) -> Array:
+        """The examples that these rows are."""
+        return rows if self.prepare is None else self.prepare(key, rows)
+
+
+def over_rows(
+    kernel: Callable[[Any, Array, Array], Any], params, data, per_device: int, rows: Rows
+) -> Iterator[Any]:
+    """kernel(params, rows, key) -> (rows, ...) over all data and devices; float64, batch by batch.
+
+    What the kernel returns may be a pytree of such arrays. The last batch is padded with the last
+    row, and cut again.
+    """
+    n, devices = len(data), jax.local_device_count()
+    per_device = min(per_device, -(-n // devices))
+    batch = per_device * devices
+    compiled = parallel.over_devices(kernel, num_args=3, sharded=(1, 2))
+    for start in rows.progress(range(0, n, batch)):
+        index = np.minimum(np.arange(start, start + batch), n - 1)
+        chunk = jnp.asarray(np.asarray(data[index])).reshape(devices, per_device, *data.shape[1:])
+        key = jax.random.fold_in(jax.random.key(rows.seed), start)
+        result = compiled(params, chunk, jax.random.split(key, devices))
+        yield jax.tree.map(partial(_joined, kept=min(batch, n - start)), result)
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Standard error of the mean of independent values; NaN (unknown) for fewer than two."""
+    return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def check_counts(**counts: int | None) -> None:
+    """ValueError naming the first that is below 1; None is no count."""
+    for name, count in counts.items():
+        if count is not None and count < 1:
+            raise ValueError(f"{name}: expected at least 1, got {count}")
+
+
+def _joined(values: Array, kept: int) -> np.ndarray:
+    """(devices, per device, ...) -> the first rows of all, float64."""
+    return np.asarray(values, np.float64).reshape(-1, *values.shape[2:])[:kept]

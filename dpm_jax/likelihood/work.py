@@ -1,0 +1,181 @@
+"""The probability of data (eq. 9): work along trajectories, and log p(x^0) from M of them.
+
+    p(x^0) = E_{q(x^1..T|x^0)} e^{−W},   e^{−W} = p(x^T) Π_t p(x^{t−1}|x^t) / q(x^t|x^{t−1})
+
+By Bayes' rule q(x^t|x^{t−1}) = q(x^{t−1}|x^t,x^0) q(x^t|x^0) / q(x^{t−1}|x^0), so W is also the sum
+of increments whose means are the terms of K (eq. 14), −K = ⟨W⟩:
+
+    t >= 2:  log q(x^{t−1}|x^t,x^0) − log p(x^{t−1}|x^t), of mean KL_t
+    t = 1:   −log p(x^0|x^1)
+    t = 0:   log q(x^T|x^0) − log p(x^T), of mean KL(q(x^T|x^0) ‖ p(x^T))
+
+That form is used here: it never subtracts two large numbers. The last step is the chain's: where
+that is a function (chain.py), p(x^0) is the probability of integers.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dpm_jax.core import sampling
+from dpm_jax.core.chain import Chain
+from dpm_jax.core.family import Array
+from dpm_jax.thermodynamics.estimators import Estimate, jarzynski
+
+
+class Profile(NamedTuple):
+    """One forward trajectory step by step: (T+1,) nats each, by the paper's t; 0 where undefined.
+
+    All but `work` begin at t = 2. Averages over trajectories are the quantities named.
+    """
+
+    work: Array  # increments of W; they sum to `forward_work` with the same key
+    kl: Array  # KL_t, the closed-form mean of the increment given x^t (eq. 14)
+    entropy: Array  # H of the model's kernel p(x^{t-1}|x^t)
+    lower: Array  # H_q(X^{t-1}|X^t,X^0), left side of eq. 24
+    upper: Array  # H_q(X^t|X^{t-1}), right side of eq. 24
+
+
+class Sandwich(NamedTuple):
+    """log p of a sample of the model, from below and from above; nats."""
+
+    x0: Array  # the sample
+    lower: Array  # its mean is <= log p(x^0)
+    upper: Array  # its mean is >= log p(x^0)
+
+
+def forward_work(key: Array, chain: Chain, x0: Array) -> Array:
+    """W of one forward trajectory (eq. 9), scalar nats: E e^{−W} = p(x^0), E W = −K (eq. 12).
+
+    A scan: memory does not grow with T. Differentiable in what the chain and x0 hold.
+    """
+    total, _ = _walk(key, chain, x0, lambda step: None)
+    return total
+
+
+def profile(key: Array, chain: Chain, x0: Array) -> Profile:
+    """W of one forward trajectory (eq. 9) increment by increment, KL_t and entropies (eq. 24)."""
+    family = chain.family
+
+    def keep(step):
+        x_prev, xt, t, increment = step
+        q, p = _bridge(chain, x0, xt, t), chain.reverse(xt, t)
+        lower, upper = entropy_bounds(chain, x0, x_prev, xt, t)
+        later = (family.kl(q, p), family.entropy(p), lower, upper)
+        return Profile(increment, *(jnp.where(t > 1, value, 0.0) for value in later))
+
+    total, steps = _walk(key, chain, x0, keep)
+    first = Profile(total - jnp.sum(steps.work), *jnp.zeros(4, x0.dtype))
+    return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), first, steps)
+
+
+def entropy_bounds(
+    chain: Chain, x0: Array, x_prev: Array, xt: Array, t: Array
+) -> tuple[Array, Array]:
+    """Bounds on H_q(X^{t-1}|X^t) (eq. 24) for t >= 2, at one pair of states; nats.
+
+    The lower one is printed as H(X^t|X^{t-1}) + H(X^{t-1}|X^0) − H(X^t|X^0), which is
+    H(X^{t-1}|X^t,X^0): the entropy of eq. 14's bridge, averaged over x^t ~ q(.|x^0). The upper
+    one is H(X^t|X^{t-1}), averaged over x^{t-1}; it holds on average over data whose entropy grows
+    with t: of unit variance (Gaussian), of mean rate ρ (binomial). Constant in the Gaussian family.
+    """
+    lower = chain.family.entropy(_bridge(chain, x0, xt, t))
+    return lower, chain.family.entropy(chain.family.step(x_prev, chain.schedule.beta[t]))
+
+
+def forward_works(key: Array, chain: Chain, x0: Array, num: int, chunk: int = 256) -> Array:
+    """W of `num` independent forward trajectories of one example (eq. 9), (num,) nats.
+
+    `chunk` trajectories are held at once, forward and (by rematerialisation) in a gradient.
+
+    Raises:
+        ValueError: for num or chunk below 1.
+    """
+    if num < 1 or chunk < 1:
+        raise ValueError(f"num: expected num >= 1 and chunk >= 1, got {num} and {chunk}")
+    one = jax.checkpoint(lambda k: forward_work(k, chain, x0))
+    return jax.lax.map(one, jax.random.split(key, num), batch_size=min(chunk, num))
+
+
+def estimate(key: Array, chain: Chain, x0: Array, num: int, chunk: int = 256) -> Estimate:
+    """log p(x^0) of one example from `num` trajectories (eq. 9), with its errors; nats.
+
+    Returns:
+        thermodynamics.Estimate: `value` is the Jarzynski (annealed-importance) estimate and, in the
+        mean, the bound L_M of Burda et al. 2015: K <= L_M <= L_{M+1} <= log p(x^0).
+
+    Raises:
+        ValueError: for num or chunk below 1.
+    """
+    return jarzynski(forward_works(key, chain, x0, num, chunk))
+
+
+def reverse_work(key: Array, chain: Chain) -> tuple[Array, Array]:
+    """A sample x^0 of the model (eq. 5) and W (eq. 9) of the very trajectory that led to it.
+
+    The same key gives the same x^0 as `sampling.sample`. Given x^0 that trajectory is a draw from
+    p(x^1..T|x^0), under which E e^{W} = 1/p(x^0). x^0 is known only at the end, so the bracket of
+    eq. 9 is formed as it is printed.
+    """
+    family, schedule = chain.family, chain.schedule
+
+    def body(carry, t: Array):
+        xt, total = carry
+        p = chain.reverse(xt, t)
+        x_prev = family.sample(jax.random.fold_in(key, t), p)
+        q = family.step(x_prev, schedule.beta[t])
+        return (x_prev, total + family.log_prob(q, xt) - family.log_prob(p, x_prev)), None
+
+    x_T = sampling.start(key, chain)
+    start = (x_T, -family.log_prob(chain.prior, x_T))
+    (x0, total), _ = jax.lax.scan(body, start, jnp.arange(chain.T, 0, -1))
+    return x0, total
+
+
+def sandwich(key: Array, chain: Chain, num: int, chunk: int = 256) -> Sandwich:
+    """log p of one sample of the model (eq. 9), between a lower and an upper estimate.
+
+    The lower is `estimate` from `num` forward trajectories. In the upper the trajectory that made
+    the sample takes the place of one: then 1/p̂ is unbiased for 1/p(x^0), and log p̂ too high in the
+    mean. Both share the other trajectories, so that their difference varies little.
+
+    Raises:
+        ValueError: for num or chunk below 1; for a last step that is a function: the upper estimate
+            holds for the sample itself and not for its bin.
+
+    Source: Grosse et al. 2015 (bidirectional Monte Carlo); Burda et al. 2014.
+    """
+    if callable(chain.last_step):
+        raise ValueError("last_step: expected fixed or learned for a sandwich, got a function")
+    key_model, key_forward = jax.random.split(key)
+    x0, own = reverse_work(key_model, chain)
+    forward = forward_works(key_forward, chain, x0, num, chunk)
+    upper = jarzynski(forward.at[0].set(own)).value
+    return Sandwich(x0, jarzynski(forward).value, upper)
+
+
+def _bridge(chain: Chain, x0: Array, xt: Array, t: Array):
+    """q(x^{t-1}|x^t,x^0) for t >= 2; at t = 1 it is a point mass, and any other is returned."""
+    before = chain.schedule.log_alpha_bar[jnp.maximum(t - 1, 1)]
+    return chain.family.bridge(x0, xt, chain.schedule.beta[t], before)
+
+
+def _walk(key: Array, chain: Chain, x0: Array, keep):
+    """W of a forward trajectory, and keep((x^{t-1}, x^t, t, increment)) stacked over t = 1..T."""
+    family, schedule = chain.family, chain.schedule
+
+    def body(carry, t: Array):
+        x_prev, total = carry
+        q_step = family.step(x_prev, schedule.beta[t])
+        xt = family.sample(jax.random.fold_in(key, t), q_step)
+        known = family.log_prob(_bridge(chain, x0, xt, t), x_prev)
+        p = chain.reverse(xt, t)
+        log_p = jnp.where(t > 1, family.log_prob(p, x_prev), chain.log_last(p, x_prev))
+        increment = jnp.where(t > 1, known, 0.0) - log_p
+        return (xt, total + increment), keep((x_prev, xt, t, increment))
+
+    times = jnp.arange(1, schedule.T + 1)
+    (x_T, total), kept = jax.lax.scan(body, (x0, jnp.zeros((), x0.dtype)), times)
+    end = family.log_prob(family.marginal(x0, schedule.log_alpha_bar[-1]), x_T)
+    return total + end - family.log_prob(chain.prior, x_T), kept

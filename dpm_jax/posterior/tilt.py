@@ -1,0 +1,160 @@
+"""Posteriors: a trained model times any r(x), p~(x^0) ∝ p(x^0) r(x^0) (Sec. 2.5, App. C).
+
+One idea: a tilt multiplies the reverse kernel of step t by r(x^{t-1}),
+
+    p~(x^{t-1} | x^t) = p(x^{t-1} | x^t) r(x^{t-1}) / Z~_{t-1}(x^t),                        eq. 22
+
+and p(x^T) by r(x^T), as if by a step T + 1. `tilted` makes a chain of it that every sampler takes.
+For t > 0 the r(x^t) is ours to choose (eq. 23); the choices have names, the argument `r_t`:
+
+* "constant"  r(x^t) = r(x^0): the paper's, eq. 23
+* "annealed"  r(x^t) = r(x^0)^((T−t)/T), the paper's alternative
+* "noised"    r(x^t) = E[r(x^0) | x^t] for x^0 ~ π: r as one sees it through q(x^t | x^0)
+
+Samples of these kernels alone are biased: eq. 22 normalises away the factor Z~_{t-1}(x^t)/r(x^t) of
+the exact eq. 21. `particles` keeps it, as the weights of a particle filter; its answer is exact as
+the number of particles grows, whatever r(x^t) > 0 is at t > 0.
+
+Conventions: family.py; r is in nats as log r, always up to a factor at t > 0.
+"""
+
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from dpm_jax.core import sampling
+from dpm_jax.core.chain import Chain
+from dpm_jax.core.family import Array, Params
+
+R_T = ("constant", "annealed", "noised")  # names of r(x^t) at t > 0
+Kernel = Callable[[Params, Array], Params]  # params, t -> params
+REACH = 0.5  # of the first-order form: the largest Σ ∂²log r at which it is not warned of
+
+
+class Tilt(NamedTuple):
+    """r(x^t) for all t, and what it makes of a kernel; `tilt(params, t)` is eq. 22.
+
+    In all three, params are those of p(x^{t-1} | x^t), t runs from 1 to T + 1, and the step T + 1
+    is the prior. log_z is the log Z~_{t-1}(x^t) of eq. 22 where the product is exact; of a
+    first-order tilt it is p r/p~ at the x^{t-1} that was drawn, and varies with it.
+    """
+
+    T: int  # steps of the schedule it was made for
+    apply: Callable[[Params, Array], Params]  # params, t -> p~(x^{t-1}|x^t)
+    log_r: Callable[[Array, Array], Array]  # x^t, t in 1..T -> log r(x^t)
+    log_z: Callable[[Params, Array, Array], Array]  # params, x^{t-1}, t -> log p r / p~
+    curvature: Callable[[Params, Array], Array] | None = None  # of a first-order tilt (eq. 61)
+    singular: bool = False  # r(x^t) is a delta at t > 0, of which `particles` has no weight
+
+    def __call__(self, params: Params, t: Array) -> Params:
+        """p~(x^{t-1} | x^t) (eq. 22) from the parameters of p(x^{t-1} | x^t)."""
+        return self.apply(params, t)
+
+
+def tilted(chain: Chain, tilt: Tilt | Kernel) -> Chain:
+    """The chain of the kernels p~(x^{t-1} | x^t) and of p~(x^T) ∝ p(x^T) r(x^T) (eq. 22).
+
+    Any (params, t) -> params is a tilt. To begin elsewhere: ``tilted(...)._replace(prior=...)``.
+
+    Raises:
+        ValueError: for a tilt of another T.
+    """
+    check_T(chain, tilt)
+
+    def reverse(xt: Array, t: Array) -> Params:
+        return tilt(chain.reverse(xt, t), t)
+
+    prior = tilt(chain.prior, jnp.asarray(chain.T + 1))
+    return chain._replace(reverse=reverse, prior=prior, kernel=None)
+
+
+def sample(key: Array, chain: Chain, tilt: Tilt | Kernel, num: int) -> Array:
+    """`num` draws (num, *event) by the kernels of eq. 22, as the paper draws: fast, and biased.
+
+    `particles.sample` of the same arguments is without the bias.
+
+    Raises:
+        ValueError: for a tilt of another T, or num below 1.
+
+    Warns:
+        UserWarning: where a first-order tilt is used beyond its reach, unless under jit.
+    """
+    if num < 1:
+        raise ValueError(f"num: expected at least 1, got {num}")
+    used = tilted(chain, tilt)
+    warn_beyond_reach(key, chain, tilt)
+    return jax.vmap(lambda k: sampling.sample(k, used))(jax.random.split(key, num))
+
+
+def compose(*tilts: Tilt) -> Tilt:
+    """The product of several r: their tilts one after the other.
+
+    Raises:
+        ValueError: for no tilts, or tilts of schedules of different length.
+    """
+    if not tilts or len({tilt.T for tilt in tilts}) > 1:
+        raise ValueError(f"tilts: expected some of one T, got T = {[tilt.T for tilt in tilts]}")
+    if len(tilts) == 1:
+        return tilts[0]
+    first, rest = tilts[0], compose(*tilts[1:])
+
+    def log_z(params: Params, x: Array, t: Array) -> Array:
+        return first.log_z(params, x, t) + rest.log_z(first(params, t), x, t)
+
+    def curvature(params: Params, t: Array) -> Array:
+        each = ((first, params), (rest, first(params, t)))  # of each where it is applied
+        parts = [tilt.curvature(p, t) for tilt, p in each if tilt.curvature]
+        return jnp.sum(jnp.stack(parts))  # no less than that of the product
+
+    return Tilt(
+        T=first.T,
+        apply=lambda params, t: rest(first(params, t), t),
+        log_r=lambda x, t: first.log_r(x, t) + rest.log_r(x, t),
+        log_z=log_z,
+        curvature=curvature if first.curvature or rest.curvature else None,
+        singular=first.singular or rest.singular,
+    )
+
+
+def curvature(key: Array, chain: Chain, tilt: Tilt) -> Array:
+    """Largest Σ ∂²log r of a first-order tilt (eq. 61) on one trajectory of its own; 0 if exact.
+
+    The form is good where this is small, a half too far at 0.5, and diverges above 2.
+    """
+    if tilt.curvature is None:
+        return jnp.zeros(())
+    size, used = tilt.curvature, tilted(chain, tilt)
+
+    def body(carry, t: Array):
+        x, largest = carry
+        params = chain.reverse(x, t)
+        x = chain.family.sample(jax.random.fold_in(key, t), tilt(params, t))
+        return (x, jnp.maximum(largest, size(params, t))), None
+
+    first = size(chain.prior, jnp.asarray(chain.T + 1))
+    start = sampling.start(key, used), first
+    (_, largest), _ = jax.lax.scan(body, start, jnp.arange(chain.T, 0, -1))
+    return largest
+
+
+def warn_beyond_reach(key: Array, chain: Chain, tilt: Tilt | Kernel) -> None:
+    """UserWarning where the first-order form (eq. 61) is used beyond REACH; under jit nothing."""
+    if not isinstance(tilt, Tilt) or tilt.curvature is None or isinstance(key, jax.core.Tracer):
+        return
+    size = curvature(key, chain, tilt)
+    if not isinstance(size, jax.core.Tracer) and not size < REACH:
+        warnings.warn(
+            f"perturb: the first-order form (eq. 61) needs small Σ ∂²log r, got {float(size):.3g}"
+            " (at 0.5 it goes half too far, above 2 it diverges): more steps, a weaker r,"
+            " or `denoise` where r is Gaussian",
+            stacklevel=3,
+        )
+
+
+def check_T(chain: Chain, tilt: Tilt | Kernel) -> None:
+    """ValueError for a tilt of another T; a bare kernel has none."""
+    if isinstance(tilt, Tilt) and tilt.T != chain.T:
+        raise ValueError(f"tilt: expected one of T = {chain.T}, got T = {tilt.T}")

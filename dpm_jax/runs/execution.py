@@ -1,0 +1,148 @@
+"""From a configuration to a trained run: train (or resume), bound, figures, report.json."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from tqdm import tqdm
+
+from dpm_jax import files, likelihood, training, units
+from dpm_jax.core.model import Model
+from dpm_jax.likelihood import Evaluation, Rows, bound
+from dpm_jax.runs import parts, plots, report
+from dpm_jax.runs import workdir as workdirs
+from dpm_jax.runs.config import (
+    Invalid,
+    check_at_least,
+    configure,
+    name_flag,
+    training_options,
+)
+from dpm_jax.runs.experiment import Config, Experiment, Problem, find
+from dpm_jax.runs.run import Run
+from dpm_jax.runs.train import train
+
+
+def start(workdir: str | Path, experiment: str | Experiment, preset: str = "paper", **flags) -> Run:
+    """Train an experiment as its binary does, or resume it: the same work directory and report.
+
+    Args:
+        workdir: directory of the run.
+        experiment: an Experiment, or the name of one (`find`).
+        preset: of its presets.
+        flags: other values than the preset has, by the names of its flags.
+
+    Raises:
+        ValueError: for an unknown name.
+        Invalid: for anything else that can be mended, before any long work.
+    """
+    known = find(experiment) if isinstance(experiment, str) else experiment
+    return execute(known, configure(known, preset, workdir, flags))[0]
+
+
+def fit(
+    workdir: str | Path,
+    model: Model,
+    data: Any,
+    options: training.Options = training.Options(),
+    test: Any = None,
+) -> Run:
+    """Train a model of your own in a work directory, or resume it; report.json has K of `test`.
+
+    Args:
+        workdir: directory of the run.
+        model: from `model.build`.
+        data: (n, *event), as in `training.fit`; not kept: `load` gives the model and parameters.
+        options: how to train.
+        test: (m, *event) held-out examples for K; None: no report.
+
+    Raises:
+        ValueError: for bad options or data, or a directory that holds another run.
+    """
+    training.check(options)
+    problem = Problem(model=model, data=data, test=test)
+    place = Path(workdir)
+    config = {"experiment": None, **dataclasses.asdict(options), "model": parts.encode(model)}
+    place = workdirs.claim(place, config, write=True)
+    try:
+        state, seconds = train(problem, options, place)
+    except Invalid as error:
+        raise ValueError(str(error).removeprefix("--")) from error
+    if test is not None:
+        rows = Rows(options.seed + 1, progress=bar("bound"))
+        found = likelihood.evaluate(model, state.ema, test, rows=rows)
+        _write(place, {**report.of_bound(found), **report.of_training(state, seconds)})
+    return Run(place, config, problem, state.ema, int(state.step))
+
+
+def execute(experiment: Experiment, config: Config) -> tuple[Run, str]:
+    """Train (or resume), bound, draw figures, write report.json; the run and its final table.
+
+    Raises:
+        Invalid: for anything the user can mend, before any long work.
+    """
+    workdir, problem, options = _prepare(experiment, config)
+    state, seconds = train(problem, options, workdir)
+    found = _bound(problem, state.ema, config)
+    folder = workdir / "figures"
+    figures, facts, sample_rows = experiment.figures(config, problem, state.ema, folder)
+    figures["bound_terms"] = str(_draw_bound_terms(problem, state.ema, config, folder))
+    content, rows = report.content(experiment, config, problem, state.ema, found)
+    figures = {name: str(Path(path).relative_to(workdir)) for name, path in figures.items()}
+    content |= {**report.of_training(state, seconds), **facts, "figures": figures}
+    content = _write(workdir, content)
+    text = report.text(experiment, found, content, rows + sample_rows, workdir)
+    return Run(workdir, config, problem, state.ema, int(state.step), experiment), text
+
+
+def bar(name: str):
+    """A progress bar over batches, for `Rows.progress`; it goes when they are done."""
+    return lambda batches: tqdm(batches, desc=name, unit="batch", leave=False)
+
+
+def _prepare(experiment: Experiment, config: Config) -> tuple[Path, Problem, training.Options]:
+    """Everything that can be refused, and the directory claimed once nothing was."""
+    try:
+        if not config["workdir"]:
+            raise ValueError("workdir: expected a directory for the run, got none")
+        options = training_options(config)
+        training.check(options)
+        check_at_least(config, num_eval=2)
+        workdir = workdirs.claim(Path(config["workdir"]), config, write=False)
+        problem = experiment.setup(config)
+        training.make_loss(problem.model, options.objective, options.num_t)
+        workdirs.claim(workdir, config, write=True)
+    except (ValueError, OSError) as error:
+        raise Invalid(name_flag(str(error), config, experiment)) from error
+    return workdir, problem, options
+
+
+def _bound(problem: Problem, params, config: Config) -> Evaluation:
+    rows = Rows(config["seed"] + 1, problem.prepare, progress=bar("bound"))
+    test = problem.test[: config["num_eval"]]
+    return likelihood.evaluate(problem.model, params, test, config.get("passes"), rows=rows)
+
+
+def _draw_bound_terms(problem: Problem, params, config: Config, folder: Path) -> Path:
+    """Where K is spent: the mean KL term at each t, over enough examples to see its shape."""
+    model, schedule = problem.model, problem.model.chain(params).schedule
+    x0 = problem.test[: max(8, 20_000 // schedule.T)]
+    key_rows, key = jax.random.split(jax.random.key(config["seed"] + 3))
+    x0 = x0 if problem.prepare is None else problem.prepare(key_rows, x0)
+
+    @jax.jit
+    def mean_terms(params, keys, x0):
+        chain = model.chain(params)
+        return jax.vmap(lambda k, x: bound.exact_terms(k, chain, x))(keys, x0).mean(axis=0)
+
+    terms = np.asarray(mean_terms(params, jax.random.split(key, len(x0)), x0), np.float64)
+    noise = np.asarray(schedule.noise[2:])
+    return plots.bound_terms(folder / "bound_terms.png", -terms[2:] / units.LN2, noise)
+
+
+def _write(workdir: Path, content: dict[str, Any]) -> dict[str, Any]:
+    content = {k: units.or_null(v) if isinstance(v, float) else v for k, v in content.items()}
+    files.write_json(workdir / "report.json", content)
+    return content

@@ -1,0 +1,128 @@
+"""What an experiment is: presets, a problem made of them, figures; and how it is found by name."""
+
+import dataclasses
+import importlib
+import importlib.util
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from dpm_jax.core.model import Model
+from dpm_jax.training import DrawBatch
+
+Config = dict[str, Any]  # every flag of a run by name
+Row = tuple[str, ...]  # of the final table: name, paper, ours, ceiling, unit
+Figures = tuple[dict[str, str], dict[str, Any], list[Row]]  # paths by name, facts, rows
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What evaluate.py and posterior.py can afford on one core in about a minute."""
+
+    examples: int
+    model_samples: int
+    lanes: int  # trajectories that a device holds at once
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Exact:
+    """What is known exactly of the data; what is not known is left out."""
+
+    ceiling: Callable[[int, int | None], float | None] = lambda seed, steps: None
+    # the most K can be in this very setting, nats
+    entropies: Callable[[Any], Any] | None = None  # schedule -> eq. 24: lower, true, upper
+    points: Callable[..., Any] | None = None  # (key, n) -> x, log w: E Σ w p(x) is 1 at most
+    log_p: Callable[..., Any] | None = None  # examples -> log p of exact kernels, nats
+    compare: Callable[..., dict] | None = None  # y, known, noise, x, weight -> numbers
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImageScale:
+    """What images add: how grey levels become the units of the model."""
+
+    mean: float  # grey levels
+    scale: float  # grey levels that one unit of the model is
+    levels: int  # that a pixel can take
+    enlarge: Callable[..., Model] | None = None  # shape -> the model of larger images
+    whole: Any = ()  # held-out images larger than those of the test set, for figures
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Problem:
+    """A configuration made real: the model, and the data that train and test it."""
+
+    model: Model
+    data: Any = None  # for training.fit
+    test: Any = None  # rows for K
+    draw: DrawBatch | None = None  # as in training.fit
+    prepare: Callable | None = None  # (key, rows) -> examples, of test rows
+    validation: Any = None  # rows held out of both, on which samplers and widths are chosen
+    streams: bool = False  # each step reads its rows from disk
+    facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # more for report.json
+    budget: Budget = Budget(examples=100, model_samples=100, lanes=1024)
+    exact: Exact = Exact()
+    images: ImageScale | None = None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One row of the paper's Table 1, or another experiment of the same form."""
+
+    name: str
+    unit: str  # of K in the tables
+    presets: Mapping[str, Config]  # by name, "paper" among them: the defaults of all flags
+    helps: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of flags of its own
+    setup: Callable[[Config], Problem]
+    figures: Callable[[Config, Problem, Any, Path], Figures] = lambda *_: ({}, {}, [])
+    measures: Callable[..., tuple[dict, list[Row]]] = lambda *_: ({}, [])
+    # problem, evaluation, ceiling -> facts, rows
+    paper_K_bits: float | None = None
+    paper_gain_bits: float | None = None  # K − L_null
+    flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    # argument of a library message -> the flag that gave it, where their names differ
+
+
+_OWN = ("bark", "cifar10", "dead_leaves", "heartbeat", "mnist", "swiss_roll")  # experiments/
+_REGISTERED: dict[str, Experiment] = {}
+
+
+def register(experiment: Experiment) -> Experiment:
+    """Make an experiment known by its name, so that `load` finds it; returns it."""
+    _REGISTERED[experiment.name] = experiment
+    return experiment
+
+
+def find(name: str) -> Experiment:
+    """The experiment registered under a name, or the package's own.
+
+    Raises:
+        ValueError: for a name that neither has.
+    """
+    if name not in _REGISTERED and name in _OWN:
+        try:
+            importlib.import_module(f"dpm_jax.experiments.{name}")
+        except ModuleNotFoundError as error:
+            if error.name != "dpm_jax.experiments":
+                raise
+            raise ValueError("experiment: dpm_jax is not installed (pip install -e .)") from error
+    if name not in _REGISTERED:
+        known = ", ".join(sorted({*_OWN, *_REGISTERED}))
+        raise ValueError(
+            f"experiment: expected one of {known}, or one that runs.register has made known; got"
+            f" {name!r}"
+        )
+    return _REGISTERED[name]
+
+
+def import_file(path: str | Path) -> None:
+    """Run the Python file of an experiment of your own, which registers itself.
+
+    Raises:
+        ValueError: for a path that is no Python file.
+    """
+    file = Path(path).expanduser()
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    if spec is None or spec.loader is None or not file.is_file():
+        raise ValueError(f"experiment: expected a Python file, got {path}")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)

@@ -1,0 +1,267 @@
+"""What the experiments on images share: the model on its linear skip, samples, tables."""
+
+import math
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from dpm_jax import units
+from dpm_jax.core import gaussian
+from dpm_jax.core import model as models
+from dpm_jax.core.chain import Chain
+from dpm_jax.core.readout import Readout
+from dpm_jax.images import dequantisation, kernel, law
+from dpm_jax.images.resize import resize
+from dpm_jax.likelihood import Evaluation, discretized
+from dpm_jax.networks import registry
+from dpm_jax.runs import noise_floor
+from dpm_jax.runs.config import check_at_least, make_schedule
+from dpm_jax.runs.experiment import Budget, Config, Exact, ImageScale, Problem, Row
+
+_FITTED_ON = 20_000  # patches of 32×32 for the Gaussian law of the linear skip
+
+
+class ImageSet(NamedTuple):
+    """An image set as an experiment sees it."""
+
+    data: np.ndarray  # what training.fit holds: images, or photographs to be cropped
+    draw: Callable[..., Any]  # (key, train, n) -> (n, H, W, C) of the same integers
+    test: np.ndarray  # (M, H, W, C) uint8 or uint16
+    mean: float  # grey levels
+    scale: float  # grey levels
+    levels: int
+    facts: dict[str, Any]
+    whole: Any = ()  # (k, H, W, C): held-out images larger than those of the test set
+    streams: bool = False  # each step reads its rows from disk
+    validation: Any = None  # held out of training and test
+
+    @property
+    def event(self) -> tuple[int, ...]:
+        """(H, W, C) of one image."""
+        return self.test.shape[1:]
+
+
+def setup(
+    config: Config,
+    make: Callable[[Config], ImageSet],
+    budget: Budget = Budget(examples=2, model_samples=2, lanes=64),
+    event: tuple[int, ...] | None = None,
+) -> Problem:
+    """The model, the data and the noise-floor ceiling for these flags.
+
+    Args:
+        config: every flag by name.
+        make: loads the images.
+        budget: of evaluate.py and posterior.py.
+        event: (H, W, C) where it is known beforehand: a network that does not take it is then
+            refused before anything is loaded.
+
+    Raises:
+        ValueError: naming the flag.
+    """
+    _check(config)
+    schedule = make_schedule(config)
+    if event is not None and config["readout"] != "skip":  # which is fitted to the images
+        read = gaussian.family().readout(config["readout"], config["variance"])
+        network = registry.by_name(config, read.outputs)
+        models.build(gaussian.family(), schedule, network, event, read)
+    images = make(config)
+    prepare = _preparation(config, images)
+    build = _builder(config, images)
+
+    def draw(key, rows, n):
+        key_rows, key_noise = jax.random.split(key)
+        return prepare(key_noise, images.draw(key_rows, rows, n))
+
+    scaling = ImageScale(
+        mean=images.mean,
+        scale=images.scale,
+        levels=images.levels,
+        enlarge=build,
+        whole=images.whole,
+    )
+    return Problem(
+        model=build(images.event),
+        data=images.data,
+        draw=draw,
+        test=images.test,
+        prepare=prepare,
+        validation=images.validation,
+        streams=images.streams,
+        facts=_facts(config, images),
+        budget=budget,
+        exact=Exact(ceiling=lambda seed, steps: _ceiling(config, images)),
+        images=scaling,
+    )
+
+
+def _builder(config: Config, images: ImageSet) -> Callable[..., models.Model]:
+    """shape -> the model of images of this shape; convolutions alone serve every one."""
+    schedule, family = make_schedule(config), gaussian.family()
+    skip = fit_law(images, config["seed"]) if config["readout"] == "skip" else None
+    last_step = config["last_step"]
+    if last_step == "discretized":
+        last_step = discretized.last_step(_bins(images))
+
+    def read(shape: tuple[int, ...]) -> Readout:
+        if skip is None:
+            return family.readout(config["readout"], config["variance"])
+        return kernel.readout(skip if shape == images.event else resize(skip, *shape[:2]))
+
+    def build(shape: tuple[int, ...]) -> models.Model:
+        of = read(tuple(shape))
+        return models.build(
+            family,
+            schedule,
+            registry.by_name(config, of.outputs),
+            shape,
+            of,
+            last_step=last_step,
+            learn_schedule=config["schedule"] == "learned",
+            x0_range=dequantisation.data_range(images.mean, images.scale, images.levels),
+        )
+
+    return build
+
+
+def _preparation(config: Config, images: ImageSet) -> Callable:
+    """(key, rows) -> examples; without noise where K is the probability of integers."""
+    if config["last_step"] == "discretized":
+        bins = _bins(images)
+        return lambda key, rows: discretized.centre(rows, bins)
+    return partial(_dequantize, mean=images.mean, scale=images.scale)
+
+
+def _dequantize(key, rows, mean: float, scale: float):
+    return dequantisation.dequantize(key, rows, mean, scale)
+
+
+def _bins(images: ImageSet) -> discretized.Bins:
+    return discretized.bins(images.levels, images.mean, images.scale)
+
+
+def _ceiling(config: Config, images: ImageSet) -> float | None:
+    """h(X_1) >= h(noise of the β_1 step): no density of x^1 is narrower than its noise."""
+    if config["last_step"] != "fixed":
+        return None
+    return -0.5 * math.prod(images.event) * math.log(2 * math.pi * math.e * config["beta_1"])
+
+
+def _facts(config: Config, images: ImageSet) -> dict[str, Any]:
+    return {
+        "ceiling_kind": "noise floor: minus the entropy of the noise of the beta_1 step",
+        "dims": math.prod(images.event),
+        "pixels": math.prod(images.event[:2]),
+        "mean_levels": images.mean,
+        "scale_levels": images.scale,
+        "levels": images.levels,
+        "beta_1_noise_levels": images.scale * math.sqrt(config["beta_1"]),
+        **images.facts,
+    }
+
+
+def fit_law(images: ImageSet, seed: int) -> law.LinearSkip:
+    """The Gaussian law in DCT × colour axes, of training images as the network will see them."""
+    num = noise_floor.patches(_FITTED_ON, math.prod(images.event[:2]))
+    rows = images.draw(jax.random.key(seed + 7), noise_floor.some_rows(images, num), num)
+
+    def prepare(rows):
+        return (np.asarray(rows, np.float64) + 0.5 - images.mean) / images.scale
+
+    return law.fit(np.asarray(rows), prepare, 1 / (12 * images.scale**2))
+
+
+def draw_rows(key, rows, n):
+    """n rows of an image set, each equally often."""
+    return rows[jax.random.randint(key, (n,), 0, rows.shape[0])]
+
+
+def samples(
+    config: Config, model: models.Model, params, num: int, seed: int = 2, chunk: int = 0
+) -> np.ndarray:
+    """`num` samples of the model in --sample_steps, a few (or `chunk`) at a time."""
+    chunk = chunk or max(1, min(num, 65536 // math.prod(model.event_shape[:2])))
+    draw = jax.jit(lambda p, key: models.sample(model, p, key, chunk, config["sample_steps"]))
+    root = jax.random.key(config["seed"] + seed)
+    parts = [
+        np.asarray(draw(params, jax.random.fold_in(root, i)))
+        for i in tqdm(range(-(-num // chunk)), desc="sample", leave=False)
+    ]
+    return np.concatenate(parts)[:num]
+
+
+def sampled_chain(config: Config, model: models.Model, params) -> Chain:
+    """The chain of --sample_steps; the model's own where that is all of them."""
+    steps = config["sample_steps"]
+    return model.chain(params, None if steps == config["T"] else steps)
+
+
+def scale_of(problem: Problem) -> ImageScale:
+    """How grey levels became the units of this problem's model."""
+    if problem.images is None:
+        raise TypeError("problem: expected one of images")
+    return problem.images
+
+
+def to_8bit(problem: Problem, x) -> np.ndarray:
+    """Images in the units of the model as 8 bits, for figures."""
+    images = scale_of(problem)
+    found = dequantisation.to_levels(jnp.asarray(x), images.mean, images.scale, images.levels)
+    return (np.asarray(found) // (images.levels // 256)).astype(np.uint8)
+
+
+def measures(
+    problem: Problem, result: Evaluation, ceiling: float | None, per: str = "pixel"
+) -> tuple[dict[str, float], list[Row]]:
+    """K per pixel (all its colours) or dim, and the 8-bit bits/dim, which is lower the better."""
+    bits, dims, scale = units.bits, problem.facts["dims"], scale_of(problem).scale
+    size = dims if per == "dim" else problem.facts["pixels"]
+    whole = callable(problem.model.last_step)  # K is then a log probability of integers
+    code, key = "8-bit code length", "bits_per_dim_8bit"
+    if whole:
+        code, key = "lossless code length", "bits_per_dim_lossless"
+
+    def code_length(K: float) -> float:
+        return -bits(K) / dims if whole else units.bits_per_dim_8bit(K, dims, scale)
+
+    error, gain_error = bits(result.K_error), bits(result.K_minus_L_null_error)
+    ours = {
+        f"K_bits_per_{per}": bits(result.K) / size,
+        f"K_minus_L_null_bits_per_{per}": bits(result.K_minus_L_null) / size,
+        f"K_minus_L_null_standard_error_bits_per_{per}": gain_error / size,
+        key: code_length(result.K),
+    }
+    most: list[float | None] = [None] * 3
+    if ceiling is not None:
+        most = [bits(ceiling) / size, bits(ceiling - result.L_null) / size, code_length(ceiling)]
+    density = f"log probability of the integers, per {per}" if whole else f"K per {per}"
+    rows = [
+        (density, f"K_bits_per_{per}", error / size, f"bits/{per}"),
+        (
+            f"K − L_null per {per}",
+            f"K_minus_L_null_bits_per_{per}",
+            gain_error / size,
+            f"bits/{per}",
+        ),
+        (f"{code} (lower is better)", key, error / dims, "bits/dim"),
+    ]
+    number = units.number
+    return ours, [
+        (name, "–", number(ours[key], e, 4), number(c, digits=4), unit)
+        for (name, key, e, unit), c in zip(rows, most)
+    ]
+
+
+def _check(config: Config) -> None:
+    if "baselines" in config:
+        noise_floor.names(config)
+    check_at_least(config, num_eval=2, num_samples=1, passes=1)
+    if "scales" in config:
+        check_at_least(config, scales=1)
+    if not 2 <= config["sample_steps"] <= config["T"]:
+        raise ValueError(f"sample_steps: expected 2..{config['T']}, got {config['sample_steps']}")

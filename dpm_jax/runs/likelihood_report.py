@@ -1,0 +1,163 @@
+"""What evaluate.py writes and prints: likelihood.json in nats, and its table in nats and bits."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from dpm_jax import likelihood, units
+from dpm_jax.likelihood import Evaluation, LogLikelihood, Rows, standard_error
+from dpm_jax.runs import report
+from dpm_jax.runs.run import Run
+
+
+class Measured(NamedTuple):
+    """What was measured of a run; nats."""
+
+    bound: Evaluation  # K
+    likelihoods: list[LogLikelihood]  # log p by rising M
+    pairs: np.ndarray | None = None  # (n, 2): the sandwich of samples of the model
+    total: dict[str, Any] | None = None  # what p sums to
+    truth: np.ndarray | None = None  # log p of exact kernels, of the same examples
+    ceiling: float | None = None  # of K
+
+
+def content(run: Run, found: Measured) -> dict[str, Any]:
+    """likelihood.json: nats everywhere, as its keys say."""
+    return _json(
+        {
+            "experiment": run.config["experiment"],
+            "preset": run.config.get("preset"),
+            "unit": "nats per example",
+            "train_steps": run.step,
+            "beta_1": float(run.model.chain(run.params).schedule.beta[1]),
+            "last_step": run.model.last_step,
+            "dims": math.prod(run.model.event_shape),
+            "scale_levels": run.problem.facts.get("scale_levels"),
+            "K": found.bound._asdict(),
+            "ceiling_of_K": found.ceiling,
+            "likelihood": [each._asdict() for each in found.likelihoods],
+            "sandwich": None if found.pairs is None else _sandwich(found.pairs),
+            "sum_of_p": found.total,
+            "truth": None if found.truth is None else float(found.truth.mean()),
+        }
+    )
+
+
+def _sandwich(pairs: np.ndarray) -> dict[str, Any]:
+    values = {"lower": pairs[:, 0], "upper": pairs[:, 1], "width": pairs[:, 1] - pairs[:, 0]}
+    means = {name: float(value.mean()) for name, value in values.items()}
+    errors = {f"{name}_error": standard_error(value) for name, value in values.items()}
+    return {**means, **errors, "samples": len(pairs)}
+
+
+def normalisation(run: Run, num: int, n: int, steps: int | None, rows: Rows) -> dict | None:
+    """Σ p(x) over all x, or ∫ p by importance sampling: 1 for a probability, at most 1 for a part.
+
+    The error of each p̂ is that of its trajectories; where the points are random, the spread of
+    their terms holds both. None where the experiment knows no such points.
+    """
+    if run.problem.exact.points is None:
+        return None
+    x, log_weight, exhaustive = run.problem.exact.points(jax.random.key(rows.seed), n)
+    num = num if exhaustive else min(num, 64)
+    rows = rows._replace(seed=rows.seed + 1)
+    works = likelihood.evaluate_works(run.model, run.params, np.asarray(x), num, steps, rows)
+    p = np.exp(np.asarray(log_weight, np.float64)[:, None] - works)
+    value = p.mean(axis=1).sum()
+    if exhaustive:
+        error = np.sqrt((p.var(axis=1, ddof=1) / num).sum()) if num > 1 else float("nan")
+        of = f"P of all {len(p)} sequences of the data, at most 1"
+    else:
+        error = np.std(p.mean(axis=1), ddof=1) * np.sqrt(len(p))
+        of = f"∫ p by importance sampling at {len(p)} points, 1 for a probability"
+    found = {"value": float(value), "error": float(error), "of": of}
+    return found | {"points": len(p), "trajectories": num}
+
+
+def _json(value):
+    """Numbers that are not finite become null, at any depth; -inf is told by `impossible`."""
+    if isinstance(value, dict):
+        return {name: _json(v) for name, v in value.items()}
+    if isinstance(value, list):
+        return [_json(v) for v in value]
+    return units.or_null(value) if isinstance(value, float) else value
+
+
+def text(content) -> str:
+    """The report: one table, and under it what its words mean and what to beware of."""
+    heading = ["", "nats", "bits", "± examples", "± trajectories", "median ESS"]
+    scale = content["scale_levels"]
+    table = [tuple(heading + (["bits/dim", "8-bit bits/dim"] if scale else []))]
+    table += [_row(content, *cells) for cells in _rows(content)]
+    steps = content["steps"]
+    respaced = f", respaced to {steps} steps: a model of its own" if steps else ""
+    title = (
+        f"{content['experiment'] or 'own model'}, preset {content['preset'] or '–'},"
+        f" β_1 = {content['beta_1']:.3g}, last step {content['last_step']},"
+        f" {content['train_steps']} training steps{respaced}"
+    )
+    return "\n".join(["", title, report.table(table), *notes(content)])
+
+
+def _rows(content):
+    """name, nats, error over examples, error over trajectories, ESS, whether it is a level."""
+    K, many, pair = content["K"], content["likelihood"], content["sandwich"]
+    yield f"K, eq. 14 ({K['examples']} examples)", K["K"], K["K_error"]
+    gain = K["K_minus_L_null"], K["K_minus_L_null_error"]
+    yield "K − L_null", *gain, None, None, False
+    yield "K = −⟨W⟩, examples below", many[-1]["K"]
+    for found in many:
+        name = f"log p, M = {found['num']} ({found['examples']} examples)"
+        value = float("-inf") if found["impossible"] else found["log_p"]
+        ess = units.number(found["ess"], digits=1)
+        yield name, value, found["error"], found["trajectory_error"], ess
+    yield "dissipation, log p − K", many[-1]["dissipation"], None, None, None, False
+    if content["truth"] is not None:
+        yield "truth: exact kernels, same examples", content["truth"]
+    if content["ceiling_of_K"] is not None:
+        yield "ceiling of K", content["ceiling_of_K"]
+    if pair is not None:
+        for name, key in (
+            (f"log p of {pair['samples']} model samples, from below", "lower"),
+            ("from above", "upper"),
+            ("width of the sandwich", "width"),
+        ):
+            yield name, pair[key], pair[f"{key}_error"], None, None, False
+
+
+def _row(content, name, nats, examples=None, noise=None, ess=None, level=True) -> report.Row:
+    scale, dims, number = content["scale_levels"], content["dims"], units.number
+    bits = [None if v is None else units.bits(v) for v in (nats, examples, noise)]
+    cells = [name, number(nats), number(bits[0]), number(bits[1]), number(bits[2]), ess or "–"]
+    if scale:
+        known = level and nats is not None
+        code = units.bits_per_dim_8bit(nats, dims, scale) if known else None
+        cells += [number(None if bits[0] is None else bits[0] / dims, digits=4)]
+        cells += [number(code, digits=4)]
+    return tuple(cells)
+
+
+def notes(content) -> list[str]:
+    """What the words of the table mean, and where its numbers are not what they seem."""
+    total, best = content["sum_of_p"], content["likelihood"][-1]
+    said = [
+        "K <= log p: K is the mean of −W (work, in k_B T), log p = log⟨e^−W⟩ (Jarzynski, eq. 9;",
+        "annealed importance sampling; IWAE with M samples). ± examples holds ± trajectories.",
+    ]
+    if total is not None:
+        value = units.number(total["value"], total["error"], 4)
+        said.append(f"{total['of']}, M = {total['trajectories']}: {value}")
+    if best["not_a_number"]:
+        said.append(f"WARNING: log p is NaN for {best['not_a_number']} examples: not a result.")
+    if best["impossible"]:
+        said.append(f"{best['impossible']} of {best['examples']} examples have log p = −inf.")
+    lost = best["dissipation"]
+    if best["poor"] > 0.05 or (lost is not None and lost > np.log(best["num"])):
+        said.append(
+            f"WARNING: ESS below 2 for {best['poor']:.0%} of the examples, dissipation"
+            f" {units.number(lost, digits=1)} nats or more against ln M ="
+            f" {np.log(best['num']):.1f}: log p is a lower bound and no value, its error too small."
+        )
+    return said

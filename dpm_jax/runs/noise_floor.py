@@ -1,0 +1,205 @@
+"""The noise-floor curve: what one model gives at every noise of the data, beside other densities.
+
+Images of integers, above all with flat regions, have no density of their own: a K is one of the
+data with a noise, and models compare only at the same. K' = K − L_null is in bits a pixel, all its
+colours together; the isotropic Gaussian is the line K' = 0.
+"""
+
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tqdm import tqdm
+
+from dpm_jax import likelihood, units
+from dpm_jax.baselines import blocks, causal, mcgsm
+from dpm_jax.images import law as laws
+from dpm_jax.likelihood import Rows
+from dpm_jax.runs import plots
+from dpm_jax.runs.config import check_at_least
+from dpm_jax.runs.experiment import Config, Problem
+
+FLOORS = (0.002, 0.011, 0.041, 0.101)  # variances of noise at which models are compared
+_FEWEST = 1000  # patches: a block of 8×8 colours has a covariance of 192×192
+BLOCK = 8  # largest side of the blocks with a full covariance
+HELPS = {
+    "baselines": "Densities beside K in the noise-floor curve, a list of dct, blocks (8×8),"
+    " causal (scale mixture) and mcgsm (an hour for grey levels), or nothing.",
+    "baseline_patches": "Training patches that they are fitted on; as many pixels where these are"
+    " larger than 32×32.",
+}
+
+
+class Curve(NamedTuple):
+    """K' of one density at some noises, in bits a pixel."""
+
+    noise: np.ndarray  # (m,) variances
+    floor: np.ndarray  # (m,) bool: whether it is the nearest to one of the FLOORS
+    gain: np.ndarray  # (m,)
+    error: np.ndarray  # (m,) standard errors over the test images
+    ceiling: np.ndarray  # (m,) −h of the noise, less L_null of these images
+    lead: np.ndarray | None = None  # (m, 2): of the diffusion, and its error in pairs
+
+
+def names(config: Config) -> list[str]:
+    """The names in --baselines; ValueError for one that is unknown, or too few patches."""
+    found = list(dict.fromkeys(name for name in config["baselines"].split(",") if name))
+    unknown = [name for name in found if name not in _FITS]
+    if unknown:
+        raise ValueError(f"baselines: expected names of {tuple(_FITS)}, got {unknown[0]!r}")
+    check_at_least(config, baseline_patches=_FEWEST)
+    return found
+
+
+def some_rows(problem, num: int):
+    """The data for `problem.draw`; only `num` of them, evenly spread, where they are on disk."""
+    if not problem.streams:
+        return jnp.asarray(problem.data)
+    return jnp.asarray(problem.data[np.arange(num) * len(problem.data) // num])
+
+
+def measure(config: Config, problem: Problem, params, folder: Path):
+    """The curve as figure, facts and rows of the table."""
+    noise = np.asarray(problem.model.chain(params).schedule.noise)
+    wanted = np.union1d(np.geomspace(max(noise[1], 1e-4), 0.5, 9), FLOORS)
+    wanted = wanted[wanted >= 0.99 * noise[1]]
+    t0 = np.unique([_nearest(noise, v) for v in wanted])
+    floor = np.isin(t0, [_nearest(noise, v) for v in FLOORS if v >= 0.99 * noise[1]])
+    found = likelihood.evaluate_noise_floor(
+        problem.model,
+        params,
+        problem.test[: config["num_eval"]],
+        t0.tolist(),
+        4 * config["passes"],
+        Rows(config["seed"] + 12, problem.prepare, progress=_batches),
+    )
+    pixels, dims = problem.facts["pixels"], problem.facts["dims"]
+    unit = units.LN2 * pixels
+    gain, error = found.gain / unit, found.gain_error / unit
+    ceiling = -0.5 * dims / pixels * np.log2(2 * np.pi * np.e * found.noise) - found.K / unit + gain
+    curves = {"diffusion": Curve(found.noise, floor, gain, error, ceiling)}
+    each = found.each[:, floor] / unit
+    curves |= _beside(config, problem, found.noise[floor], each, ceiling[floor], unit)
+    per_dim = {
+        name: (c.noise, c.gain * pixels / dims, c.error * pixels / dims)
+        for name, c in curves.items()
+    }
+    path = plots.noise_floor(
+        folder / "noise_floor.png",
+        per_dim,
+        dims // pixels,
+        ceiling=(found.noise, ceiling * pixels / dims),
+    )
+    facts = {name: _listed(curve) for name, curve in curves.items()}
+    return {"noise_floor": str(path)}, {"noise_floor": facts}, _rows(curves)
+
+
+def _nearest(noise: np.ndarray, variance: float) -> int:
+    return int(np.argmin(abs(np.log(noise[1:] / variance)))) + 1
+
+
+def _beside(config, problem, noise, ours, ceiling, unit: float) -> dict[str, Curve]:
+    """Other densities, fitted at each noise to training images that have it.
+
+    They are tested on one noised copy of the test images, while K is an average over such copies:
+    the lead of the diffusion is taken image by image.
+    """
+    keys = jax.random.split(jax.random.key(config["seed"] + 13), 4)
+    num = patches(config["baseline_patches"], problem.facts["pixels"])
+    train = _Noised(keys[0], problem.draw(keys[1], some_rows(problem, num), num))
+    rows = jnp.asarray(problem.test[: config["num_eval"]])
+    test = _Noised(keys[2], problem.prepare(keys[3], rows))
+    work = [(name, i) for i in range(len(noise)) for name in names(config)]
+    values: dict[str, list] = {}
+    for name, i in tqdm(work, desc="other densities", leave=False):
+        x = test.at(noise[i])
+        label, density = _FITS[name](train.at(noise[i]))
+        gain = (density(x) - blocks.isotropic(x)) / unit
+        pair = [(v.mean(), likelihood.standard_error(v)) for v in (gain, ours[:, i] - gain)]
+        values.setdefault(label, []).append(pair)
+    found = {label: np.array(pairs) for label, pairs in values.items()}
+    floor = np.ones(len(noise), bool)
+    return {
+        label: Curve(noise, floor, pairs[:, 0, 0], pairs[:, 0, 1], ceiling, pairs[:, 1])
+        for label, pairs in found.items()
+    }
+
+
+def patches(num: int, pixels: int) -> int:
+    """So many patches of 32×32, or as many pixels of larger ones; at least _FEWEST."""
+    return max(min(num, _FEWEST), num * 1024 // max(1024, pixels))
+
+
+class _Noised:
+    """Images with the noise of any variance, always the same draw of it."""
+
+    def __init__(self, key, x0):
+        self.x0, self.epsilon = x0, jax.random.normal(key, x0.shape)
+
+    def at(self, variance: float) -> np.ndarray:
+        v = float(variance)
+        return np.asarray(np.sqrt(1 - v) * self.x0 + np.sqrt(v) * self.epsilon)
+
+
+def _dct(train):
+    law = laws.fit(train)
+    density = jax.jit(jax.vmap(lambda x: laws.log_density(law, x)))
+    return "Gaussian, DCT", lambda x: np.asarray(density(jnp.asarray(x)), np.float64)
+
+
+def _blocks(train):
+    sides = train.shape[1:3]
+    block = max(b for b in range(1, BLOCK + 1) if not any(side % b for side in sides))
+    model = blocks.fit(train, block)
+    return f"Gaussian, {block}×{block} blocks", partial(blocks.log_density, model)
+
+
+def _causal(train):
+    model = causal.fit(train, progress=_cases)
+    return "causal scale mixture", partial(causal.log_density, model)
+
+
+def _mcgsm(train):
+    return "MCGSM", partial(causal.log_density, mcgsm.fit(train, progress=_cases))
+
+
+def _batches(batches):
+    return tqdm(batches, desc="noise floor", unit="batch", leave=False)
+
+
+def _cases(cases):
+    return tqdm(cases, desc="borders", unit="case", leave=False)
+
+
+_FITS = {"dct": _dct, "blocks": _blocks, "causal": _causal, "mcgsm": _mcgsm}
+
+
+def _listed(curve: Curve) -> dict[str, list]:
+    facts = {
+        "noise_variance": curve.noise.tolist(),
+        "K_minus_L_null_bits_per_pixel": curve.gain.tolist(),
+        "standard_error_bits_per_pixel": curve.error.tolist(),
+        "ceiling_bits_per_pixel": curve.ceiling.tolist(),
+    }
+    if curve.lead is not None:
+        facts["lead_of_diffusion_bits_per_pixel"] = curve.lead[:, 0].tolist()
+        facts["lead_standard_error_bits_per_pixel"] = curve.lead[:, 1].tolist()
+    return facts
+
+
+def _rows(curves: dict[str, Curve]):
+    """Rows of the final table: K' at the FLOORS, always a density, and its ceiling."""
+    number, rows = units.number, []
+    for name, curve in curves.items():
+        for i, v in enumerate(curve.noise):
+            if not curve.floor[i]:
+                continue
+            what = f"K − L_null at noise variance {v:.4f}, {name}"
+            if curve.lead is not None:
+                what += f" (diffusion ahead by {number(*curve.lead[i])})"
+            ours, ceiling = number(curve.gain[i], curve.error[i]), number(curve.ceiling[i])
+            rows.append((what, "–", ours, ceiling, "bits/pixel"))
+    return rows

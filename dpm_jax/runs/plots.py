@@ -1,0 +1,200 @@
+"""The paper's figures as PNG files; matplotlib is imported here and nowhere else."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+from dpm_jax import files
+
+
+def save(figure, path) -> Path:
+    """Write a figure as PNG, whole or not at all, and close it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.replacing(path) as temporary:
+        figure.savefig(temporary, dpi=130, bbox_inches="tight")
+    plt.close(figure)
+    return path
+
+
+def image_grid(path, images, columns: int, title: str = "") -> Path:
+    """Images (n, H, W, 1 or 3) of 8 bits in a grid, e.g. Figure App.1: 100 MNIST samples."""
+    n, height, width, channels = images.shape
+    columns = min(columns, n)
+    rows = -(-n // columns)
+    grid = np.zeros((rows * (height + 1) - 1, columns * (width + 1) - 1, channels), np.uint8) + 90
+    for i, image in enumerate(images):
+        top, left = (i // columns) * (height + 1), (i % columns) * (width + 1)
+        grid[top : top + height, left : left + width] = image
+    figure, axis = plt.subplots(figsize=(8, 8 * grid.shape[0] / grid.shape[1]))
+    axis.imshow(grid.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
+    axis.set(title=title, xticks=[], yticks=[])
+    return save(figure, path)
+
+
+def bound_terms(path, kl_bits, noise) -> Path:
+    """Where the bound is spent: the KL term of K (eq. 14) at each t, beside the noise 1 − ᾱ_t.
+
+    Args:
+        path: of the PNG.
+        kl_bits: (T−1,) mean KL_t for t = 2..T, in bits per example.
+        noise: (T−1,) 1 − ᾱ_t for the same t.
+    """
+    t = np.arange(2, len(kl_bits) + 2)
+    figure, axis = plt.subplots(figsize=(6, 3.4))
+    axis.plot(t, kl_bits, color="tab:blue", lw=1)
+    axis.set(xlabel="t", ylabel="KL$_t$, bits per example", yscale="log")
+    axis.set_title(f"KL terms of K (eq. 14), sum {np.sum(kl_bits):.2f} bits")
+    twin = axis.twinx()
+    twin.plot(t, noise, color="tab:gray", lw=1, ls="--")
+    twin.set(ylabel=r"$1 - \bar\alpha_t$ (dashed)", yscale="log")
+    return save(figure, path)
+
+
+def dissipation(path, profile, dims: int, exact=None) -> Path:
+    """Where K is lost: KL_t, the entropies of eq. 24, and the work that accumulates (eq. 9).
+
+    Args:
+        path: of the PNG.
+        profile: trajectories.Dissipation, (T+1,) nats each.
+        dims: elements of an example.
+        exact: where known, lower bound, H_q(X^{t-1}|X^t) and upper bound, (T+1,) nats each; bounds
+            of bits are otherwise means over draws, noisier than the difference of the two.
+    """
+    bit = np.log(2)
+    t = np.arange(2, len(profile.kl))
+    figure, axes = plt.subplots(3, 1, figsize=(7, 9), sharex=True, layout="constrained")
+    axes[0].plot(t, profile.kl[2:] / bit, color="tab:blue", lw=1)
+    axes[0].set(yscale="log", ylabel="KL$_t$, bits")
+    axes[0].set_title(f"KL terms of K (eq. 14): {np.sum(profile.kl[2:]) / bit:.3f} bits in all")
+    curves = [("model's kernel", profile.entropy - profile.lower, "tab:red", "-")]
+    if exact is None:
+        curves += [("upper bound, eq. 24", profile.upper - profile.lower, "tab:gray", "--")]
+    else:
+        lower, true, upper = exact
+        curves += [("true $H_q(X^{t-1}|X^t)$", true - lower, "black", "-")]
+        curves += [("upper bound, eq. 24", upper - lower, "tab:gray", "--")]
+    for name, nats, color, style in curves:
+        above = nats[2:] / bit / dims
+        axes[1].plot(t, above, color=color, lw=1, ls=style, label=name)
+    axes[1].axhline(0, color="tab:gray", lw=1, ls=":", label="lower bound, eq. 24")
+    axes[1].set(ylabel="entropy above the lower bound,\nbits per dimension")
+    axes[1].legend(fontsize=8)
+    mean = profile.cumulative[2:] / bit
+    spread = np.sqrt(profile.variance[2:]) / bit
+    axes[2].plot(t, mean, color="tab:blue", lw=1, label=r"mean work from t = 2")
+    axes[2].fill_between(t, mean - spread, mean + spread, alpha=0.25, label="± its s.d.")
+    axes[2].set(xlabel="t", ylabel="cumulative work, bits")
+    axes[2].legend(fontsize=8, loc="upper left")
+    return save(figure, path)
+
+
+def image_columns(path, columns, title: str = "", size: float = 1.1) -> Path:
+    """Images side by side, one example a row: a dict of heading -> (n, H, W, 1 or 3), 8 bits.
+
+    `size` is the side of an image in inches.
+    """
+    shown = list(columns.items())
+    n = len(shown[0][1])
+    height = size * n + 0.6  # the rest holds the title and the headings
+    figure, axes = plt.subplots(n, len(shown), figsize=(size * len(shown), height), squeeze=False)
+    figure.subplots_adjust(0, 0, 1, 1 - 0.6 / height, wspace=0.04, hspace=0.04)
+    for column, (name, images) in enumerate(shown):
+        axes[0, column].set_title(name, fontsize=9)
+        for row in range(n):
+            axis = axes[row, column]
+            axis.imshow(images[row].squeeze(), cmap="gray", vmin=0, vmax=255)
+            axis.set(xticks=[], yticks=[])
+    figure.suptitle(title, fontsize=10, y=1)
+    return save(figure, path)
+
+
+def posterior_points(path, data, seen, draws, title: str = "") -> Path:
+    """Posteriors in the plane: the data, what was observed, draws.
+
+    Args:
+        path: of the PNG.
+        data: (n, 2) of the data, for the backdrop.
+        seen: with y (m, 2), known (2,) bool, noise and truth (m, 2) or None.
+        draws: m arrays (k, 2).
+        title: of the figure.
+    """
+    columns = min(4, len(draws))
+    rows = -(-len(draws) // columns)
+    figure, axes = plt.subplots(
+        rows, columns, figsize=(3 * columns, 3 * rows), sharex=True, sharey=True, squeeze=False
+    )
+    for axis in axes.flat[len(draws) :]:
+        axis.set_visible(False)
+    for i, (axis, x) in enumerate(zip(axes.flat, draws)):
+        axis.scatter(*data.T, s=1, color="0.85", linewidths=0)
+        axis.scatter(*x.T, s=2, color="tab:red", linewidths=0)
+        if seen.noise:
+            axis.plot(*seen.y[i], "x", color="black", ms=7)
+        elif seen.known[0]:
+            axis.axvline(seen.y[i, 0], color="black", lw=0.6)
+        elif seen.known[1]:
+            axis.axhline(seen.y[i, 1], color="black", lw=0.6)
+        if seen.truth is not None:
+            axis.plot(*seen.truth[i], "o", color="tab:blue", ms=4)
+        axis.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
+    what = "cross" if seen.noise else "line"
+    figure.suptitle(f"{title}: data (grey), observed ({what}), truth (blue), draws (red)", y=0.97)
+    return save(figure, path)
+
+
+def posterior_rows(path, seen, draws, title: str = "") -> Path:
+    """Posteriors of vectors: observed (hidden part grey) in the first row, draws below, as images.
+
+    Args:
+        path: of the PNG.
+        seen: with y (m, length), known (length,) bool and truth (m, length) or None.
+        draws: m arrays (k, length).
+        title: of the figure.
+    """
+    figure, axes = plt.subplots(1, len(draws), figsize=(2.2 * len(draws), 3.2), squeeze=False)
+    low, high = min(x.min() for x in draws), max(x.max() for x in draws)
+    for i, (axis, x) in enumerate(zip(axes[0], draws)):
+        observed = np.where(seen.known, seen.y[i], np.nan)
+        truth = np.full_like(observed, np.nan) if seen.truth is None else seen.truth[i]
+        gap = np.full_like(observed, np.nan)
+        colours = matplotlib.colormaps["gray_r"].with_extremes(bad=(0.6, 0.75, 0.95))
+        rows = np.stack([truth, gap, observed, gap, *x])
+        axis.imshow(rows, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
+        axis.set(xticks=[], yticks=[])
+    axes[0, 0].set(yticks=[0, 2, 4 + len(draws[0]) // 2], yticklabels=["x⁰", "seen", "draws"])
+    axes[0, 0].set_title(f"{title}: one problem a panel, hidden part blue", loc="left", fontsize=10)
+    return save(figure, path)
+
+
+def noise_floor(path, curves, elements: int = 1, title: str = "", ceiling=None) -> Path:
+    """K' of data noised to each variance, beside the most that noise leaves: −½ log2 v a dimension.
+
+    Args:
+        path: of the PNG.
+        curves: name -> (noise variance v = 1 − ᾱ, K' in bits a dimension, its standard error),
+            arrays of one length; of data of variance 1.
+        elements: dimensions of a pixel: 1 for grey levels, 3 for colours.
+        title: of the figure.
+        ceiling: (v, K') where the data have not just variance 1, in bits a dimension too.
+    """
+    figure, axis = plt.subplots(figsize=(6.4, 4.2), layout="constrained")
+    seen = np.concatenate([np.asarray(v) for v, _, _ in curves.values()])
+    v = np.geomspace(seen.min(), seen.max(), 200)
+    label, (v, highest) = "ceiling", ceiling or (v, -0.5 * np.log2(v))
+    if ceiling is None:
+        label += r", $-½\log_2 v$" + (f" × {elements}" if elements > 1 else "")
+    axis.plot(v, np.multiply(highest, elements), "k--", lw=1, label=label)
+    for name, (noise, gain, error) in curves.items():
+        axis.errorbar(
+            noise, np.multiply(gain, elements), np.multiply(error, elements),
+            fmt="o-", ms=3, lw=1, capsize=2, label=name,
+        )  # fmt: skip
+    axis.set(xscale="log", xlabel=r"variance of the noise $v = 1 - \bar\alpha_{t_0}$")
+    axis.set(ylabel="$K' = K - L_{null}$, bits per pixel", title=title)
+    axis.legend(frameon=False, title="± one standard error")
+    return save(figure, path)

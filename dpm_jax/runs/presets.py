@@ -1,0 +1,65 @@
+"""Values of flags that presets of several experiments share: data, to be read without a binary."""
+
+from dpm_jax.runs import noise_floor
+
+COMMON = {
+    "seed": 0,
+    "last_step": "fixed",
+    "lr_schedule": "cosine",
+    "warmup": 0,
+    "clip_norm": 1.0,
+    "ema_decay": 0.999,
+    "objective": "bound",
+    "steps_per_dispatch": 0,
+}
+IMAGES = {
+    **COMMON,
+    "T": 1000,
+    "beta_1": 6e-5,
+    "schedule": "geometric",
+    "final_ratio": 333.0,
+    "network": "multiscale_conv",
+    "width": 32,
+    "depth": 4,
+    "scales": 4,
+    "nonlinearity": "softplus",
+    "bottleneck": 0,
+    "readout": "eq65",
+    "variance": "eq64",
+    "num_steps": 5000,
+    "batch_size": 16,
+    "learning_rate": 2e-3,
+    "optimizer": "adam",
+    "warmup": 100,
+    "weight_decay": 0.0,
+    "num_t": -1,
+    "bfloat16": False,
+    "log_every": 25,
+    "checkpoint_every": 500,
+    "sample_steps": 250,
+    "num_samples": 64,
+    "num_eval": 1000,
+    "passes": 8,
+    "baselines": "dct,blocks",
+    "baseline_patches": 20_000,
+    "data_dir": "",
+    "manual_dir": "",
+}
+IMAGES_BEST = {
+    "nonlinearity": "leaky_relu",
+    "readout": "skip",
+    "optimizer": "muon",
+    "weight_decay": 0.2,
+    "batch_size": 32,
+}
+IMAGE_HELPS = {
+    **noise_floor.HELPS,
+    "final_ratio": "(1−ᾱ_T)/ᾱ_T of the geometric schedule.",
+    "scales": "Scales 2^k of the multi-scale layers; the image's sides must divide by the largest.",
+    "nonlinearity": "Of the multi-scale layers: softplus (the paper) or leaky_relu (its code).",
+    "bottleneck": "Units of the unet's dense layer over the whole image; 0: fully convolutional.",
+    "bfloat16": "Compute inside the network in bfloat16; K, schedule and loss stay in float32.",
+    "sample_steps": "Steps of the samples, at most T: the chain is respaced to them.",
+    "num_samples": "Samples drawn for the figure.",
+    "passes": "Stratified draws of t for each example of the final K.",
+}

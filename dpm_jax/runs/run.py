@@ -1,0 +1,229 @@
+"""A trained run as an object: configuration, model, parameters, data, report; load and save."""
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from dpm_jax import likelihood, training
+from dpm_jax.core.model import Model
+from dpm_jax.likelihood import Evaluation, LogLikelihood, Rows
+from dpm_jax.runs import parts
+from dpm_jax.runs import workdir as workdirs
+from dpm_jax.runs.config import training_options
+from dpm_jax.runs.experiment import Config, Experiment, Problem, find
+from dpm_jax.training.checkpoint import Checkpoints
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A trained run."""
+
+    workdir: Path
+    config: Config  # every flag by name; of a model of your own: options and model
+    problem: Problem  # model and data
+    params: Any  # what is evaluated and sampled: the moving average (EMA)
+    step: int  # of training, at which these parameters stand
+    experiment: Experiment | None = None  # None: a model of your own
+
+    @property
+    def model(self) -> Model:
+        """The model; `model.chain(params)` is the chain."""
+        return self.problem.model
+
+    @property
+    def data(self) -> Any:
+        """The training data as the run saw them (images: integers); None where not kept."""
+        return self.problem.data
+
+    @property
+    def test(self) -> Any:
+        """The rows held out for K; None where not kept."""
+        return self.problem.test
+
+    @property
+    def report(self) -> dict[str, Any] | None:
+        """report.json; None where the run has none yet, ValueError where it does not read."""
+        path = self.workdir / "report.json"
+        return workdirs.read(path) if path.exists() else None
+
+    def __str__(self) -> str:
+        what = "a model of its own" if self.experiment is None else self.experiment.name
+        preset = f", preset {self.config['preset']}" if self.config.get("preset") else ""
+        return f"{self.workdir}: {what}{preset}, {self.step} training steps"
+
+    def rows(self, data: Any) -> tuple[np.ndarray, Callable | None]:
+        """Data of the user's as rows, and what makes examples of them, scaled as the run's.
+
+        Args:
+            data: (n, *event), or one event. Images of integers are grey levels; all else is in the
+                units of the model. None: the run's own test set.
+
+        Raises:
+            ValueError: for another shape, type or range than the run's.
+        """
+        if data is None:
+            if self.test is None:
+                raise ValueError("data: expected an array, since this run keeps no test set")
+            return self.test, self.problem.prepare
+        data = _shaped(np.asarray(data), self.model.event_shape)
+        if self.problem.images is not None and data.dtype.kind in "iu":
+            levels = self.problem.images.levels
+            if data.min() < 0 or data.max() >= levels:
+                got = f"{data.min()}..{data.max()}"
+                raise ValueError(f"data: expected grey levels 0..{levels - 1}, got {got}")
+            return data.astype(self.test.dtype), self.problem.prepare
+        if self.problem.images is not None and callable(self.model.last_step):
+            raise ValueError(
+                f"data: expected integers, whose probability this run has, got {data.dtype}"
+            )
+        data = data.astype(np.float32)
+        try:
+            self.model.family.observe(data, 0.0)  # for its check of the values
+        except ValueError as error:
+            raise ValueError(f"data: {str(error).removeprefix('y: ')}") from error
+        return data, None
+
+    def evaluate(
+        self,
+        data: Any = None,
+        passes: int | None = None,
+        steps: int | None = None,
+        rows: Rows = Rows(),
+    ) -> Evaluation:
+        """K (eq. 14) of data, ± a standard error, in nats per example.
+
+        Args:
+            data: as in `rows`; None: the run's own test set, as report.json has it.
+            passes: as in `likelihood.evaluate`; None: as the run does, 0: the exact sum over all t.
+            steps: respace the chain to so many steps.
+            rows: seed, chunks and progress; `prepare` is the run's.
+
+        Raises:
+            ValueError: as `rows` and `likelihood.evaluate`.
+        """
+        found, prepare = self.rows(data)
+        if data is None:
+            found = found[: self.config.get("num_eval")]
+        passes = self.config.get("passes") if passes is None else passes or None
+        rows = rows._replace(prepare=prepare)
+        return likelihood.evaluate(self.model, self.params, found, passes, steps, rows)
+
+    def log_p(
+        self, data: Any = None, num: int = 64, steps: int | None = None, rows: Rows = Rows()
+    ) -> LogLikelihood:
+        """log p (eq. 9) of data from `num` trajectories of each example; arguments as above."""
+        found, prepare = self.rows(data)
+        rows = rows._replace(prepare=prepare)
+        works = likelihood.evaluate_works(self.model, self.params, found, num, steps, rows)
+        return likelihood.summarise(works)
+
+
+def load(workdir: str | Path, model: Model | None = None, **given) -> Run:
+    """The run in a work directory.
+
+    Args:
+        workdir: directory of the run.
+        model: of a run of `fit` or `save` some part of whose model is not the library's.
+        given: values for flags that say where data are or what is measured (data_dir, manual_dir,
+            num_eval, ...).
+
+    Raises:
+        ValueError: for a directory that holds no run, no checkpoint, or another version's.
+        CheckpointError: where every checkpoint is damaged.
+    """
+    workdir = Path(workdir or "").expanduser()
+    path = workdir / "config.json"
+    if not path.is_file():
+        raise ValueError(f"workdir: expected a trained run, got {workdir}: no config.json")
+    held = workdirs.read(path)
+    if "model" in held:
+        return _load_own(workdir, held, model)
+    try:
+        experiment = find(str(held.get("experiment")))
+    except ValueError as error:
+        raise ValueError(f"workdir: {path}: {error}") from error
+    config = _configuration(experiment, held, given, path)
+    with _checkpoints(workdir) as checkpoints:
+        problem = experiment.setup(config)
+        params, step = _restore(checkpoints, problem.model, config)
+    return Run(workdir, config, problem, params, step, experiment)
+
+
+def save(workdir: str | Path, model: Model, params: Any) -> Run:
+    """Keep a model built by hand and its parameters in a new directory; `load` reads them again.
+
+    Raises:
+        ValueError: for a directory that holds another run, or files of yours.
+        CheckpointError: for one that already holds parameters: nothing is overwritten.
+    """
+    config = {"experiment": None, "model": parts.encode(model)}
+    place = workdirs.claim(Path(workdir), config, write=True)
+    with contextlib.closing(Checkpoints(place / "checkpoints")) as checkpoints:
+        checkpoints.save(0, {"params": params})
+    return Run(place, config, Problem(model=model), params, 0)
+
+
+def _load_own(workdir: Path, held: Config, model: Model | None) -> Run:
+    """A run of `fit`, or what `save` kept."""
+    try:
+        model = parts.decode(held["model"]) if model is None else model
+    except ValueError as error:
+        raise ValueError(f"{error} ({workdir / 'config.json'})") from error
+    with _checkpoints(workdir) as checkpoints:
+        params, step = _restore(checkpoints, model, held)
+    return Run(workdir, held, Problem(model=model), params, step)
+
+
+@contextlib.contextmanager
+def _checkpoints(workdir: Path) -> Iterator[Checkpoints]:
+    """The checkpoints of a run; ValueError where there are none."""
+    with contextlib.closing(Checkpoints(workdir / "checkpoints")) as found:
+        if not found.steps():
+            raise ValueError(f"workdir: {workdir} holds no checkpoint: train the run first")
+        yield found
+
+
+def _restore(checkpoints: Checkpoints, model: Model, config: Config) -> tuple[Any, int]:
+    """Parameters and step of the newest; ValueError for another family's, or another model's."""
+    try:
+        if "num_steps" in config:
+            state = training.initial_state(model, training_options(config), checkpoints)
+            return state.ema, int(state.step)
+        like = {"params": jax.eval_shape(model.init, jax.random.key(0))}  # as `save` keeps them
+        found = checkpoints.restore(like)
+    except ValueError as error:
+        raise ValueError(f"workdir: {error}") from error
+    assert found is not None  # `_checkpoints` saw one
+    return found[1]["params"], found[0]
+
+
+def _configuration(experiment: Experiment, held: Config, given: Config, path: Path) -> Config:
+    """The flags of the run: what it holds, and the defaults of what only measures."""
+    preset = experiment.presets.get(str(held.get("preset")), {})
+    free = workdirs.PLACES + workdirs.MEASURES
+    missing = [name for name in preset if name not in held and name not in free]
+    if missing or not preset:
+        raise ValueError(
+            f"workdir: {path} does not say {', '.join(missing) or 'its preset'}: of another version"
+        )
+    chosen = {name: value for name, value in given.items() if name in preset and value is not None}
+    config = {**preset, **held, **chosen, "seed": held["seed"], "workdir": str(path.parent)}
+    if "sample_steps" in config:  # not held, and the default may be more than this run's T
+        config["sample_steps"] = min(config["sample_steps"], config["T"])
+    return config
+
+
+def _shaped(data: np.ndarray, event: tuple[int, ...]) -> np.ndarray:
+    """(n, *event) of an array that may lack the first axis, or the last of one colour."""
+    if event and event[-1] == 1 and data.shape[-len(event) :] != event:
+        data = data[..., None]
+    data = data[None] if data.shape == event else data
+    if data.shape[1:] != event or not len(data) or data.dtype.kind not in "biuf":
+        got = f"{data.dtype} of shape {data.shape}"
+        raise ValueError(f"data: expected numbers of shape {('n', *event)}, got {got}")
+    return data

@@ -1,0 +1,253 @@
+"""The training loop: maximise K (eq. 15) by stochastic gradients; one pure step, on all devices.
+
+A step is a pure function of (state, data, seed): which examples, t and noise it takes all come
+from fold_in(seed, step), so that a run killed and resumed equals one that was not, to the bit.
+"""
+
+import contextlib
+from collections.abc import Callable, Generator
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from dpm_jax import parallel
+from dpm_jax.core.family import Array
+from dpm_jax.core.model import Model
+from dpm_jax.data.streaming import Stream
+from dpm_jax.training.objective import Loss, make_loss
+from dpm_jax.training.options import Options, check, make_optimizer
+
+DrawBatch = Callable[[Array, Any, int], Array]  # key, data, n -> batch (n, *event)
+MAX_BAD_RUN = 10  # non-finite updates in a row that end a run
+
+
+class TrainState(NamedTuple):
+    """All that training carries from step to step; scalars are arrays."""
+
+    step: Array  # int32
+    params: Any
+    ema: Any  # exponential moving average of params: what is evaluated and sampled
+    opt_state: Any
+    skipped: Array  # int32: updates left out because loss or gradient was not finite
+    bad_run: Array  # int32: how many of them in a row, up to now
+    K: Array  # nats: mean of K of the last ~50 batches
+    grad_norm: Array  # before clipping
+
+
+class Diverged(RuntimeError):
+    """Training stopped: too many non-finite updates in a row."""
+
+
+def fit(
+    model: Model,
+    data: Any,
+    options: Options,
+    draw: DrawBatch | None = None,
+    state: TrainState | None = None,
+    checkpoints=None,
+    on_log: Callable[[TrainState], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> TrainState:
+    """Train a model, from its last checkpoint where there is one.
+
+    Args:
+        model: from `model.build`.
+        data: array (n, *event), or any pytree that `draw` understands; stays on the device. Or a
+            `streaming.Stream`, of which each step reads its batch from disk.
+        options: how to train.
+        draw: (key, data, n) -> batch (n, *event); None: rows of `data` with replacement. Of a
+            Stream, data are the n rows of this step.
+        state: where to start; None: the last checkpoint, or step 0. Its memory is taken over.
+        checkpoints: a `checkpoint.Checkpoints`, or None.
+        on_log: called with the state every options.log_every steps; the next step takes over the
+            state's memory, so copy what is to be kept.
+        stop: asked after each dispatch; True ends the training early, with a checkpoint.
+
+    Returns:
+        The final state; ``state.ema`` are the parameters to use.
+
+    Raises:
+        ValueError: for bad options or data, before any work.
+        Diverged: after MAX_BAD_RUN non-finite updates in a row.
+    """
+    check(options)
+    streams = isinstance(data, Stream)
+    if draw is None:
+        data = data if streams else np.asarray(data)
+        _check_data(model, next(data.batches(options.batch_size, 0, [0])) if streams else data)
+    if state is None:
+        state = initial_state(model, options, checkpoints)
+    loss = make_loss(model, options.objective, options.num_t)
+    draw = _shard(draw) if streams else draw or draw_rows
+    step = make_train_step(loss, make_optimizer(options), options, draw)
+    per_dispatch = 1
+    if not streams:
+        per_dispatch = options.steps_per_dispatch or _steps_per_dispatch(model, options)
+    dispatch = make_dispatch(step, looped=per_dispatch > 1)
+    with contextlib.closing(_feed(data, options, int(state.step))) as feed:
+        state = parallel.replicate(state)
+        return _loop(state, feed, options, dispatch, per_dispatch, checkpoints, on_log, stop)
+
+
+def _feed(data: Any, options: Options, start: int) -> Generator[Any]:
+    """What each dispatch is given of the data: all of them, or the rows of one step."""
+    if not isinstance(data, Stream):
+        data = parallel.replicate(jax.tree.map(jnp.asarray, data))
+        while True:
+            yield data
+    steps = range(start, options.num_steps)
+    with contextlib.closing(data.batches(options.batch_size, options.seed, steps)) as batches:
+        for batch in batches:
+            yield parallel.replicate(jax.tree.map(jnp.asarray, batch))
+
+
+def _shard(draw: DrawBatch | None) -> DrawBatch:
+    """`draw` on this device's share of the rows of a step."""
+
+    def shared(key: Array, rows: Array, n: int) -> Array:
+        mine = parallel.shard(rows, n)
+        return mine if draw is None else draw(key, mine, n)
+
+    return shared
+
+
+def initial_state(model: Model, options: Options, checkpoints=None) -> TrainState:
+    """The last checkpoint that reads whole, else the state at step 0.
+
+    Raises:
+        ValueError: for a checkpoint of another tree or shape; names the difference.
+        checkpoint.CheckpointError: where there are checkpoints and all are damaged.
+    """
+    start = _state_at_0(model, make_optimizer(options), options.seed)
+    restored = None if checkpoints is None else checkpoints.restore(start)
+    return start if restored is None else restored[1]
+
+
+def _state_at_0(model: Model, optimizer, seed: int) -> TrainState:
+    params = model.init(jax.random.fold_in(jax.random.key(seed), 0x1A17))
+    zero = jnp.zeros((), jnp.int32)
+    nan = jnp.full((), jnp.nan, jnp.result_type(float))  # no batch seen yet
+    ema = jax.tree.map(jnp.copy, params)  # a buffer of its own: both are donated
+    return TrainState(zero, params, ema, optimizer.init(params), zero + 0, zero + 0, nan, nan + 0)
+
+
+def draw_rows(key: Array, data: Array, n: int) -> Array:
+    """n rows of data, drawn with replacement."""
+    return data[jax.random.randint(key, (n,), 0, data.shape[0])]
+
+
+def make_train_step(
+    loss: Loss, optimizer: optax.GradientTransformation, options: Options, draw: DrawBatch
+):
+    """One pure training step (state, data, key) -> state, of one device among `parallel`'s."""
+    per_device = parallel.check_batch(options.batch_size)
+
+    def train_step(state: TrainState, data, key: Array) -> TrainState:
+        step_key = parallel.device_key(jax.random.fold_in(key, state.step))
+        key_data, key_loss = jax.random.split(step_key)
+        batch = draw(key_data, data, per_device)
+        # The gradient of a mean over devices is not reduced by itself: reduce the gradient.
+        (value, K), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, key_loss, batch)
+        value, K, gradient = parallel.mean((value, K, gradient))
+        norm = optax.tree.norm(gradient)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises floats to integers
+            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
+        params = optax.apply_updates(state.params, updates)
+        age = state.step.astype(norm.dtype)
+        decay = jnp.minimum(options.ema_decay, (1 + age) / (10 + age))
+        ema = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.ema, params)
+        new = (params, ema, opt_state)
+        old = (state.params, state.ema, state.opt_state)
+        params, ema, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+        mean_K = jnp.where(jnp.isfinite(state.K), 0.98 * state.K + 0.02 * K, K)
+        return TrainState(
+            state.step + 1,
+            params,
+            ema,
+            opt_state,
+            state.skipped + (1 - finite.astype(jnp.int32)),
+            jnp.where(finite, 0, state.bad_run + 1),
+            jnp.where(finite, mean_K, state.K),
+            norm,
+        )
+
+    return train_step
+
+
+def make_dispatch(step, looped: bool):
+    """Compile `num` steps into one dispatch on all devices: (state, data, key, num) -> state.
+
+    With `looped` False there is no loop in the compiled code and num must be 1: on CPU the gradient
+    of a convolution is 30–60 times slower inside a loop. The state's memory is taken over.
+    """
+
+    def steps(state: TrainState, data, key: Array, num: Array) -> TrainState:
+        if not looped:
+            return step(state, data, key)
+        return jax.lax.fori_loop(0, num, lambda _, s: step(s, data, key), state)
+
+    return parallel.over_devices(steps, num_args=4, donate=(0,))
+
+
+def _loop(state, feed, options, dispatch, per_dispatch, checkpoints, on_log, stop) -> TrainState:
+    key = parallel.replicate(jax.random.key(options.seed))
+    step = int(state.step)
+    blocking = jax.default_backend() == "cpu" and jax.local_device_count() > 1
+    saved = step if checkpoints is not None and step else None  # nothing is saved at step 0
+    while step < options.num_steps:
+        ahead = [per_dispatch, options.num_steps - step]
+        ahead += [every - step % every for every in (options.log_every, options.checkpoint_every)]
+        num = min(ahead)
+        state = dispatch(state, next(feed), key, jnp.asarray(num, jnp.int32))
+        step += num
+        last = step == options.num_steps or (stop is not None and stop())
+        if blocking:  # collectives of several queued steps can deadlock on few cores
+            jax.block_until_ready(state)
+        if step % options.log_every == 0 or last:
+            _stop_if_diverged(state, saved)
+            if on_log is not None:
+                on_log(state)
+        if checkpoints is not None and (step % options.checkpoint_every == 0 or last):
+            _stop_if_diverged(state, saved)
+            checkpoints.save(step, state)
+            saved = step
+        if last:
+            break
+    return state
+
+
+def _stop_if_diverged(state: TrainState, saved: int | None) -> None:
+    if int(state.bad_run) < MAX_BAD_RUN:
+        return
+    kept = f"last good checkpoint: step {saved}" if saved else "no checkpoint was saved"
+    raise Diverged(
+        f"training stopped at step {int(state.step)}: {int(state.bad_run)} updates in a row had a"
+        f" loss or gradient that is not finite ({int(state.skipped)} in all); {kept}."
+        " Try a lower learning_rate or clip_norm, in a new run"
+    )
+
+
+def _steps_per_dispatch(model: Model, options: Options) -> int:
+    if jax.default_backend() != "cpu":
+        return options.log_every
+    params = jax.eval_shape(model.init, jax.random.key(0))
+    example = jax.ShapeDtypeStruct(model.event_shape, jnp.result_type(float))
+    t = jax.ShapeDtypeStruct((), jnp.int32)
+
+    def kernel(p, x, t):
+        return model.chain(p).reverse(x, t)
+
+    convolves = "conv_general_dilated" in str(jax.make_jaxpr(kernel)(params, example, t))
+    return 1 if convolves else options.log_every
+
+
+def _check_data(model: Model, data: np.ndarray) -> None:
+    model.family.validate(data)
+    if tuple(data.shape[1:]) != model.event_shape:
+        raise ValueError(
+            f"data: expected events of shape {model.event_shape}, got {tuple(data.shape[1:])}"
+        )

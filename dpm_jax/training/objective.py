@@ -1,0 +1,65 @@
+"""What training minimises: −K (eq. 15), or its terms with the weights of a squared error of v."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from dpm_jax.core.family import Array
+from dpm_jax.core.model import Model
+from dpm_jax.likelihood import bound
+
+Loss = Callable[[Any, Array, Array], tuple[Array, Array]]  # params, key, batch -> loss, K in nats
+OBJECTIVES = ("bound", "v")
+
+
+def make_loss(model: Model, objective: str = "bound", num_t: int = -1) -> Loss:
+    """The loss of one batch on one device: params, key, batch (n, *event) -> loss, mean K in nats.
+
+    Args:
+        model: its schedule too is a function of params, so β is learned by the same gradient.
+        objective: "bound": −K per dimension (eq. 15). "v": the same terms with weights that make
+            them the mean squared error of v, with noise levels as in the cosine schedule.
+        num_t: distinct t drawn for a batch, a divisor of it; −1: one for each example; 0: the exact
+            sum over all t.
+
+    Raises:
+        ValueError: objective "v" with anything but random t, a Gaussian family, a fixed last step
+            and a fixed schedule: elsewhere it is no bound's gradient.
+    """
+    plain = model.last_step == "fixed" and not model.learns_schedule
+    v_weights = model.family.v_weights if objective == "v" else None
+    if objective == "v" and (num_t == 0 or v_weights is None or not plain):
+        raise ValueError(
+            "objective: 'v' expects num_t other than 0, a Gaussian family, a fixed last step and a"
+            f" fixed schedule; got num_t={num_t}, {model.family.name}, last_step={model.last_step},"
+            f" learned schedule={model.learns_schedule}"
+        )
+
+    def all_t(params, key: Array, batch: Array):
+        chain = model.chain(params, clamped=False)
+        # Side by side, not by scan: the gradient of a scan would add a full gradient of the weights
+        # at every t, which readouts of their own for each of 2000 t make many times dearer.
+        t = jnp.arange(chain.first_t, chain.T + 1)
+
+        def one(key: Array, x: Array, t: Array) -> Array:
+            return bound.term(key, chain, x, t)
+
+        draws = jax.random.split(key, (t.shape[0], batch.shape[0]))
+        terms = jax.vmap(jax.vmap(one, (0, 0, None)), (0, None, 0))(draws, batch, t)
+        known = jax.vmap(lambda x: bound.ends(chain, x))(batch)
+        K = jnp.mean(known) + jnp.sum(jnp.mean(terms, axis=1))
+        return -K / batch[0].size, K
+
+    def random_t(params, key: Array, batch: Array):
+        chain = model.chain(params, clamped=False)
+        law, weight = (None, None) if v_weights is None else v_weights(chain.schedule)
+        found = bound.draw_terms(key, chain, batch, num_t, law)
+        known = jnp.mean(jax.vmap(lambda x: bound.ends(chain, x))(batch))
+        K = known + jnp.mean(found.term / found.probability)
+        if weight is not None:
+            return -jnp.mean(found.term * weight[found.t]) / batch[0].size, K
+        return -K / batch[0].size, K
+
+    return all_t if num_t == 0 else random_t

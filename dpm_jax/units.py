@@ -1,0 +1,47 @@
+"""Units of K and of numbers on paper: the one place where nats become bits.
+
+K is a log likelihood (binomial) or log density (Gaussian) in nats per example, of the data as the
+model sees them: scaled to unit variance. Higher is better. 8-bit bits/dim is a code length per
+pixel value of the unscaled data; lower is better.
+"""
+
+import math
+
+LN2 = math.log(2)
+LOG_2PI = math.log(2 * math.pi)
+
+
+def bits(nats: float) -> float:
+    """Nats to bits: divide by ln 2."""
+    return nats / LN2
+
+
+def bits_per_dim_8bit(K_nats: float, dims: int, scale: float) -> float:
+    """8-bit bits/dim, log2(scale) − K/dims: what the K of scaled data is for unscaled grey levels.
+
+    Args:
+        K_nats: K of one example in nats, of data (levels − mean)/scale, uniformly dequantised.
+        dims: number of pixel values of an example.
+        scale: grey levels of the 256 that 1 unit of the scaled data is.
+
+    Raises:
+        ValueError: without a positive scale, since K alone does not determine bits/dim.
+    """
+    if scale is None or not scale > 0:
+        raise ValueError(f"scale: expected grey levels above 0, got {scale}")
+    return math.log2(scale) - bits(K_nats) / dims
+
+
+def number(value: float | None, error: float | None = None, digits: int = 3) -> str:
+    """A number with its standard error for a table; "–" where it is unknown."""
+    if value == -math.inf:
+        return "−inf"  # a fact about data without support, not an unknown
+    if value is None or not math.isfinite(value):
+        return "–"
+    text = f"{value:.{digits}f}".replace("-", "−")
+    return text if error is None or not math.isfinite(error) else f"{text} ± {error:.{digits}f}"
+
+
+def or_null(value: float | None) -> float | None:
+    """The value for JSON: null where it is unknown or not finite."""
+    return None if value is None or not math.isfinite(value) else float(value)

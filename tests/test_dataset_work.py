@@ -1,0 +1,160 @@
+"""Eq. 9 over a data set: the same numbers as example by example, and their two errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cases import (
+    C_CORRELATED,
+    gaussian_chain,
+    keys,
+    log_density,
+    mean_is,
+    model_covariance,
+    normal_data,
+)
+from dpm_jax import likelihood
+from dpm_jax.core import gaussian, model, schedule
+from dpm_jax.likelihood import Rows, bound, summarise
+
+T = 5
+STEPS = schedule.geometric(T, 0.01)
+DATA = np.asarray(normal_data(C_CORRELATED, 7), np.float32)
+
+
+def built(last_step="fixed"):
+    """The best diagonal kernels for correlated data: a model without parameters, and not exact."""
+
+    chain, _ = gaussian_chain(C_CORRELATED, STEPS, last_step)
+
+    def make(params, x0_range):
+        return chain
+
+    return model.Model(gaussian.family(), (3,), last_step, False, None, lambda key: {}, make, {})
+
+
+def test_works_are_many_independent_draws_whatever_a_device_holds():
+    few, many = (
+        likelihood.evaluate_works(built(), {}, DATA, 400, rows=Rows(seed, at_once=at_once))
+        for seed, at_once in ((0, 3), (1, 10_000))
+    )
+    assert few.shape == many.shape == (7, 400)
+    assert len(np.unique(few)) > 2700
+    gap = few.mean(axis=1) - many.mean(axis=1)
+    error = np.hypot(few.std(axis=1), many.std(axis=1)) / 20
+    assert (np.abs(gap) < 4 * error).all()
+    chain = built().chain({})
+    K = jax.vmap(lambda key: bound.exact(key, chain, jnp.asarray(DATA[0])).K)(keys(2000))
+    mean_is(-few[0], float(K.mean()), expected_error=float(K.std()) / 2000**0.5)
+
+
+def test_summary_is_the_mean_of_the_estimates_and_its_errors_are_apart():
+    rng = np.random.default_rng(0)
+    log_p, sigma = rng.normal(-3, 1, 500), 0.5
+    work = -log_p[:, None] + sigma**2 / 2 + sigma * rng.normal(size=(500, 256))
+    whole = summarise(work)
+    assert whole.num == 256 and whole.examples == 500 and whole.impossible == 0
+    # log p̂ of a Gaussian work: bias −(e^σ² − 1)/2M, variance (e^σ² − 1)/M
+    spread = np.expm1(sigma**2)
+    noise = np.sqrt(spread / 256 / 500)
+    assert abs(whole.log_p - log_p.mean() + spread / 512) < 4 * noise
+    assert whole.trajectory_error == pytest.approx(noise, rel=0.05)
+    assert whole.error == pytest.approx(np.sqrt(log_p.var() / 500 + noise**2), rel=0.02)
+    assert pytest.approx(-work.mean()) == whole.K and whole.dissipation == pytest.approx(
+        whole.log_p - whole.K
+    )
+    assert whole.ess / 256 == pytest.approx(np.exp(-(sigma**2)), rel=0.05)
+    groups = summarise(work, 16)
+    assert groups.num == 16 and 1 <= groups.least_ess <= groups.ess <= 16
+    assert abs(groups.log_p - log_p.mean() + spread / 32) < 4 * noise + spread**2 / 16**2
+    assert pytest.approx(whole.K) == groups.K and groups.log_p < whole.log_p
+    single = summarise(work, 1)
+    assert single.log_p == pytest.approx(whole.K) and single.poor == 0
+    assert single.trajectory_error == pytest.approx(sigma / np.sqrt(256 * 500), rel=0.05)
+
+
+def test_one_impossible_example_is_stated():
+    work = np.zeros((3, 4))
+    work[1] = np.inf
+    found = summarise(work)
+    assert found.log_p == -np.inf and found.impossible == 1 and found.least_ess == 0
+    work[1, 0] = np.nan
+    found = summarise(work)
+    assert found.impossible == 0 and found.not_a_number == 1
+
+
+def test_sandwich_holds_log_p():
+    pairs = likelihood.evaluate_sandwich(built("learned"), {}, 600, 16, rows=Rows(at_once=64))
+    assert pairs.shape == (600, 2)
+    width = pairs[:, 1] - pairs[:, 0]
+    assert width.mean() > 4 * width.std() / 600**0.5
+
+
+def test_dissipation_is_the_bound_term_by_term():
+    found = likelihood.evaluate_dissipation(built(), {}, DATA, 2000, rows=Rows(at_once=500))
+    assert all(values.shape == (T + 1,) for values in found)
+    chain = built().chain({})
+
+    def one(key, x):
+        return bound.exact_terms(key, chain, x)
+
+    terms = jax.vmap(jax.vmap(one, (0, None)), (None, 0))(keys(2000), jnp.asarray(DATA))
+    terms = np.asarray(terms, np.float64).mean(axis=(0, 1))
+    np.testing.assert_allclose(found.kl[2:], -terms[2:], rtol=0.05)
+    np.testing.assert_allclose(found.work[2:], found.kl[2:], rtol=0.1, atol=0.02)
+    np.testing.assert_allclose(found.cumulative[-1], found.work[2:].sum(), rtol=1e-5)
+    assert (found.variance[2:] > 0).all() and (found.lower[2:] < found.upper[2:]).all()
+
+
+def works(data=DATA, num=4, at_once=None):
+    return likelihood.evaluate_works(built(), {}, data, num, rows=Rows(at_once=at_once))
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: works(DATA[:0]), "data: expected at least 1, got 0"),
+        (lambda: works(num=0), "num: expected at least 1, got 0"),
+        (lambda: works(at_once=0), "at_once: expected at least 1, got 0"),
+        (
+            lambda: likelihood.evaluate_sandwich(built(), {}, 0, 4),
+            "examples: expected at least 1, got 0",
+        ),
+        (
+            lambda: likelihood.evaluate_sandwich(built(lambda params, x0: 0.0), {}, 2, 4),
+            "last_step: expected fixed or learned for a sandwich, got a function",
+        ),
+        (
+            lambda: likelihood.evaluate_dissipation(built(), {}, DATA, 1),
+            "num: expected at least 2, got 1",
+        ),
+        (lambda: summarise(np.zeros((2, 4)), 5), r"num: expected 1\.\.4, got 5"),
+    ],
+)
+def test_errors(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
+
+
+def test_log_p_of_a_data_set_is_the_closed_form():
+    chain = built("learned").chain({})
+    covariance = model_covariance(chain.schedule, chain.reverse)
+
+    def one(key, x):
+        return likelihood.estimate(key, chain, x, 1024)
+
+    found = jax.vmap(one)(keys(7, 1), jnp.asarray(DATA))
+    truth = np.array([log_density(covariance, x) for x in DATA])
+    value, error = np.asarray(found.value, np.float64), np.asarray(found.error, np.float64)
+    assert found.value.shape == (7,) and (np.asarray(found.ess) > 20).all()
+    assert (np.abs(value - truth) < 4 * error).all()
+    whole = summarise(likelihood.evaluate_works(built("learned"), {}, DATA, 1024))
+    assert abs(whole.log_p - truth.mean()) < 4 * whole.trajectory_error < 0.2
+
+
+def test_a_log_likelihood_is_written_with_its_error_and_ess():
+    found = summarise(np.full((3, 4), -2.5))
+    assert str(found) == "log p = 2.500 ± 0.000 nats (M = 4, median ESS 4.0, 3 examples)"
+    impossible = summarise(np.full((1, 4), np.inf))
+    assert str(impossible) == "log p = −inf nats (M = 4, median ESS 0.0, 1 examples)"
