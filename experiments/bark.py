@@ -7,6 +7,8 @@ database), whole files held out for testing. Figure 5 replaces the centre of a h
 by noise and inpaints it, the paper's way and by replacement with resampling.
 """
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,6 +17,7 @@ from tqdm import tqdm
 from dpm_jax import posterior, replacement, runs, sampling
 from dpm_jax.data import folders
 from dpm_jax.runs import binary, images, noise_floor, plots, presets
+from dpm_jax.runs.flags import Flag
 
 _SHARED = {
     **presets.IMAGES,
@@ -32,6 +35,9 @@ PRESETS = {
     "paper": _SHARED,
     "best": {**_SHARED, **presets.IMAGES_BEST, "batch_size": 16, "num_steps": 1500},
 }
+
+
+_SIDES = "[1, 65536]"  # pixels
 
 
 def make(config) -> images.ImageSet:
@@ -131,8 +137,6 @@ def _check_hole(config) -> None:
         raise ValueError(f"view: expected a multiple of {max(4, divisor)}, got {config['view']}")
     if not 0 < config["hole"] < config["view"]:
         raise ValueError(f"hole: expected 1..{config['view'] - 1}, got {config['hole']}")
-    if config["repeats"] < 1:
-        raise ValueError(f"repeats: expected at least 1, got {config['repeats']}")
 
 
 EXPERIMENT = runs.register(
@@ -142,12 +146,14 @@ EXPERIMENT = runs.register(
         presets=PRESETS,
         helps={
             **presets.IMAGE_HELPS,
-            "size": "Side of the crops that are trained on and tested.",
-            "image_dir": "Folder of photographs; a tenth of the files is held out.",
-            "colour": "Three colours instead of grey.",
-            "view": "Side of the part of a photograph that Figure 5 shows.",
-            "hole": "Side of the square in it that is inpainted.",
-            "repeats": "Times that replacement takes each step.",
+            "size": Flag(int, "Side of the crops that are trained on and tested.", values=_SIDES),
+            "image_dir": Flag(Path, "Folder of photographs; a tenth of the files is held out."),
+            "colour": Flag(bool, "Three colours instead of grey."),
+            "view": Flag(
+                int, "Side of the part of a photograph that Figure 5 shows.", values=_SIDES
+            ),
+            "hole": Flag(int, "Side of the square in it that is inpainted.", values=_SIDES),
+            "repeats": Flag(int, "Times that replacement takes each step.", values="[1, inf)"),
         },
         setup=setup,
         figures=figures,

@@ -7,6 +7,8 @@ paper's 5.4 bits/pixel is 4.20 bits/dim, at a β_1 that it does not state; K dep
 noise in grey levels is scale · √β_1: 0.5 at 6e-5, 0.15 at 5.5e-6.
 """
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,6 +16,7 @@ import numpy as np
 from dpm_jax import posterior, runs, sampling
 from dpm_jax.data import images as data
 from dpm_jax.runs import binary, images, noise_floor, plots, presets
+from dpm_jax.runs.flags import Flag
 
 _SHARED = {**presets.IMAGES, "dense": 128, "flip": True, "dataset": "cifar10", "memory_gib": 4.0}
 PRESETS = {
@@ -26,8 +29,6 @@ _SHOWN = 8  # images in a row of Figure 3
 
 def make(config) -> images.ImageSet:
     """The set named by --dataset, mirrored at random in training."""
-    if not 0 <= config["memory_gib"] < np.inf:
-        raise ValueError(f"memory_gib: expected at least 0, got {config['memory_gib']}")
     found = data.load(config["dataset"], config["data_dir"] or None, config["manual_dir"] or None)
     streams = found.train.nbytes > config["memory_gib"] * 2**30
 
@@ -98,17 +99,30 @@ EXPERIMENT = runs.register(
         presets=PRESETS,
         helps={
             **presets.IMAGE_HELPS,
-            "dense": "Units of the dense whole-image pathway of multiscale_conv; 0: none.",
-            "flip": "Mirror training images at random.",
-            "dataset": "Name of a tensorflow-datasets set of images, or a .npy file of images:"
-            " x_test.npy beside x.npy is then the test set, or else its last tenth.",
-            "memory_gib": "Of a larger .npy file each step reads its images from disk.",
+            "dense": Flag(
+                int,
+                "Units of the dense whole-image pathway of multiscale_conv; 0: none.",
+                values="[0, inf)",
+                bytes=16,
+            ),
+            "flip": Flag(bool, "Mirror training images at random."),
+            "dataset": Flag(
+                Path,
+                "Name of a tensorflow-datasets set of images, or a .npy file of images:"
+                " x_test.npy beside x.npy is then the test set, or else its last tenth.",
+            ),
+            "memory_gib": Flag(
+                float,
+                "Of a larger .npy file each step reads its images from disk.",
+                values="[0, inf)",
+            ),
         },
         setup=setup,
         figures=figures,
         measures=images.measures,
         paper_K_bits=5.4 * 1024,
         paper_gain_bits=11.5 * 1024,
+        flags={"name": "dataset"},
     )
 )
 

@@ -8,6 +8,8 @@ Figure 4 is a whole image. The law has flat regions, hence no density: only K on
 noise, means anything, and every model is compared there, on the same images.
 """
 
+from pathlib import Path
+
 import jax
 import numpy as np
 
@@ -15,6 +17,7 @@ from dpm_jax import runs
 from dpm_jax.data import dead_leaves, folders
 from dpm_jax.images import dequantisation
 from dpm_jax.runs import binary, images, noise_floor, plots, presets
+from dpm_jax.runs.flags import Flag
 
 _SHARED = {
     **presets.IMAGES,
@@ -31,8 +34,6 @@ _WHOLE = 256  # side of the generator's images
 def make(config) -> images.ImageSet:
     """Whole images to crop from, and test patches of images of their own."""
     size = config["size"]
-    if not 8 <= size <= _WHOLE:
-        raise ValueError(f"size: expected 8..{_WHOLE}, got {size}")
     if config["dataset"]:
         whole = dead_leaves.load(config["dataset"])
         held_out = max(1, len(whole) // 10)
@@ -42,8 +43,6 @@ def make(config) -> images.ImageSet:
         cut = [test[i % held_out, y:, x:][:size, :size] for i, (y, x) in enumerate(corners)]
         test = np.stack(cut)
     else:
-        if config["train_images"] < 1:
-            raise ValueError(f"train_images: expected at least 1, got {config['train_images']}")
         train = dead_leaves.sample(config["train_images"], config["seed"], _WHOLE)
         # The process is stationary: a patch of its own is a patch of a new image.
         test = dead_leaves.sample(config["num_eval"], 10_000 + config["seed"], size)
@@ -87,14 +86,22 @@ EXPERIMENT = runs.register(
         presets=PRESETS,
         helps={
             **presets.IMAGE_HELPS,
-            "size": "Side of the patches that are trained on.",
-            "train_images": "Images of 256×256 that the patches are cropped from.",
-            "dataset": "A .mat or .npy of dead leaves (the set of 2012) in the place of the"
-            " generator.",
+            "size": Flag(int, "Side of the patches that are trained on.", values=f"[8, {_WHOLE}]"),
+            "train_images": Flag(
+                int,
+                "Images of 256×256 that the patches are cropped from.",
+                values="[1, inf)",
+                bytes=_WHOLE**2,
+            ),
+            "dataset": Flag(
+                Path,
+                "A .mat or .npy of dead leaves (the set of 2012) in the place of the generator.",
+            ),
         },
         setup=setup,
         figures=figures,
         measures=images.measures,
+        flags={"path": "dataset"},
     )
 )
 

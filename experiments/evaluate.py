@@ -17,32 +17,45 @@ import numpy as np
 
 from dpm_jax import files, likelihood, runs
 from dpm_jax.likelihood import Rows
-from dpm_jax.runs import Invalid, binary, plots
+from dpm_jax.runs import Invalid, binary, flags, plots
 from dpm_jax.runs import likelihood_report as report
-from dpm_jax.runs.binary import Flag
-from dpm_jax.runs.config import check_at_least, check_at_most, name_flag
+from dpm_jax.runs.config import check_at_most, name_flag
 from dpm_jax.runs.execution import bar
+from dpm_jax.runs.flags import Flag
 from dpm_jax.runs.observations import read_array
+from dpm_jax.training.options import MAX_SEED
 
 FLAGS = {
-    "workdir": Flag(str, "Directory of a trained run."),
-    "input": Flag(str, "Array (.npy) or image to measure in the place of the test set."),
+    "workdir": Flag(Path, "Directory of a trained run."),
+    "input": Flag(Path, "Array (.npy) or image to measure in the place of the test set."),
     "trajectories": Flag(
         str, "Numbers M of trajectories for log p; the largest are drawn.", "16,256"
     ),
-    "experiment": Flag(str, "Python file of an experiment of your own, which registers itself."),
-    "data_dir": Flag(str, "Where prepared data sets are kept."),
-    "manual_dir": Flag(str, "Folder with the original files, for machines without a network."),
+    "experiment": Flag(Path, "Python file of an experiment of your own, which registers itself."),
+    "data_dir": Flag(Path, "Where prepared data sets are kept."),
+    "manual_dir": Flag(Path, "Folder with the original files, for machines without a network."),
     "examples": Flag(
-        int, "Examples for log p; by default what takes about a minute (mnist: minutes)."
+        int,
+        "Examples for log p; by default what takes about a minute (mnist: minutes).",
+        values="[2, inf)",
+        bytes=64,
     ),
-    "model_samples": Flag(int, "Samples of the model for the sandwich."),
-    "lanes": Flag(int, "Trajectories a device holds at once."),
-    "num_eval": Flag(int, "Examples for K."),
-    "passes": Flag(int, "Stratified draws of t for K (mnist)."),
-    "steps": Flag(int, "Respace the chain to so many steps: a model of its own."),
-    "seed": Flag(int, "Seed of the measurement; by default that of the run + 10."),
+    "model_samples": Flag(
+        int, "Samples of the model for the sandwich.", values="[2, inf)", bytes=64
+    ),
+    "lanes": Flag(int, "Trajectories a device holds at once.", values="[1, inf)", bytes=16),
+    "num_eval": Flag(int, "Examples for K.", values="[2, inf)", bytes=64),
+    "passes": Flag(int, "Stratified draws of t for K (images).", values="[1, inf)", bytes=64),
+    "steps": Flag(
+        int, "Respace the chain to so many steps: a model of its own.", values="[2, inf)"
+    ),
+    "seed": Flag(
+        int,
+        "Seed of the measurement; by default that of the run + 10.",
+        values=f"[0, {MAX_SEED - 1}]",
+    ),
 }
+_COUNT = Flag(int, "One of --trajectories.", values="[1, inf)", bytes=16)
 _PROFILED = 16  # trajectories of an example for the figure
 
 
@@ -56,7 +69,7 @@ def execute(config) -> str:
         counts = _check(config)
         run, (rows, prepare) = _load(config)
     except (ValueError, OSError) as error:
-        raise Invalid(name_flag(str(error), config)) from error
+        raise Invalid(name_flag(error, config)) from error
     seed = run.config.get("seed", 0) + 10 if config["seed"] is None else config["seed"]
     budget = {name: config[name] or value for name, value in vars(run.problem.budget).items()}
     steps = config["steps"]
@@ -103,6 +116,9 @@ def _load(config):
         runs.import_file(config["experiment"])
     given = {name: config[name] for name in ("data_dir", "manual_dir", "num_eval", "passes")}
     run = runs.load(config["workdir"], **given)
+    if config["passes"] is not None and "passes" not in run.config:
+        got = config["passes"]
+        raise ValueError(f"passes: expected none, since this run sums over all t, got {got}")
     if not os.access(run.workdir, os.W_OK):
         raise ValueError(f"workdir: cannot write into {run.workdir}")
     if callable(run.model.last_step):
@@ -121,13 +137,14 @@ def _load(config):
 
 def _check(config) -> list[int]:
     """The numbers of trajectories in rising order; bad flags end here."""
+    flags.check(config, FLAGS, optional=True)
     text = str(config["trajectories"])
     try:
         counts = sorted({int(part) for part in text.split(",")})
     except ValueError as error:
         raise ValueError(f"trajectories: expected numbers as in 16,256, got {text!r}") from error
-    check_at_least({"trajectories": counts[0]}, trajectories=1)
-    check_at_least(config, examples=2, model_samples=2, lanes=1, num_eval=2)
+    for count in counts:
+        flags.check({"trajectories": count}, {"trajectories": _COUNT})
     return counts
 
 

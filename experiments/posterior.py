@@ -18,45 +18,60 @@ from pathlib import Path
 from typing import Any
 
 from dpm_jax import files, runs
-from dpm_jax.runs import Invalid, binary, observations
+from dpm_jax.runs import Invalid, binary, flags, observations
 from dpm_jax.runs import posterior_report as report
-from dpm_jax.runs.binary import Flag
-from dpm_jax.runs.config import check_at_least, check_at_most, name_flag
+from dpm_jax.runs.config import check_at_most, name_flag
+from dpm_jax.runs.flags import Flag
 from dpm_jax.runs.observations import METHODS, STARTS, TASKS
+from dpm_jax.training.options import MAX_SEED
 
 FLAGS = {
-    "workdir": Flag(str, "Directory of a trained run."),
-    "task": Flag(str, "inpaint or denoise.", "inpaint"),
-    "method": Flag(str, "paper, annealed, particles or replacement.", "particles"),
-    "start": Flag(str, "Law of x^T: tilted (π r) or observed (at y itself).", "tilted"),
-    "threshold": Flag(float, "Particles: resample below this part of all, in ESS.", 0.8),
+    "workdir": Flag(Path, "Directory of a trained run."),
+    "task": Flag(str, "inpaint or denoise.", "inpaint", TASKS),
+    "method": Flag(str, "paper, annealed, particles or replacement.", "particles", tuple(METHODS)),
+    "start": Flag(str, "Law of x^T: tilted (π r) or observed (at y itself).", "tilted", STARTS),
+    "threshold": Flag(float, "Particles: resample below this part of all, in ESS.", 0.8, "[0, 1]"),
     "input": Flag(
-        str,
+        Path,
         "File (.npy, .png) that was observed, in the place of rows of the test set: images of 8"
         " bits are grey levels, all else in the units of the model. Nothing is added to it.",
     ),
     "mask": Flag(
-        str,
+        Path,
         "What inpainting fills: left_half (default), right_half, centre, random; or a file (.npy,"
         " .png) of the example's shape, 0 where hidden.",
     ),
-    "out": Flag(str, "Folder of the result; by default DIR/posterior/TASK_METHOD."),
-    "experiment": Flag(str, "Python file of an experiment of your own, which registers itself."),
-    "data_dir": Flag(str, "Where prepared data sets are kept."),
-    "manual_dir": Flag(str, "Folder with the original files, for machines without a network."),
+    "out": Flag(Path, "Folder of the result; by default DIR/posterior/TASK_METHOD."),
+    "experiment": Flag(Path, "Python file of an experiment of your own, which registers itself."),
+    "data_dir": Flag(Path, "Where prepared data sets are kept."),
+    "manual_dir": Flag(Path, "Folder with the original files, for machines without a network."),
     "num_samples": Flag(
-        int, "Draws (particles) for each problem; 4096 for small examples, 16 for images."
+        int,
+        "Draws (particles) for each problem; 4096 for small examples, 16 for images.",
+        values="[2, inf)",
+        bytes=32,
     ),
-    "examples": Flag(int, "Problems, the first rows of the test set; 8."),
-    "repeats": Flag(int, "replacement: times that each step is taken (10)."),
-    "steps": Flag(int, "Respace the chain to so many steps; by default as the run samples."),
-    "seed": Flag(int, "Seed of noise, mask and draws; by default that of the run + 20."),
+    "examples": Flag(
+        int, "Problems, the first rows of the test set; 8.", values="[1, inf)", bytes=64
+    ),
+    "repeats": Flag(int, "replacement: times that each step is taken (10).", values="[1, inf)"),
+    "steps": Flag(
+        int,
+        "Respace the chain to so many steps; by default as the run samples.",
+        values="[2, inf)",
+    ),
+    "seed": Flag(
+        int,
+        "Seed of noise, mask and draws; by default that of the run + 20.",
+        values=f"[0, {MAX_SEED - 1}]",
+    ),
     "noise": Flag(
         float,
         "denoise: variance of the noise in units of the model's data (1), or the probability that"
         " a bit is flipped (0.1).",
+        values="(0, inf)",
     ),
-    "fraction": Flag(float, "Part that --mask=random hides.", 0.5),
+    "fraction": Flag(float, "Part that --mask=random hides.", 0.5, "(0, 1)"),
 }
 _HELD = ("task", "method", "input", "mask", "fraction", "noise", "start", "repeats", "seed")
 
@@ -85,7 +100,7 @@ def execute(config) -> str:
         _claim(out, held)
         found = observations.draw(config, run, seen)
     except (ValueError, OSError) as error:
-        raise Invalid(name_flag(str(error), config)) from error
+        raise Invalid(name_flag(error, config)) from error
     content = report.content(run, seen, found, held)
     out.mkdir(parents=True, exist_ok=True)
     wrote = [out / "posterior.json", out / "posterior.npz", out / "posterior.png"]
@@ -97,13 +112,8 @@ def execute(config) -> str:
 
 def _check(config) -> None:
     """Flags that need no run to be refused."""
-    for name, known in (("task", TASKS), ("method", METHODS), ("start", STARTS)):
-        if config[name] not in known:
-            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {config[name]!r}")
-    check_at_least(config, num_samples=2, examples=1, steps=2, repeats=1)
+    flags.check(config, FLAGS, optional=True)
     task, method = config["task"], config["method"]
-    if not 0 <= config["threshold"] <= 1:
-        raise ValueError(f"threshold: expected a number in [0, 1], got {config['threshold']}")
     if config["start"] == "observed" and (task != "denoise" or method not in ("paper", "annealed")):
         raise ValueError("start: observed is for --task=denoise with --method=paper or annealed")
     if method == "replacement" and task != "inpaint":

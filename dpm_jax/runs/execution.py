@@ -1,6 +1,7 @@
 """From a configuration to a trained run: train (or resume), bound, figures, report.json."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,13 @@ from dpm_jax.runs import parts, plots, report
 from dpm_jax.runs import workdir as workdirs
 from dpm_jax.runs.config import (
     Invalid,
-    check_at_least,
+    check,
     configure,
     name_flag,
     training_options,
 )
 from dpm_jax.runs.experiment import Config, Experiment, Problem, find
+from dpm_jax.runs.flags import available_memory, check_memory
 from dpm_jax.runs.run import Run
 from dpm_jax.runs.train import train
 
@@ -107,16 +109,31 @@ def _prepare(experiment: Experiment, config: Config) -> tuple[Path, Problem, tra
     try:
         if not config["workdir"]:
             raise ValueError("workdir: expected a directory for the run, got none")
+        check(config, experiment)
         options = training_options(config)
         training.check(options)
-        check_at_least(config, num_eval=2)
         workdir = workdirs.claim(Path(config["workdir"]), config, write=False)
         problem = experiment.setup(config)
+        _check_sizes(problem, config)
         training.make_loss(problem.model, options.objective, options.num_t)
         workdirs.claim(workdir, config, write=True)
     except (ValueError, OSError) as error:
-        raise Invalid(name_flag(str(error), config, experiment)) from error
+        raise Invalid(name_flag(error, config, experiment)) from error
     return workdir, problem, options
+
+
+def _check_sizes(problem: Problem, config: Config) -> None:
+    """ValueError where parameters or batch cannot fit into the memory of the devices."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    free = sum(each.get("bytes_limit", 0) for each in stats) or available_memory()
+    init = jax.eval_shape(problem.model.init, jax.random.key(0))
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(init))
+    # Parameters, their average, two moments and the gradient.
+    check_memory("width", config.get("width"), 20.0 * parameters, free)
+    each = 4.0 * math.prod(problem.model.event_shape)
+    if config["num_t"] == 0:  # the sum over all t
+        each *= config["T"]
+    check_memory("batch_size", config["batch_size"], config["batch_size"] * each, free)
 
 
 def _bound(problem: Problem, params, config: Config) -> Evaluation:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dpm_jax.core.model import Model
+from dpm_jax.runs.flags import Flag
 from dpm_jax.training import DrawBatch
 
 Config = dict[str, Any]  # every flag of a run by name
@@ -71,7 +72,8 @@ class Experiment:
     name: str
     unit: str  # of K in the tables
     presets: Mapping[str, Config]  # by name, "paper" among them: the defaults of all flags
-    helps: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of flags of its own
+    helps: Mapping[str, str | Flag] = dataclasses.field(default_factory=dict)
+    # of flags of its own: help, or also the values that they take
     setup: Callable[[Config], Problem]
     figures: Callable[[Config, Problem, Any, Path], Figures] = lambda *_: ({}, {}, [])
     measures: Callable[..., tuple[dict, list[Row]]] = lambda *_: ({}, [])
