@@ -69,7 +69,6 @@ FLAGS = {
         float,
         "denoise: variance of the noise in units of the model's data (1), or the probability that"
         " a bit is flipped (0.1).",
-        values="(0, inf)",
     ),
     "fraction": Flag(float, "Part that --mask=random hides.", 0.5, "(0, 1)"),
 }

@@ -1,5 +1,6 @@
 """Bad input ends within seconds in one line that names the flag, before anything is written."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,13 +8,25 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
-from dpm_jax import training
-from dpm_jax.experiments import bark, cifar10, dead_leaves, heartbeat, mnist, swiss_roll
+from dpm_jax import gaussian, model, networks, runs, schedule, training
+from dpm_jax.experiments import (
+    bark,
+    cifar10,
+    dead_leaves,
+    evaluate,
+    heartbeat,
+    jarzynski,
+    mnist,
+    posterior,
+    swiss_roll,
+)
 from dpm_jax.networks import registry
-from dpm_jax.runs import Invalid, execution
-from dpm_jax.runs.config import check_at_least, make_schedule, training_options
+from dpm_jax.runs import Invalid, binary, execution
+from dpm_jax.runs.config import check, flags_of, make_schedule, training_options
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = jax.local_device_count()
@@ -193,6 +206,262 @@ def test_presets_are_whole(name, preset):
     }
     config = configure(ALL[name], "run") | presets[preset]
     training.check(training_options(config))
-    check_at_least(config, num_eval=2)
+    check(config, ALL[name])
     make_schedule(config)
     registry.by_name(config, 2)
+
+
+# --- the entrance of every binary, in this process ----------------------------------------------
+
+OTHERS = {
+    "evaluate": (evaluate.FLAGS, evaluate.execute),
+    "posterior": (posterior.FLAGS, posterior.execute),
+    "jarzynski": (jarzynski.FLAGS, jarzynski.execute),
+}
+
+
+def call(program, *argv):
+    """Run a binary by its entrance; its exit code."""
+    with pytest.raises(SystemExit) as left:
+        if program in ALL:
+            binary.main(ALL[program], argv)
+        else:
+            binary.run(f"{program}.py", *OTHERS[program], argv=argv)
+    return left.value.code
+
+
+def contents(folder):
+    return {p: p.is_file() and p.read_bytes() for p in folder.rglob("*")}
+
+
+def last_line(capsys, program, argv, code=2):
+    """What a binary that refuses says: one line, soon."""
+    start = time.monotonic()
+    assert call(program, *argv) == code
+    assert time.monotonic() - start < SECONDS
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith(f"{program}.py: "), err
+    return err.removeprefix(f"{program}.py: ").strip()
+
+
+def bad_values():
+    """For every flag of every binary, values that its type alone refuses."""
+    for program in (*ALL, *OTHERS):
+        known = flags_of(ALL[program]) if program in ALL else OTHERS[program][0]
+        for name, flag in known.items():
+            wrong = {
+                int: ("abc", "1.5", "-7", "10000000000", "9" * 5000),
+                float: ("abc", "nan", "inf", "-inf"),
+                bool: ("maybe",),
+                Path: ("~nosuchuser/x",),
+            }.get(flag.kind, ())
+            wrong += ("wild",) if isinstance(flag.values, tuple) else ()
+            wrong += ("-0.5",) if flag.kind is float and name != "displacement" else ()
+            yield from ((program, name, value) for value in wrong)
+
+
+def test_every_flag_refuses_what_its_type_does_not_have(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cases = list(bad_values())
+    assert len(cases) >= 500
+    for program, name, value in cases:
+        if (program, name, value) == ("posterior", "noise", "-0.5"):
+            continue  # the family of the run says which noise it takes
+        argv = [*([] if name == "workdir" else ["--workdir=run"]), f"--{name}={value}"]
+        line = last_line(capsys, program, argv)
+        assert line.startswith(f"--{name}: expected ") and "got" in line, (argv, line)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_whole_number_has_a_type_a_range_and_a_help():
+    for program in (*ALL, *OTHERS):
+        known = flags_of(ALL[program]) if program in ALL else OTHERS[program][0]
+        for name, flag in known.items():
+            assert flag.help, f"{program} --{name}"
+            assert flag.values or flag.kind is not int, f"{program} --{name} takes any number"
+
+
+SHAPE = (8, 8)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder of files and runs that are no input."""
+    folder = tmp_path_factory.mktemp("place")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, *SHAPE, 1), np.uint8)
+    np.save(folder / "good.npy", images)
+    whole = (folder / "good.npy").read_bytes()
+    (folder / "empty.npy").touch()
+    (folder / "header.npy").write_bytes(whole[:60])
+    (folder / "cut.npy").write_bytes(whole[:-100])
+    (folder / "text.npy").write_text("these are no numbers\n" * 20)
+    np.savez(folder / "archive.npz", images)
+    (folder / "zip.npy").write_bytes((folder / "archive.npz").read_bytes())
+    (folder / "folder.npy").mkdir()
+    np.save(folder / "objects.npy", np.array([{}, None], object), allow_pickle=True)
+    np.save(folder / "words.npy", np.array(["a", "b"]))
+    np.save(folder / "complex.npy", np.zeros((3, 2), complex))
+    np.save(folder / "dates.npy", np.zeros((3, 2), "datetime64[s]"))
+    np.save(folder / "nan.npy", np.full((3, 2), np.nan))
+    np.save(folder / "wide.npy", np.zeros((3, 5)))
+    np.save(folder / "none.npy", np.zeros((0, 2)))
+    np.save(folder / "floats.npy", images / 255)
+    np.save(folder / "one.npy", images[:1])
+    np.save(folder / "scalar.npy", np.uint8(1))
+    Image.fromarray(images[0, ..., 0]).save(folder / "good.png")
+    (folder / "empty.png").touch()
+    (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:40])
+    (folder / "text.png").write_text("no image")
+    bomb = bytearray((folder / "good.png").read_bytes())
+    bomb[16:24] = (60000).to_bytes(4, "big") * 2  # a header that promises 3.6 gigapixels
+    bomb[29:33] = __import__("zlib").crc32(bytes(bomb[12:29])).to_bytes(4, "big")
+    (folder / "bomb.png").write_bytes(bomb)
+    (folder / "text.mat").write_text("no matrices")
+    for name in ("bare", "single", "texts"):
+        (folder / name).mkdir()
+    Image.fromarray(np.tile(images[0, ..., 0], (10, 10))).save(folder / "single" / "one.png")
+    (folder / "texts" / "a.png").write_text("no image")
+    (folder / "file").write_text("somebody's")
+    (folder / "code.py").write_text("this is no Python")
+    built = model.build(
+        gaussian.family(), schedule.geometric(3, 0.01), networks.MLP(4, 1, outputs=2), (2,)
+    )
+    runs.save(folder / "own", built, built.init(jax.random.key(0)))
+    trained = configure(swiss_roll.EXPERIMENT, None)
+    trained.pop("workdir")
+    for name, change in CONFIGS.items():
+        (folder / name).mkdir()
+        text = change if isinstance(change, str) else json.dumps({**trained, **change})
+        (folder / name / "config.json").write_text(text)
+    own = json.loads((folder / "own" / "config.json").read_text())
+    for name, change in OWN_CONFIGS.items():
+        runs.save(folder / name, built, built.init(jax.random.key(0)))
+        held = change(own) if callable(change) else {**own, **change}
+        (folder / name / "config.json").write_text(json.dumps(held))
+    return folder
+
+
+CONFIGS = {
+    "config_empty": "",
+    "config_list": "[]",
+    "config_null": "null",
+    "config_cut": '{"T": 4',
+    "config_binary": "\0\1\2",
+    "config_T_text": {"T": "forty"},
+    "config_T_null": {"T": None},
+    "config_T_list": {"T": [40]},
+    "config_T_float": {"T": 4.5},
+    "config_T_bool": {"T": True},
+    "config_T_huge": {"T": 10**12},
+    "config_beta": {"beta_1": "1e-3"},
+    "config_beta_nan": {"beta_1": float("nan")},
+    "config_network": {"network": 3},
+    "config_seed": {"seed": -1},
+    "config_preset": {"preset": ["best"]},
+    "config_experiment": {"experiment": {"name": "swiss_roll"}},
+    "config_module": {"experiment": "os"},
+    "config_width": {"width": 0},
+    "config_no_checkpoint": {},
+}
+OWN_CONFIGS = {
+    "own_model_list": {"model": []},
+    "own_model_number": {"model": 5},
+    "own_model_empty": {"model": {}},
+    "own_shape": lambda own: {**own, "model": {**own["model"], "event_shape": ["a"]}},
+    "own_shape_number": lambda own: {**own, "model": {**own["model"], "event_shape": 2}},
+    "own_network": lambda own: {**own, "model": {**own["model"], "network": {"name": "MLP"}}},
+    "own_network_os": lambda own: {
+        **own,
+        "model": {**own["model"], "network": {"name": "registry", "arguments": {}}},
+    },
+    "own_schedule": lambda own: {**own, "model": {**own["model"], "schedule": {"beta": "x"}}},
+    "own_family": lambda own: {**own, "model": {**own["model"], "family": "gaussian"}},
+}
+FILES = ("empty", "header", "cut", "text", "zip", "folder", "objects", "words", "complex")
+BROKEN = [
+    *(("cifar10", [f"--dataset={f}.npy"], "dataset") for f in (*FILES, "floats", "one", "scalar")),
+    ("cifar10", ["--dataset=absent.npy"], "dataset"),
+    ("cifar10", ["--dataset=good.npy/x.npy"], "dataset"),
+    ("cifar10", ["--dataset=no_such_set", "--data_dir=bare"], "dataset"),
+    *(("dead_leaves", [f"--dataset={f}.npy"], "dataset") for f in (*FILES, "absent", "scalar")),
+    ("dead_leaves", ["--dataset=text.mat"], "dataset"),
+    ("dead_leaves", ["--dataset=archive.npz"], "dataset"),
+    *(
+        ("bark", [f"--image_dir={f}"], "image_dir")
+        for f in ("", "bare", "absent", "file", "texts", "single", "good.npy", "good.png/x")
+    ),
+    ("mnist", ["--manual_dir=absent", "--data_dir=bare"], "manual_dir"),
+    ("mnist", ["--manual_dir=file", "--data_dir=bare"], "manual_dir"),
+    ("mnist", ["--manual_dir=bare", "--data_dir=bare"], "manual_dir"),
+    ("mnist", ["--num_eval=10001"], "num_eval"),
+    ("mnist", ["--sample_steps=1001"], "sample_steps"),
+    ("cifar10", ["--baselines=wild"], "baselines"),
+    ("bark", ["--image_dir=single", "--view=321"], "view"),
+    ("bark", ["--image_dir=single", "--hole=320"], "hole"),
+    ("swiss_roll", ["--width=1000000000000"], "width"),
+    ("swiss_roll", ["--T=2000000000"], "T"),
+    ("swiss_roll", ["--num_eval=2000000000"], "num_eval"),
+    ("swiss_roll", ["--batch_size=2000000000"], "batch_size"),
+    ("swiss_roll", ["--network=mlp", "--width=10000000", "--depth=2"], "width"),
+    ("swiss_roll", ["--preset=wild"], "preset"),
+    ("swiss_roll", ["--preset"], "preset"),
+    ("swiss_roll", ["--bogus=1"], "bogus"),
+    ("swiss_roll", ["--flagfile=absent"], "flagfile"),
+    ("swiss_roll", ["--flagfile=good.npy"], "flagfile"),
+    ("swiss_roll", ["--flagfile=bare"], "flagfile"),
+    ("cifar10", ["--noflip=3"], "noflip"),
+    ("jarzynski", ["--durations=1,x"], "durations"),
+    ("jarzynski", ["--durations="], "durations"),
+    ("jarzynski", ["--durations=1e300"], "durations"),
+    ("jarzynski", ["--num_trajectories=2000000000"], "num_trajectories"),
+    *((p, [f"--workdir={w}"], "workdir") for p in ALL for w in ("", "file", "file/x", "x" * 300)),
+    ("jarzynski", ["--workdir=file"], "workdir"),
+    ("jarzynski", ["--workdir=own"], "workdir"),
+    *(
+        (program, [f"--workdir={w}"], "workdir")
+        for program in ("evaluate", "posterior")
+        for w in ("", "absent", "bare", "file", "x" * 300, *CONFIGS, *OWN_CONFIGS)
+    ),
+    *(
+        (program, ["--workdir=own", f"--input={f}"], "input")
+        for program in ("evaluate", "posterior")
+        for f in (
+            *(f"{f}.npy" for f in (*FILES, "dates", "nan", "wide", "none", "scalar", "absent")),
+            *("empty.png", "cut.png", "text.png", "bomb.png", "archive.npz", "bare", "file"),
+        )
+    ),
+    *(
+        ("posterior", ["--workdir=own", "--task=inpaint", f"--mask={f}"], "mask")
+        for f in (
+            *(f"{f}.npy" for f in (*FILES, "dates", "wide", "none", "absent")),
+            *("empty.png", "cut.png", "bomb.png", "archive.npz", "bare", "wild"),
+        )
+    ),
+    ("evaluate", ["--workdir=own"], "input"),
+    ("posterior", ["--workdir=own"], "input"),
+    ("posterior", ["--workdir=own", "--steps=99"], "steps"),
+    ("evaluate", ["--workdir=own", "--steps=99"], "steps"),
+    ("evaluate", ["--workdir=own", "--passes=0"], "passes"),
+    ("evaluate", ["--workdir=own", "--passes=4"], "passes"),
+    ("evaluate", ["--workdir=own", "--trajectories=1e3"], "trajectories"),
+    ("evaluate", ["--workdir=own", "--trajectories="], "trajectories"),
+    ("evaluate", ["--workdir=own", "--trajectories=10000000000"], "trajectories"),
+    ("evaluate", ["--workdir=own", "--experiment=absent.py"], "experiment"),
+    ("evaluate", ["--workdir=own", "--experiment=code.py"], "experiment"),
+    ("evaluate", ["--workdir=own", "--experiment=good.npy"], "experiment"),
+    ("posterior", ["--workdir=own", "--out=file"], "out"),
+    ("posterior", ["--workdir=own", "--task=denoise", "--mask=centre"], "mask"),
+]
+
+
+@pytest.mark.parametrize("program, argv, flag", BROKEN)
+def test_broken_input_is_named_and_nothing_is_written(
+    program, argv, flag, place, monkeypatch, capsys
+):
+    monkeypatch.chdir(place)
+    before = contents(place)
+    workdir = [] if any(a.startswith("--workdir") for a in argv) else ["--workdir=bare/run"]
+    line = last_line(capsys, program, [*workdir, *argv])
+    assert line.startswith(f"--{flag}: "), line
+    assert contents(place) == before

@@ -14,7 +14,7 @@ from dpm_jax.core.model import Model
 from dpm_jax.likelihood import Evaluation, LogLikelihood, Rows
 from dpm_jax.runs import parts
 from dpm_jax.runs import workdir as workdirs
-from dpm_jax.runs.config import training_options
+from dpm_jax.runs.config import check, training_options
 from dpm_jax.runs.experiment import Config, Experiment, Problem, find
 from dpm_jax.training.checkpoint import Checkpoints
 
@@ -213,6 +213,10 @@ def _configuration(experiment: Experiment, held: Config, given: Config, path: Pa
         )
     chosen = {name: value for name, value in given.items() if name in preset and value is not None}
     config = {**preset, **held, **chosen, "seed": held["seed"], "workdir": str(path.parent)}
+    try:
+        check(config, experiment)
+    except ValueError as error:
+        raise ValueError(f"workdir: {path} holds {error}") from error
     if "sample_steps" in config:  # not held, and the default may be more than this run's T
         config["sample_steps"] = min(config["sample_steps"], config["T"])
     return config
