@@ -103,6 +103,7 @@ def _flags_of(experiment: Experiment) -> dict[str, Flag]:
     for name, value in experiment.presets["paper"].items():
         per_preset = ", ".join(f"{p}: {experiment.presets[p][name]}" for p in names)
         found[name] = Flag(type(value), f"{helps[name]} ({per_preset})")
+    found["init_from"] = Flag(str, helps["init_from"])
     return found
 
 

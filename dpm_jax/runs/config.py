@@ -1,6 +1,7 @@
 """The configuration of a run: every flag by name, and what the library makes of it."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from dpm_jax.core import schedule
@@ -43,6 +44,7 @@ HELP = {
     "num_eval": "Examples for the final K.",
     "data_dir": "Where prepared data sets are kept (default: that of tensorflow-datasets).",
     "manual_dir": "Folder with the original files, for machines without a network.",
+    "init_from": "Directory of a run whose parameters (EMA) this new one starts from.",
 }
 
 
@@ -56,18 +58,19 @@ def configure(experiment: Experiment, preset: str, workdir: Any, given: Config) 
         known = sorted(experiment.presets)
         raise ValueError(f"preset: expected one of {known}, got {preset!r}")
     defaults = experiment.presets[preset]
-    unknown = [name for name in given if name not in defaults]
+    unknown = [name for name in given if name not in (*defaults, "init_from")]
     if unknown:
         raise ValueError(f"{unknown[0]}: expected one of {sorted(defaults)}")
     chosen = {name: value for name, value in given.items() if value is not None}
     place = None if workdir is None else str(workdir)
-    return {
-        "experiment": experiment.name,
-        "preset": preset,
-        "workdir": place,
-        **defaults,
-        **chosen,
-    }
+    config = {"experiment": experiment.name, "preset": preset, "workdir": place}
+    return with_init_from({**config, **defaults, **chosen})
+
+
+def with_init_from(config: Config) -> Config:
+    """The same with the whole path in "init_from", which only runs that start from another have."""
+    start = config.pop("init_from", None)
+    return config | ({"init_from": str(Path(start).expanduser().absolute())} if start else {})
 
 
 def training_options(config: Config) -> Options:
