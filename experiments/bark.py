@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from dpm_jax import posterior, replacement, runs, sampling
 from dpm_jax.data import folders
-from dpm_jax.runs import binary, images, noise_floor, plots, presets
+from dpm_jax.runs import binary, identity, images, noise_floor, plots, presets
 from dpm_jax.runs.flags import Flag
 
 _SHARED = {
@@ -46,7 +46,8 @@ def make(config) -> images.ImageSet:
         raise ValueError("image_dir: expected a folder of photographs, got none")
     _check_hole(config)
     size = config["size"]
-    photos = folders.read(config["image_dir"], size, config["colour"])
+    split = images.kept_split(config, folders.names(config["image_dir"]))
+    photos = folders.read(config["image_dir"], size, config["colour"], split)
     sizes = jnp.asarray(photos.train.sizes)
 
     def draw(key, rows, n):
@@ -65,7 +66,18 @@ def make(config) -> images.ImageSet:
     found = images.ImageSet(
         photos.train.photos, draw, np.asarray(test), photos.mean, photos.scale, photos.levels, facts
     )
-    return found._replace(whole=_views(config, held))
+    return found._replace(whole=_views(config, held), files=_digests(photos))
+
+
+def _digests(photos) -> dict[str, dict]:
+    """Of each photograph by its name, for data.json: the split stays, and a change is named."""
+    return {
+        f"{split}_files": {
+            name: identity.digest(photo[:height, :width])["sha256"]
+            for name, photo, (height, width) in zip(stack.files, stack.photos, stack.sizes)
+        }
+        for split, stack in (("train", photos.train), ("test", photos.test))
+    }
 
 
 def setup(config) -> runs.Problem:

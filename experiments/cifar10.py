@@ -47,7 +47,9 @@ def make(config) -> images.ImageSet:
         facts = {"dataset": config["dataset"], **_NOT_THE_PAPERS}
     test = found.test[: max(config["num_eval"], _SHOWN)]
     scaling = found.mean, found.scale, found.levels
-    return images.ImageSet(found.train, draw, test, *scaling, facts, streams=streams)
+    return images.ImageSet(
+        found.train, draw, test, *scaling, facts, streams=streams, held=found.test
+    )
 
 
 def setup(config) -> runs.Problem:

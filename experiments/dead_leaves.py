@@ -9,6 +9,7 @@ noise, means anything, and every model is compared there, on the same images.
 """
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,10 +38,10 @@ def make(config) -> images.ImageSet:
     if config["dataset"]:
         whole = dead_leaves.load(config["dataset"])
         held_out = max(1, len(whole) // 10)
-        train, test = whole[:-held_out], whole[-held_out:]
+        train, held = whole[:-held_out], whole[-held_out:]
         rng = np.random.default_rng(0)
-        corners = rng.integers(0, np.array(test.shape[1:3]) - size + 1, (config["num_eval"], 2))
-        cut = [test[i % held_out, y:, x:][:size, :size] for i, (y, x) in enumerate(corners)]
+        corners = rng.integers(0, np.array(held.shape[1:3]) - size + 1, (config["num_eval"], 2))
+        cut = [held[i % held_out, y:, x:][:size, :size] for i, (y, x) in enumerate(corners)]
         test = np.stack(cut)
     else:
         train = dead_leaves.sample(config["train_images"], config["seed"], _WHOLE)
@@ -55,7 +56,7 @@ def make(config) -> images.ImageSet:
         "paper_note": "K 1.489, K − L_null 3.536 bits/pixel on images that are not public, of"
         " unknown noise"
     }
-    return images.ImageSet(train, draw, test, mean, scale, 256, facts)
+    return images.ImageSet(train, draw, test, mean, scale, 256, facts, held=held)
 
 
 def setup(config) -> runs.Problem:

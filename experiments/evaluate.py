@@ -9,7 +9,6 @@ to, where that can be known. Writes likelihood.json and figures/dissipation.png 
 --input K and log p alone, into likelihood_NAME.json.
 """
 
-import os
 from pathlib import Path
 
 import jax
@@ -23,6 +22,8 @@ from dpm_jax.runs.config import check_at_most, name_flag
 from dpm_jax.runs.execution import bar
 from dpm_jax.runs.flags import Flag
 from dpm_jax.runs.observations import read_array
+from dpm_jax.runs.workdir import PLACES_OF_DATA as PLACES
+from dpm_jax.runs.workdir import check_writable
 from dpm_jax.training.options import MAX_SEED
 
 FLAGS = {
@@ -32,6 +33,14 @@ FLAGS = {
         str, "Numbers M of trajectories for log p; the largest are drawn.", "16,256"
     ),
     "experiment": Flag(Path, "Python file of an experiment of your own, which registers itself."),
+    "dataset": Flag(Path, "The data of the run at another place (cifar10, dead_leaves)."),
+    "image_dir": Flag(Path, "The photographs of the run at another place (bark)."),
+    "other_data": Flag(
+        bool,
+        "Measure data that are not those of the run, in its scaling: K and log p alone, into"
+        " likelihood_NAME.json.",
+        False,
+    ),
     "data_dir": Flag(Path, "Where prepared data sets are kept."),
     "manual_dir": Flag(Path, "Folder with the original files, for machines without a network."),
     "examples": Flag(
@@ -83,7 +92,7 @@ def execute(config) -> str:
     x0 = np.asarray(rows if prepare is None else prepare(jax.random.key(seed + 1), rows))
     works = likelihood.evaluate_works(run.model, run.params, x0, counts[-1], steps, go(2, "log p"))
     found = report.Measured(bound, [likelihood.summarise(works, num) for num in counts])
-    own = f"_{Path(config['input']).stem}" if config["input"] else ""
+    own = _other(config)
     if not own:
         found = _of_the_run(run, found, x0, budget, (counts[-1], steps), go)
     # A respaced chain is another model: its report does not replace that of the run.
@@ -110,17 +119,24 @@ def _of_the_run(run, found, x0, budget, at, go) -> report.Measured:
     )
 
 
+def _other(config) -> str:
+    """What the names of the files end in where not the data of the run are measured."""
+    if config["input"]:
+        return f"_{Path(config['input']).stem}"
+    path = config["dataset"] or config["image_dir"] or "other_data"
+    return f"_{Path(path).stem}" if config["other_data"] else ""
+
+
 def _load(config):
     """The run, and the rows to measure with what prepares them; ValueError for bad flags."""
     if config["experiment"]:
         runs.import_file(config["experiment"])
-    given = {name: config[name] for name in ("data_dir", "manual_dir", "num_eval", "passes")}
-    run = runs.load(config["workdir"], **given)
+    given = {name: config[name] for name in (*PLACES, "num_eval", "passes")}
+    run = runs.load(config["workdir"], other_data=config["other_data"], **given)
+    check_writable(run.workdir)
     if config["passes"] is not None and "passes" not in run.config:
         got = config["passes"]
         raise ValueError(f"passes: expected none, since this run sums over all t, got {got}")
-    if not os.access(run.workdir, os.W_OK):
-        raise ValueError(f"workdir: cannot write into {run.workdir}")
     if callable(run.model.last_step):
         raise ValueError(
             "workdir: expected a run with a fixed or learned last step, which has a density; got"

@@ -23,6 +23,7 @@ from dpm_jax.runs import posterior_report as report
 from dpm_jax.runs.config import check_at_most, name_flag
 from dpm_jax.runs.flags import Flag
 from dpm_jax.runs.observations import METHODS, STARTS, TASKS
+from dpm_jax.runs.workdir import PLACES_OF_DATA, check_writable
 from dpm_jax.training.options import MAX_SEED
 
 FLAGS = {
@@ -43,6 +44,11 @@ FLAGS = {
     ),
     "out": Flag(Path, "Folder of the result; by default DIR/posterior/TASK_METHOD."),
     "experiment": Flag(Path, "Python file of an experiment of your own, which registers itself."),
+    "dataset": Flag(Path, "The data of the run at another place (cifar10, dead_leaves)."),
+    "image_dir": Flag(Path, "The photographs of the run at another place (bark)."),
+    "other_data": Flag(
+        bool, "Take test rows of data that are not those of the run, in its scaling.", False
+    ),
     "data_dir": Flag(Path, "Where prepared data sets are kept."),
     "manual_dir": Flag(Path, "Folder with the original files, for machines without a network."),
     "num_samples": Flag(
@@ -85,23 +91,27 @@ def execute(config) -> str:
         _check(config)
         if config["experiment"]:
             runs.import_file(config["experiment"])
-        places = {name: config[name] for name in ("data_dir", "manual_dir")}
-        run = runs.load(config["workdir"], **places)
+        places = {name: config[name] for name in PLACES_OF_DATA}
+        run = runs.load(config["workdir"], other_data=config["other_data"], **places)
         run.model.chain(run.params, config["steps"])  # a bad --steps ends here
         if run.test is not None and not config["input"]:
             check_at_most(config, examples=len(run.test))
         config = _defaults(config, run)
-        out = Path(config["out"]).expanduser()
+        out = _folder(config, run)
         seen = observations.observe(config, run)
         held = {name: config[name] for name in _HELD}
         held |= {"steps": config["steps"], "num_samples": config["num_samples"]}
         held |= {"train_steps": run.step, "problems": len(seen.y)}
+        if config["other_data"]:
+            held["other_data"] = config["dataset"] or config["image_dir"] or "in the same place"
         _claim(out, held)
         found = observations.draw(config, run, seen)
     except (ValueError, OSError) as error:
         raise Invalid(name_flag(error, config)) from error
     content = report.content(run, seen, found, held)
     out.mkdir(parents=True, exist_ok=True)
+    if not (out / "posterior.json").exists():  # this folder is the program's from here on
+        files.write_json(out / "posterior.json", {"settings": held, "unfinished": True})
     wrote = [out / "posterior.json", out / "posterior.npz", out / "posterior.png"]
     report.draw(wrote[2], run, seen, found, f"{config['task']}, {config['method']}")
     report.save_arrays(wrote[1], seen, found)
@@ -124,14 +134,22 @@ def _check(config) -> None:
 def _defaults(config, run) -> dict[str, Any]:
     """What was not given: as many draws as the size of an example allows, the steps of the run."""
     small = math.prod(run.model.event_shape) <= 64
-    folder = Path(config["workdir"]) / "posterior" / f"{config['task']}_{config['method']}"
     steps = run.config.get("sample_steps") if config["steps"] is None else config["steps"]
     given = {name: value for name, value in config.items() if value is not None}
     defaults: dict[str, Any] = {"num_samples": 4096 if small else 16, "examples": 8, "repeats": 10}
     defaults |= {"mask": "left_half" if config["task"] == "inpaint" else None}
-    defaults |= {"seed": run.config.get("seed", 0) + 20, "out": str(folder)}
+    defaults |= {"seed": run.config.get("seed", 0) + 20}
     T = run.model.chain(run.params).T
     return {**config, **defaults, **given, "steps": None if steps == T else steps}
+
+
+def _folder(config, run) -> Path:
+    """Where the result goes: by default a folder of the run, to which no link leads elsewhere."""
+    if config["out"]:
+        return Path(config["out"]).expanduser()
+    names = f"posterior/{config['task']}_{config['method']}"
+    check_writable(run.workdir, names)
+    return run.workdir / names
 
 
 def _claim(out: Path, held: dict[str, Any]) -> None:
@@ -143,13 +161,13 @@ def _claim(out: Path, held: dict[str, Any]) -> None:
         raise ValueError(f"out: cannot write into {parent}")
     path = out / "posterior.json"
     if not path.exists():
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and not all(files.is_unfinished(path) for path in out.iterdir()):
             raise ValueError(f"out: {out} holds files but no posterior.json: not overwritten")
         return
     there = report.read(path).get("settings", {})
-    names = [n for n in held if there.get(n) != held[n]]
+    names = [n for n in {**there, **held} if there.get(n) != held.get(n)]
     if names:
-        what = ", ".join(f"{n} = {there.get(n)} there, {held[n]} here" for n in names)
+        what = ", ".join(f"{n} = {there.get(n)} there, {held.get(n)} here" for n in names)
         raise ValueError(f"out: {out} holds another result ({what}); choose another directory")
 
 

@@ -152,7 +152,7 @@ def test_max_to_keep(tmp_path):
     (tmp_path / "0" / "mine.txt").write_text("not a checkpoint")
     for step in (1, 2, 10):
         checkpoints.save(step, {"x": jnp.float32(step)})
-    assert checkpoints.steps() == [0, 2, 10]
+    assert checkpoints.steps() == [2, 10]
     assert (tmp_path / "0" / "mine.txt").exists()
     with pytest.raises(ValueError, match="max_to_keep must be at least 1, got 0"):
         Checkpoints(tmp_path, max_to_keep=0)

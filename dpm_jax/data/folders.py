@@ -150,6 +150,11 @@ def read_crop(
     return pixels[top : top + size, left : left + size]
 
 
+def names(image_dir: str | Path) -> list[str]:
+    """The names of the images that `read` finds in a folder, in order; errors as there."""
+    return _names(Path(image_dir).expanduser())
+
+
 def _names(folder: Path) -> list[str]:
     if not folder.is_dir():
         raise ValueError(f"image_dir: {folder} is not a folder")

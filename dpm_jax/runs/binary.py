@@ -16,7 +16,7 @@ from absl import flags, logging
 
 from dpm_jax.runs import execution
 from dpm_jax.runs import flags as values
-from dpm_jax.runs.config import Invalid, configure, flag_of_path, flags_of
+from dpm_jax.runs.config import HELP, Invalid, configure, flag_of_path, flags_of
 from dpm_jax.runs.experiment import Config, Experiment
 from dpm_jax.runs.flags import Flag
 from dpm_jax.training import Diverged
@@ -203,6 +203,7 @@ def _with_presets(experiment: Experiment) -> dict[str, Flag]:
     for name, flag in flags_of(experiment).items():
         per_preset = ", ".join(f"{p}: {experiment.presets[p][name]}" for p in names)
         found[name] = flag._replace(help=f"{flag.help} ({per_preset})")
+    found["init_from"] = HELP["init_from"]
     return found
 
 

@@ -107,6 +107,7 @@ HELP = {
         Path, "Where prepared data sets are kept (default: that of tensorflow-datasets)."
     ),
     "manual_dir": Flag(Path, "Folder with the original files, for machines without a network."),
+    "init_from": Flag(Path, "Directory of a run whose parameters (EMA) this new one starts from."),
 }
 
 
@@ -122,7 +123,7 @@ def flags_of(experiment: Experiment) -> dict[str, Flag]:
 
 def check(config: Config, experiment: Experiment) -> None:
     """ValueError naming the first flag of a run that has a value it cannot have."""
-    flags.check(config, {"workdir": Flag(Path, "")}, optional=True)
+    flags.check(config, {"workdir": Flag(Path, ""), "init_from": HELP["init_from"]}, optional=True)
     flags.check(config, flags_of(experiment))
 
 
@@ -136,18 +137,19 @@ def configure(experiment: Experiment, preset: str, workdir: Any, given: Config) 
         known = sorted(experiment.presets)
         raise ValueError(f"preset: expected one of {known}, got {preset!r}")
     defaults = experiment.presets[preset]
-    unknown = [name for name in given if name not in defaults]
+    unknown = [name for name in given if name not in (*defaults, "init_from")]
     if unknown:
         raise ValueError(f"{unknown[0]}: expected one of {sorted(defaults)}")
     chosen = {name: value for name, value in given.items() if value is not None}
     place = None if workdir is None else str(workdir)
-    return {
-        "experiment": experiment.name,
-        "preset": preset,
-        "workdir": place,
-        **defaults,
-        **chosen,
-    }
+    config = {"experiment": experiment.name, "preset": preset, "workdir": place}
+    return with_init_from({**config, **defaults, **chosen})
+
+
+def with_init_from(config: Config) -> Config:
+    """The same with the whole path in "init_from", which only runs that start from another have."""
+    start = config.pop("init_from", None)
+    return config | ({"init_from": str(Path(start).expanduser().absolute())} if start else {})
 
 
 def training_options(config: Config) -> Options:

@@ -63,6 +63,10 @@ class Problem:
     budget: Budget = Budget(examples=100, model_samples=100, lanes=1024)
     exact: Exact = Exact()
     images: ImageScale | None = None
+    identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # JSON that tells these data from others, for data.json; without it data and test do
+    fitted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # arrays that the model took from the data, for data.npz
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

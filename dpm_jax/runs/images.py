@@ -19,7 +19,7 @@ from dpm_jax.images import dequantisation, kernel, law
 from dpm_jax.images.resize import resize
 from dpm_jax.likelihood import Evaluation, discretized
 from dpm_jax.networks import registry
-from dpm_jax.runs import noise_floor
+from dpm_jax.runs import identity, noise_floor
 from dpm_jax.runs.config import make_schedule
 from dpm_jax.runs.experiment import Budget, Config, Exact, ImageScale, Problem, Row
 
@@ -39,6 +39,8 @@ class ImageSet(NamedTuple):
     whole: Any = ()  # (k, H, W, C): held-out images larger than those of the test set
     streams: bool = False  # each step reads its rows from disk
     validation: Any = None  # held out of training and test
+    held: Any = None  # what test rows are of, where that is not `test`; (): a generator's
+    files: dict[str, dict] | None = None  # of photographs: train_files, test_files, digests by name
 
     @property
     def event(self) -> tuple[int, ...]:
@@ -71,8 +73,11 @@ def setup(
         network = registry.by_name(config, read.outputs)
         models.build(gaussian.family(), schedule, network, event, read)
     images = make(config)
+    known = _identity(images)  # before what the run keeps is put in
+    images = _as_kept(config, images)
+    skip = None if config["readout"] != "skip" else _law(config, images)
     prepare = _preparation(config, images)
-    build = _builder(config, images)
+    build = _builder(config, images, skip)
 
     def draw(key, rows, n):
         key_rows, key_noise = jax.random.split(key)
@@ -97,13 +102,56 @@ def setup(
         budget=budget,
         exact=Exact(ceiling=lambda seed, steps: _ceiling(config, images)),
         images=scaling,
+        identity=known,
+        fitted={} if skip is None else skip._asdict(),
     )
 
 
-def _builder(config: Config, images: ImageSet) -> Callable[..., models.Model]:
+def _identity(images: ImageSet) -> dict[str, Any]:
+    """What data.json says of these images: digests of all of them, and the scaling."""
+    found: dict[str, Any] = {"mean": images.mean, "scale": images.scale, "levels": images.levels}
+    found |= {"shape": list(images.event)}
+    if images.files is not None:  # of photographs each has its own
+        return {**found, "train": None, **images.files}
+    held = images.test if images.held is None else images.held
+    return {**found, "test": identity.digest(held) if len(held) else None}
+
+
+def _as_kept(config: Config, images: ImageSet) -> ImageSet:
+    """The images in the scaling of the run, where it began already."""
+    kept = identity.kept(config.get("workdir"))
+    names = [name for name in ("mean", "scale", "levels") if kept.get(name) is not None]
+    return images._replace(**{name: kept[name] for name in names})
+
+
+def kept_split(config: Config, names: list[str]) -> float | list[str]:
+    """`test` of `folders.read`: what the run trained on is never held out for its test.
+
+    Where the folder has files that the run was trained on, all others are held out, those of the
+    run and new ones; else a tenth, as where there is no run yet.
+    """
+    trained = identity.kept(config.get("workdir")).get("train_files") or {}
+    if not any(name in trained for name in names):
+        return 0.1
+    others = [name for name in names if name not in trained]
+    if not others:
+        raise ValueError("image_dir: expected the held-out files too, got only those trained on")
+    return others
+
+
+def _law(config: Config, images: ImageSet) -> law.LinearSkip:
+    """The law of the run, where it began already; else of these images."""
+    kept = identity.kept_arrays(config.get("workdir"))
+    if not kept:
+        return fit_law(images, config["seed"])
+    return law.LinearSkip(**{name: jnp.asarray(value) for name, value in kept.items()})
+
+
+def _builder(
+    config: Config, images: ImageSet, skip: law.LinearSkip | None
+) -> Callable[..., models.Model]:
     """shape -> the model of images of this shape; convolutions alone serve every one."""
     schedule, family = make_schedule(config), gaussian.family()
-    skip = fit_law(images, config["seed"]) if config["readout"] == "skip" else None
     last_step = config["last_step"]
     if last_step == "discretized":
         last_step = discretized.last_step(_bins(images))

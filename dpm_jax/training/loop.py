@@ -33,8 +33,8 @@ class TrainState(NamedTuple):
     opt_state: Any
     skipped: Array  # int32: updates left out because loss or gradient was not finite
     bad_run: Array  # int32: how many of them in a row, up to now
-    K: Array  # nats: mean of K of the last ~50 batches
-    grad_norm: Array  # before clipping
+    K: Array  # nats: mean of K of the last ~50 batches; −inf before the first good one
+    grad_norm: Array  # before clipping; inf before the first batch
 
 
 class Diverged(RuntimeError):
@@ -114,24 +114,33 @@ def _shard(draw: DrawBatch | None) -> DrawBatch:
     return shared
 
 
-def initial_state(model: Model, options: Options, checkpoints=None) -> TrainState:
+def initial_state(model: Model, options: Options, checkpoints=None, params=None) -> TrainState:
     """The last checkpoint that reads whole, else the state at step 0.
+
+    Args:
+        model: from `model.build`.
+        options: how to train.
+        checkpoints: a `checkpoint.Checkpoints`, or None.
+        params: where step 0 starts; None: `model.init`.
 
     Raises:
         ValueError: for a checkpoint of another tree or shape; names the difference.
         checkpoint.CheckpointError: where there are checkpoints and all are damaged.
     """
-    start = _state_at_0(model, make_optimizer(options), options.seed)
+    start = _state_at_0(model, make_optimizer(options), options.seed, params)
     restored = None if checkpoints is None else checkpoints.restore(start)
     return start if restored is None else restored[1]
 
 
-def _state_at_0(model: Model, optimizer, seed: int) -> TrainState:
-    params = model.init(jax.random.fold_in(jax.random.key(seed), 0x1A17))
+def _state_at_0(model: Model, optimizer, seed: int, params=None) -> TrainState:
+    if params is None:
+        params = model.init(jax.random.fold_in(jax.random.key(seed), 0x1A17))
     zero = jnp.zeros((), jnp.int32)
-    nan = jnp.full((), jnp.nan, jnp.result_type(float))  # no batch seen yet
+    unknown = jnp.full((), jnp.inf, jnp.result_type(float))  # not NaN: JAX_DEBUG_NANS may be set
     ema = jax.tree.map(jnp.copy, params)  # a buffer of its own: both are donated
-    return TrainState(zero, params, ema, optimizer.init(params), zero + 0, zero + 0, nan, nan + 0)
+    return TrainState(
+        zero, params, ema, optimizer.init(params), zero + 0, zero + 0, -unknown, unknown
+    )
 
 
 def draw_rows(key: Array, data: Array, n: int) -> Array:
