@@ -23,6 +23,7 @@ _SHARED = {
     "size": 64,
     "image_dir": "",
     "colour": False,
+    "levels": 0,
     "view": 320,
     "hole": 100,
     "repeats": 5,
@@ -40,7 +41,7 @@ def make(config) -> images.ImageSet:
         raise ValueError("image_dir: expected a folder of photographs, got none")
     _check_hole(config)
     size = config["size"]
-    photos = folders.read(config["image_dir"], size, config["colour"])
+    photos = folders.read(config["image_dir"], size, config["colour"], levels=config["levels"])
     sizes = jnp.asarray(photos.train.sizes)
 
     def draw(key, rows, n):
@@ -53,8 +54,10 @@ def make(config) -> images.ImageSet:
     )(keys)
     facts = {
         "paper_note": "-0.55 bits/pixel, 1.5 above L_null, at unstated noise",
-        "held_out_files": list(held.files),
+        "held_out_files": list(dict.fromkeys(held.files)),
         "skipped_files": len(photos.skipped),
+        "left_out": list(photos.skipped),
+        "converted": list(photos.notes),
     }
     found = images.ImageSet(
         photos.train.photos, draw, np.asarray(test), photos.mean, photos.scale, photos.levels, facts
@@ -122,7 +125,11 @@ def _views(config, held) -> np.ndarray:
     for i in large[:: -(-len(large) // 3) or 1]:
         top, left = ((side - view) // 2 for side in held.sizes[i])
         found.append(held.photos[i, top : top + view, left : left + view])
-    return np.stack(found) if found else np.zeros((0, view, view, held.photos.shape[-1]), np.uint8)
+    return (
+        np.stack(found)
+        if found
+        else np.zeros((0, view, view, held.photos.shape[-1]), held.photos.dtype)
+    )
 
 
 def _check_hole(config) -> None:
@@ -142,6 +149,7 @@ EXPERIMENT = runs.register(
         presets=PRESETS,
         helps={
             **presets.IMAGE_HELPS,
+            **presets.LEVELS,
             "size": "Side of the crops that are trained on and tested.",
             "image_dir": "Folder of photographs; a tenth of the files is held out.",
             "colour": "Three colours instead of grey.",

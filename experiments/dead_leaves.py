@@ -22,6 +22,7 @@ _SHARED = {
     "size": 32,
     "train_images": 1000,
     "dataset": "",
+    "levels": 0,
     "baselines": "dct,blocks,causal",
 }
 PRESETS = {"paper": _SHARED, "best": {**_SHARED, **presets.IMAGES_BEST, "num_steps": 2500}}
@@ -34,7 +35,7 @@ def make(config) -> images.ImageSet:
     if not 8 <= size <= _WHOLE:
         raise ValueError(f"size: expected 8..{_WHOLE}, got {size}")
     if config["dataset"]:
-        whole = dead_leaves.load(config["dataset"])
+        whole = dead_leaves.load(config["dataset"], config["levels"])
         held_out = max(1, len(whole) // 10)
         train, test = whole[:-held_out], whole[-held_out:]
         rng = np.random.default_rng(0)
@@ -48,6 +49,7 @@ def make(config) -> images.ImageSet:
         # The process is stationary: a patch of its own is a patch of a new image.
         test = dead_leaves.sample(config["num_eval"], 10_000 + config["seed"], size)
     mean, scale = dequantisation.mean_and_scale(train)
+    levels = dequantisation.check_levels(config["levels"], train, test)
 
     def draw(key, rows, n):
         return jax.vmap(lambda k: folders.crop(k, rows, size))(jax.random.split(key, n))
@@ -56,7 +58,7 @@ def make(config) -> images.ImageSet:
         "paper_note": "K 1.489, K − L_null 3.536 bits/pixel on images that are not public, of"
         " unknown noise"
     }
-    return images.ImageSet(train, draw, test, mean, scale, 256, facts)
+    return images.ImageSet(train, draw, test, mean, scale, levels, facts)
 
 
 def setup(config) -> runs.Problem:
@@ -72,7 +74,7 @@ def figures(config, problem, params, folder):
     model = problem.images.enlarge((*problem.data.shape[1:3], 1))
     whole = images.samples(config, model, params, 1, seed=6)
     beside = {
-        "training image": problem.data[:1],
+        "training image": dequantisation.shown(problem.data[:1], problem.images.levels),
         f"sample, {config['sample_steps']} steps": images.to_8bit(problem, whole),
     }
     paths["figure4"] = plots.image_columns(folder / "figure4.png", beside, size=4.0)
@@ -87,6 +89,7 @@ EXPERIMENT = runs.register(
         presets=PRESETS,
         helps={
             **presets.IMAGE_HELPS,
+            **presets.LEVELS,
             "size": "Side of the patches that are trained on.",
             "train_images": "Images of 256×256 that the patches are cropped from.",
             "dataset": "A .mat or .npy of dead leaves (the set of 2012) in the place of the"

@@ -52,6 +52,10 @@ IMAGES_BEST = {
     "weight_decay": 0.2,
     "batch_size": 32,
 }
+LEVELS = {
+    "levels": "Values that a pixel can take, such as 4096 for 12 bits in files of 16; 0: all that"
+    " their type has."
+}
 IMAGE_HELPS = {
     **noise_floor.HELPS,
     "final_ratio": "(1−ᾱ_T)/ᾱ_T of the geometric schedule.",

@@ -15,6 +15,7 @@ MEASURES = (
     "num_eval", "passes", "num_samples", "sample_steps",
     "baselines", "baseline_patches", "view", "hole", "repeats",
 )  # fmt: skip
+ADDED = {"levels": 0}  # flags that older runs lack, and what they did
 
 
 def claim(workdir: Path, config: Config, write: bool) -> Path:
@@ -28,7 +29,8 @@ def claim(workdir: Path, config: Config, write: bool) -> Path:
     path = workdir / "config.json"
     wanted = {n: v for n, v in config.items() if n not in PLACES + MEASURES}
     if path.exists():
-        held = {n: v for n, v in read(path).items() if n not in PLACES + MEASURES}
+        there = {**{n: v for n, v in ADDED.items() if n in wanted}, **read(path)}
+        held = {n: v for n, v in there.items() if n not in PLACES + MEASURES}
         _check_same(workdir, held, wanted)
         return workdir
     for name in ("checkpoints", "metrics.csv", "report.json", "figures", "tensorboard"):
