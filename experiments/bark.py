@@ -26,6 +26,7 @@ _SHARED = {
     "size": 64,
     "image_dir": "",
     "colour": False,
+    "levels": 0,
     "view": 320,
     "hole": 100,
     "repeats": 5,
@@ -47,7 +48,7 @@ def make(config) -> images.ImageSet:
     _check_hole(config)
     size = config["size"]
     split = images.kept_split(config, folders.names(config["image_dir"]))
-    photos = folders.read(config["image_dir"], size, config["colour"], split)
+    photos = folders.read(config["image_dir"], size, config["colour"], split, config["levels"])
     sizes = jnp.asarray(photos.train.sizes)
 
     def draw(key, rows, n):
@@ -60,8 +61,10 @@ def make(config) -> images.ImageSet:
     )(keys)
     facts = {
         "paper_note": "-0.55 bits/pixel, 1.5 above L_null, at unstated noise",
-        "held_out_files": list(held.files),
+        "held_out_files": list(dict.fromkeys(held.files)),
         "skipped_files": len(photos.skipped),
+        "left_out": list(photos.skipped),
+        "converted": list(photos.notes),
     }
     found = images.ImageSet(
         photos.train.photos, draw, np.asarray(test), photos.mean, photos.scale, photos.levels, facts
@@ -140,7 +143,11 @@ def _views(config, held) -> np.ndarray:
     for i in large[:: -(-len(large) // 3) or 1]:
         top, left = ((side - view) // 2 for side in held.sizes[i])
         found.append(held.photos[i, top : top + view, left : left + view])
-    return np.stack(found) if found else np.zeros((0, view, view, held.photos.shape[-1]), np.uint8)
+    return (
+        np.stack(found)
+        if found
+        else np.zeros((0, view, view, held.photos.shape[-1]), held.photos.dtype)
+    )
 
 
 def _check_hole(config) -> None:
@@ -158,6 +165,7 @@ EXPERIMENT = runs.register(
         presets=PRESETS,
         helps={
             **presets.IMAGE_HELPS,
+            **presets.LEVELS,
             "size": Flag(int, "Side of the crops that are trained on and tested.", values=_SIDES),
             "image_dir": Flag(Path, "Folder of photographs; a tenth of the files is held out."),
             "colour": Flag(bool, "Three colours instead of grey."),

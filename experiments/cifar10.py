@@ -18,7 +18,8 @@ from dpm_jax.data import images as data
 from dpm_jax.runs import binary, images, noise_floor, plots, presets
 from dpm_jax.runs.flags import Flag
 
-_SHARED = {**presets.IMAGES, "dense": 128, "flip": True, "dataset": "cifar10", "memory_gib": 4.0}
+_SHARED = {**presets.IMAGES, "dense": 128, "flip": True, "dataset": "cifar10", "levels": 0}
+_SHARED["memory_gib"] = 4.0
 PRESETS = {
     "paper": _SHARED,
     "best": {**_SHARED, **presets.IMAGES_BEST, "num_steps": 5000, "beta_1": 5.5e-6},
@@ -29,7 +30,8 @@ _SHOWN = 8  # images in a row of Figure 3
 
 def make(config) -> images.ImageSet:
     """The set named by --dataset, mirrored at random in training."""
-    found = data.load(config["dataset"], config["data_dir"] or None, config["manual_dir"] or None)
+    places = {name: config[name] or None for name in ("data_dir", "manual_dir")}
+    found = data.load(config["dataset"], **places, levels=config["levels"])
     streams = found.train.nbytes > config["memory_gib"] * 2**30
 
     def draw(key, rows, n):
@@ -101,6 +103,7 @@ EXPERIMENT = runs.register(
         presets=PRESETS,
         helps={
             **presets.IMAGE_HELPS,
+            **presets.LEVELS,
             "dense": Flag(
                 int,
                 "Units of the dense whole-image pathway of multiscale_conv; 0: none.",

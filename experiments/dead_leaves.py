@@ -9,7 +9,6 @@ noise, means anything, and every model is compared there, on the same images.
 """
 
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -26,6 +25,7 @@ _SHARED = {
     "size": 32,
     "train_images": 1000,
     "dataset": "",
+    "levels": 0,
     "baselines": "dct,blocks,causal",
 }
 PRESETS = {"paper": _SHARED, "best": {**_SHARED, **presets.IMAGES_BEST, "num_steps": 2500}}
@@ -36,7 +36,7 @@ def make(config) -> images.ImageSet:
     """Whole images to crop from, and test patches of images of their own."""
     size = config["size"]
     if config["dataset"]:
-        whole = dead_leaves.load(config["dataset"])
+        whole = dead_leaves.load(config["dataset"], config["levels"])
         held_out = max(1, len(whole) // 10)
         train, held = whole[:-held_out], whole[-held_out:]
         rng = np.random.default_rng(0)
@@ -48,6 +48,7 @@ def make(config) -> images.ImageSet:
         # The process is stationary: a patch of its own is a patch of a new image.
         test = dead_leaves.sample(config["num_eval"], 10_000 + config["seed"], size)
     mean, scale = dequantisation.mean_and_scale(train)
+    levels = dequantisation.check_levels(config["levels"], train, test)
 
     def draw(key, rows, n):
         return jax.vmap(lambda k: folders.crop(k, rows, size))(jax.random.split(key, n))
@@ -56,7 +57,7 @@ def make(config) -> images.ImageSet:
         "paper_note": "K 1.489, K − L_null 3.536 bits/pixel on images that are not public, of"
         " unknown noise"
     }
-    return images.ImageSet(train, draw, test, mean, scale, 256, facts, held=held)
+    return images.ImageSet(train, draw, test, mean, scale, levels, facts, held=held)
 
 
 def setup(config) -> runs.Problem:
@@ -72,7 +73,7 @@ def figures(config, problem, params, folder):
     model = problem.images.enlarge((*problem.data.shape[1:3], 1))
     whole = images.samples(config, model, params, 1, seed=6)
     beside = {
-        "training image": problem.data[:1],
+        "training image": dequantisation.shown(problem.data[:1], problem.images.levels),
         f"sample, {config['sample_steps']} steps": images.to_8bit(problem, whole),
     }
     paths["figure4"] = plots.image_columns(folder / "figure4.png", beside, size=4.0)
@@ -87,6 +88,7 @@ EXPERIMENT = runs.register(
         presets=PRESETS,
         helps={
             **presets.IMAGE_HELPS,
+            **presets.LEVELS,
             "size": Flag(int, "Side of the patches that are trained on.", values=f"[8, {_WHOLE}]"),
             "train_images": Flag(
                 int,

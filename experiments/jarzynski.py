@@ -104,6 +104,8 @@ def check(config: dict[str, Any]) -> dict[str, Any]:
         raise ValueError(f"durations: expected numbers, got {config['durations']}") from error
     if not durations or not all(0 < d < math.inf for d in durations):
         raise ValueError(f"durations: expected finite numbers above 0, got {durations}")
+    for duration in durations:  # the trap's path is held whole
+        flags.check_memory("durations", duration, 16 * _STEPS_PER_TIME * duration)
     return {**config, "durations": durations}
 
 

@@ -450,7 +450,7 @@ BROKEN = [
     ("evaluate", ["--workdir=own", "--experiment=absent.py"], "experiment"),
     ("evaluate", ["--workdir=own", "--experiment=code.py"], "experiment"),
     ("evaluate", ["--workdir=own", "--experiment=good.npy"], "experiment"),
-    ("posterior", ["--workdir=own", "--out=file"], "out"),
+    ("posterior", ["--workdir=own", "--input=wide.npy", "--out=file"], "out"),
     ("posterior", ["--workdir=own", "--task=denoise", "--mask=centre"], "mask"),
 ]
 

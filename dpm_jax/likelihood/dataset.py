@@ -11,7 +11,7 @@ from dpm_jax import units
 from dpm_jax.core.family import Array
 from dpm_jax.core.model import Model
 from dpm_jax.likelihood import bound
-from dpm_jax.likelihood.rows import Rows, check_counts, over_rows, standard_error
+from dpm_jax.likelihood.rows import Rows, check_counts, check_rows, over_rows, standard_error
 
 _AT_ONCE = 100  # examples a device holds
 
@@ -58,6 +58,7 @@ def evaluate(
     Raises:
         ValueError: for no data, or passes or rows.at_once below 1.
     """
+    data = check_rows(model, data, rows)
     check_counts(data=len(data), at_once=rows.at_once, passes=passes)
 
     def kernel(params, part: Array, key: Array) -> Array:
@@ -116,6 +117,7 @@ def evaluate_noise_floor(
     Raises:
         ValueError: for no data, passes or rows.at_once below 1, or a t0 outside 1..T.
     """
+    data = check_rows(model, data, rows)
     check_counts(data=len(data), at_once=rows.at_once, passes=passes)
 
     def kernel(params, part: Array, key: Array) -> Array:

@@ -169,6 +169,9 @@ def _of_value(error: Exception, known: Mapping[str, Flag]) -> str:
         missing = re.fullmatch(r"Missing value for flag --?(\w+)", str(error))
         if missing:
             return f"--{missing[1]}: expected a value, got none"
+        negated = re.fullmatch(r"--?no(\w+)=(.*) does not take an argument", str(error), re.DOTALL)
+        if negated:
+            return f"--no{negated[1]}: expected no value, got {negated[2]!r}"
         return f"--flagfile: expected a file of flags ({str(error).removeprefix('ERROR:: ')})"
     value = told[2].removesuffix(f": {error.__context__}")
     what = _PARSED.get(known[told[1]].kind, "another value")

@@ -1,6 +1,7 @@
 """The configuration of a run: every flag by name, and what the library makes of it."""
 
 import dataclasses
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -190,23 +191,25 @@ def name_flag(error: str | Exception, config: Config, experiment: Experiment | N
     Messages of the library begin with the argument; here it is the flag of that name, or the one
     whose path the message quotes.
     """
-    if isinstance(error, OSError) and error.filename is not None:
-        message = f"cannot use {error.filename}: {error.strerror}"
-    else:
-        message = str(error)
+    file = error.filename if isinstance(error, OSError) else None
+    message = str(error)
+    if isinstance(error, OSError) and file is not None:
+        message = f"cannot use {file}: {error.strerror}"
     argument, colon, rest = message.partition(":")
     flag = argument if experiment is None else experiment.flags.get(argument, argument)
     if flag in config:
         return f"--{flag}{colon}{rest}"
-    quoted = flag_of_path(message, config)
+    quoted = flag_of_path(message if file is None else str(file), config)
     return f"--{quoted}: {message}" if quoted else message
 
 
 def flag_of_path(text: str, config: Config) -> str | None:
-    """The flag whose path a text quotes, the longest of them; None for none."""
+    """The flag whose path a text is or quotes, the longest of them; None for none."""
     found = {}
     for name, value in config.items():
-        known = isinstance(value, str) and len(value) > 1 and ("/" in value or "." in value)
-        if known and (value in text or str(Path(value).expanduser()) in text):
-            found[name] = len(value)
+        if isinstance(value, str) and len(value) > 1:
+            forms = {value, os.path.expanduser(value)}  # a path that no user has stays as it is
+            named = "/" in value or "." in value
+            if any(text == f or f"{f}/" in text or (named and f in text) for f in forms):
+                found[name] = len(value)
     return max(found, key=lambda name: found[name], default=None)

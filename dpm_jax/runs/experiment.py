@@ -124,11 +124,15 @@ def import_file(path: str | Path) -> None:
     """Run the Python file of an experiment of your own, which registers itself.
 
     Raises:
-        ValueError: for a path that is no Python file.
+        ValueError: for a path that is no Python file, and for one that does not run.
     """
     file = Path(path).expanduser()
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None or not file.is_file():
         raise ValueError(f"experiment: expected a Python file, got {path}")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"experiment: expected a file that runs, got {path}: {why}") from error

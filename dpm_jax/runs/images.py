@@ -31,7 +31,7 @@ class ImageSet(NamedTuple):
 
     data: np.ndarray  # what training.fit holds: images, or photographs to be cropped
     draw: Callable[..., Any]  # (key, train, n) -> (n, H, W, C) of the same integers
-    test: np.ndarray  # (M, H, W, C) uint8 or uint16
+    test: np.ndarray  # (M, H, W, C) of the type of `levels`
     mean: float  # grey levels
     scale: float  # grey levels
     levels: int
@@ -260,22 +260,22 @@ def to_8bit(problem: Problem, x) -> np.ndarray:
     """Images in the units of the model as 8 bits, for figures."""
     images = scale_of(problem)
     found = dequantisation.to_levels(jnp.asarray(x), images.mean, images.scale, images.levels)
-    return (np.asarray(found) // (images.levels // 256)).astype(np.uint8)
+    return dequantisation.shown(found, images.levels)
 
 
 def measures(
     problem: Problem, result: Evaluation, ceiling: float | None, per: str = "pixel"
 ) -> tuple[dict[str, float], list[Row]]:
-    """K per pixel (all its colours) or dim, and the 8-bit bits/dim, which is lower the better."""
+    """K per pixel (all its colours) or dim, and bits/dim of a level, which is lower the better."""
     bits, dims, scale = units.bits, problem.facts["dims"], scale_of(problem).scale
     size = dims if per == "dim" else problem.facts["pixels"]
     whole = callable(problem.model.last_step)  # K is then a log probability of integers
-    code, key = "8-bit code length", "bits_per_dim_8bit"
-    if whole:
-        code, key = "lossless code length", "bits_per_dim_lossless"
+    level = dequantisation.name(scale_of(problem).levels)
+    key = f"bits_per_dim_{'lossless' if whole else level.replace('-', '')}"
+    code = f"{'lossless ' if whole else ''}code length per {level} level"
 
     def code_length(K: float) -> float:
-        return -bits(K) / dims if whole else units.bits_per_dim_8bit(K, dims, scale)
+        return -bits(K) / dims if whole else units.bits_per_dim(K, dims, scale)
 
     error, gain_error = bits(result.K_error), bits(result.K_minus_L_null_error)
     ours = {

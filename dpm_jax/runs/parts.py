@@ -46,6 +46,8 @@ def decode(content: dict[str, Any]) -> Model:
     Raises:
         ValueError: naming the part that is only named there, or for content that does not read.
     """
+    if not isinstance(content, dict):
+        raise ValueError(f"model: does not read: expected an object, got {content!r}")
     own = [f"{n} = {v['own']}" for n, v in content.items() if isinstance(v, dict) and "own" in v]
     if own:
         raise ValueError(

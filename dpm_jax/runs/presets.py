@@ -54,6 +54,14 @@ IMAGES_BEST = {
     "weight_decay": 0.2,
     "batch_size": 32,
 }
+LEVELS = {
+    "levels": Flag(
+        int,
+        "Values that a pixel can take, such as 4096 for 12 bits in files of 16; 0: all that their"
+        " type has.",
+        values="[0, 65536]",
+    ),
+}
 IMAGE_HELPS = {
     **noise_floor.HELPS,
     "final_ratio": Flag(float, "(1−ᾱ_T)/ᾱ_T of the geometric schedule.", values="(0, inf)"),

@@ -10,7 +10,9 @@ import jax
 import numpy as np
 
 from dpm_jax import likelihood, training
+from dpm_jax.core.family import checked
 from dpm_jax.core.model import Model
+from dpm_jax.images import dequantisation
 from dpm_jax.likelihood import Evaluation, LogLikelihood, Rows
 from dpm_jax.runs import identity, parts
 from dpm_jax.runs import workdir as workdirs
@@ -73,20 +75,16 @@ class Run:
         data = _shaped(np.asarray(data), self.model.event_shape)
         if self.problem.images is not None and data.dtype.kind in "iu":
             levels = self.problem.images.levels
-            if data.min() < 0 or data.max() >= levels:
-                got = f"{data.min()}..{data.max()}"
-                raise ValueError(f"data: expected grey levels 0..{levels - 1}, got {got}")
-            return data.astype(self.test.dtype), self.problem.prepare
+            return dequantisation.check_rows("data", data, levels), self.problem.prepare
         if self.problem.images is not None and callable(self.model.last_step):
             raise ValueError(
                 f"data: expected integers, whose probability this run has, got {data.dtype}"
             )
-        data = data.astype(np.float32)
-        try:
-            self.model.family.observe(data, 0.0)  # for its check of the values
-        except ValueError as error:
-            raise ValueError(f"data: {str(error).removeprefix('y: ')}") from error
-        return data, None
+        data = checked(self.model.family, self.model.event_shape, "data", data, many=True)
+        if self.problem.images is not None:
+            images = self.problem.images
+            dequantisation.check_units("data", data, images.mean, images.scale, images.levels)
+        return data.astype(np.float32), None
 
     def evaluate(
         self,

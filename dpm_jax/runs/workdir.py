@@ -34,6 +34,7 @@ _OURS = (
 )  # fmt: skip
 
 _NAMED = re.compile(r"\w+(/\w[\w.-]*)?(:[\d.*]+)?")  # a set of tensorflow-datasets
+ADDED = {"levels": 0}  # flags that older runs lack, and what they did
 
 
 def claim(workdir: Path, config: Config, write: bool) -> Path:
@@ -49,7 +50,7 @@ def claim(workdir: Path, config: Config, write: bool) -> Path:
     path = workdir / "config.json"
     wanted = {n: v for n, v in config.items() if n not in PLACES + MEASURES}
     if path.exists():
-        held = read(path)
+        held = {**{n: v for n, v in ADDED.items() if n in wanted}, **read(path)}
         if began(workdir) or "experiment" not in held or not _only_ours(workdir):
             _check_same(workdir, held, wanted)
             return workdir
@@ -159,6 +160,7 @@ def configuration(experiment: Experiment, held: Config, given: Config, path: Pat
         ValueError: for missing flags, or values that are none.
     """
     preset = experiment.presets.get(str(held.get("preset")), {})
+    held = {**{n: v for n, v in ADDED.items() if n in preset}, **held}
     free = PLACES + MEASURES
     missing = [name for name in preset if name not in held and name not in free]
     if missing or not preset:

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from dpm_jax import parallel
-from dpm_jax.core.family import Array
+from dpm_jax.core.family import Array, checked, numbers
 from dpm_jax.core.model import Model
 from dpm_jax.data.streaming import Stream
 from dpm_jax.training.objective import Loss, make_loss
@@ -76,8 +76,10 @@ def fit(
     check(options)
     streams = isinstance(data, Stream)
     if draw is None:
-        data = data if streams else np.asarray(data)
-        _check_data(model, next(data.batches(options.batch_size, 0, [0])) if streams else data)
+        data = (
+            data if streams else checked(model.family, model.event_shape, "data", data, many=True)
+        )
+    _check_data(model, data, draw, options)
     if state is None:
         state = initial_state(model, options, checkpoints)
     loss = make_loss(model, options.objective, options.num_t)
@@ -157,7 +159,7 @@ def make_train_step(
     def train_step(state: TrainState, data, key: Array) -> TrainState:
         step_key = parallel.device_key(jax.random.fold_in(key, state.step))
         key_data, key_loss = jax.random.split(step_key)
-        batch = draw(key_data, data, per_device)
+        batch = numbers("draw", draw(key_data, data, per_device))
         # The gradient of a mean over devices is not reduced by itself: reduce the gradient.
         (value, K), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, key_loss, batch)
         value, K, gradient = parallel.mean((value, K, gradient))
@@ -254,9 +256,14 @@ def _steps_per_dispatch(model: Model, options: Options) -> int:
     return 1 if convolves else options.log_every
 
 
-def _check_data(model: Model, data: np.ndarray) -> None:
-    model.family.validate(data)
-    if tuple(data.shape[1:]) != model.event_shape:
-        raise ValueError(
-            f"data: expected events of shape {model.event_shape}, got {tuple(data.shape[1:])}"
-        )
+def _check_data(model: Model, data: Any, draw: DrawBatch | None, options: Options) -> None:
+    """Refuse data, or a first batch of what is read or drawn, outside the family's support."""
+    n = parallel.check_batch(options.batch_size)
+    rows, name = data, "data"
+    if isinstance(data, Stream):
+        rows = next(data.batches(n, 0, [0]))
+    if draw is not None:
+        rows, name = jax.jit(lambda k, d: draw(k, d, n))(jax.random.key(0), rows), "draw"
+    rows = checked(model.family, model.event_shape, name, rows, many=True)
+    if draw is None and model.family.trainable is not None:
+        model.family.trainable(np.asarray(rows))
