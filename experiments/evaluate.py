@@ -76,7 +76,7 @@ def execute(config) -> str:
     """
     try:
         counts = _check(config)
-        run, (rows, prepare) = _load(config)
+        run, (rows, prepare) = _load(config, counts[-1])
     except (ValueError, OSError) as error:
         raise Invalid(name_flag(error, config)) from error
     seed = run.config.get("seed", 0) + 10 if config["seed"] is None else config["seed"]
@@ -127,7 +127,7 @@ def _other(config) -> str:
     return f"_{Path(path).stem}" if config["other_data"] else ""
 
 
-def _load(config):
+def _load(config, most: int):
     """The run, and the rows to measure with what prepares them; ValueError for bad flags."""
     if config["experiment"]:
         runs.import_file(config["experiment"])
@@ -148,6 +148,9 @@ def _load(config):
     except ValueError as error:
         raise ValueError(str(error).replace("data:", "input:", 1)) from error
     check_at_most(config, examples=len(found[0]))
+    for name in ("examples", "model_samples"):
+        count = config[name] or vars(run.problem.budget)[name]
+        flags.check_memory("trajectories", most, 8.0 * most * count)
     return run, found
 
 

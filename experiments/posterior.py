@@ -97,6 +97,8 @@ def execute(config) -> str:
         if run.test is not None and not config["input"]:
             check_at_most(config, examples=len(run.test))
         config = _defaults(config, run)
+        num = config["num_samples"]
+        flags.check_memory("num_samples", num, 8.0 * num * math.prod(run.model.event_shape))
         out = _folder(config, run)
         seen = observations.observe(config, run)
         held = {name: config[name] for name in _HELD}
@@ -157,8 +159,8 @@ def _claim(out: Path, held: dict[str, Any]) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"out: expected a directory, got the file {out}")
     parent = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not os.access(parent, os.W_OK):
-        raise ValueError(f"out: cannot write into {parent}")
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"out: expected a directory to write into, got {parent}")
     path = out / "posterior.json"
     if not path.exists():
         if out.exists() and not all(files.is_unfinished(path) for path in out.iterdir()):

@@ -33,39 +33,66 @@ DEVICES = jax.local_device_count()
 SECONDS = 10  # for an error in this process; a process of its own takes its imports beside that
 
 
-def run(program, *arguments):
-    """Run an experiment as a user does: exit code, standard output, standard error, seconds."""
-    start = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "experiments" / program), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+def start(*command, **environment):
+    """A process of its own, by the shell: what it says comes with `end`."""
+    return subprocess.Popen(
+        " ".join(map(str, command)),
+        shell=True,
+        executable="/bin/bash",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
     )
-    return done.returncode, done.stdout, done.stderr, time.monotonic() - start
 
 
-@pytest.mark.parametrize(
-    "program, argument, parts",
-    [
-        ("swiss_roll.py", "--bogus=1", ["bogus"]),
-        ("swiss_roll.py", "--preset=wild", ["--preset", "paper", "best", "wild"]),
-        ("swiss_roll.py", "--T=1", ["--T: expected", "at least 2", "got 1"]),
-        ("heartbeat.py", "--batch_size=0", ["--batch_size: expected at least 1, got 0"]),
-        ("heartbeat.py", "T=20", ["T=20", "--"]),
-    ],
-)
-def test_last_line_names_the_flag(program, argument, parts, tmp_path):
-    code, out, err, seconds = run(program, f"--workdir={tmp_path / 'run'}", argument)
-    assert code not in (0, None) and code > 0
-    assert "Traceback" not in err and out == ""
-    last = err.strip().splitlines()[-1]
-    for part in parts:
-        assert part in last
-    assert last.startswith(program)
-    assert not (tmp_path / "run").exists()
-    assert seconds < 60
+def program(name):
+    """A binary as a shell has it."""
+    return f"{sys.executable} {ROOT / 'experiments' / name}.py"
+
+
+SMALL = "--num_trajectories=50 --durations=0.1"
+TINY = "--T=4 --width=4 --num_steps=4 --checkpoint_every=2 --num_eval=10 --batch_size=4 --num_t=-1"
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """Everything that needs a process of its own, side by side: code, output, errors by name."""
+    place = tmp_path_factory.mktemp("processes")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    roll, work = program("swiss_roll"), f"{program('jarzynski')} {SMALL} --workdir={place}"
+    begun = {
+        "head": start(roll, "--help | true; exit ${PIPESTATUS[0]}"),
+        "head_of_errors": start(roll, f"--workdir={place}/head --bogus=1 |& true"),
+        "gpu": start(roll, f"--workdir={place}/gpu", JAX_PLATFORMS="cuda"),
+        "full_output": start(roll, "--help > /dev/full"),
+        "no_output": start(roll, f"--workdir={place}/closed --bogus=1 >&- 2>&-"),
+        "plots": start(roll, f"--workdir={place}/plots --num_steps=0", MPLBACKEND="wild"),
+        "ascii": start(f"{work}/ascii", **ascii_only, PYTHONIOENCODING="ascii"),
+        "ascii_errors": start(f"{work}/é --seed=-1", **ascii_only),
+        "full_disk": start(f"ulimit -f 3; {roll} --workdir={place}/full {TINY}"),
+    }
+    found = {name: (*process.communicate(timeout=300), process) for name, process in begun.items()}
+    return place, {name: (p.returncode, out, err) for name, (out, err, p) in found.items()}
+
+
+def test_processes_end_in_one_line_and_as_unix_tools_do(processes):
+    place, found = processes
+    for name, parts in {
+        "gpu": ["swiss_roll.py: JAX_PLATFORMS: expected platforms", "'cuda'"],
+        "full_output": ["cannot write standard output: No space left on device"],
+        "plots": ["swiss_roll.py: --num_steps: expected at least 1, got 0"],
+        "ascii_errors": ["jarzynski.py: --seed: expected", "got -1"],
+        "full_disk": [f"swiss_roll.py: --workdir: cannot write or read {place}/full: File too"],
+    }.items():
+        code, out, err = found[name]
+        last = err.decode("ascii").splitlines()[-1]
+        assert (code, out) == (2, b"") and all(part in last for part in parts), (name, code, err)
+        assert b"Traceback" not in err
+    assert found["head"] == (141, b"", b"")
+    assert found["head_of_errors"][1:] == (b"", b"") and found["no_output"] == (2, b"", b"")
+    code, out, err = found["ascii"]
+    assert code == 0 and "\\u0394F" in out.decode("ascii") and b"Traceback" not in err
+    assert {path.name for path in place.iterdir()} == {"ascii", "full"}
 
 
 EXPERIMENTS = {
@@ -304,6 +331,7 @@ def place(tmp_path_factory):
     np.save(folder / "complex.npy", np.zeros((3, 2), complex))
     np.save(folder / "dates.npy", np.zeros((3, 2), "datetime64[s]"))
     np.save(folder / "nan.npy", np.full((3, 2), np.nan))
+    np.save(folder / "zeros.npy", np.zeros((3, 2)))
     np.save(folder / "wide.npy", np.zeros((3, 5)))
     np.save(folder / "none.npy", np.zeros((0, 2)))
     np.save(folder / "floats.npy", images / 255)
@@ -450,7 +478,24 @@ BROKEN = [
     ("evaluate", ["--workdir=own", "--experiment=absent.py"], "experiment"),
     ("evaluate", ["--workdir=own", "--experiment=code.py"], "experiment"),
     ("evaluate", ["--workdir=own", "--experiment=good.npy"], "experiment"),
-    ("posterior", ["--workdir=own", "--input=wide.npy", "--out=file"], "out"),
+    ("posterior", ["--workdir=own", "--input=zeros.npy", "--out=file"], "out"),
+    ("posterior", ["--workdir=own", "--input=zeros.npy", "--out=bare/" + "x" * 300], "out"),
+    ("posterior", ["--workdir=own", "--input=zeros.npy", "--out=folder.npy/../file/x"], "out"),
+    (
+        "posterior",
+        ["--workdir=own", "--input=zeros.npy", "--num_samples=2000000000"],
+        "num_samples",
+    ),
+    ("posterior", ["--workdir=own", "--input=zeros.npy", "--examples=2000000000"], "examples"),
+    ("posterior", ["--workdir=own", "--input=zeros.npy", "--seed=2147483640"], "seed"),
+    ("evaluate", ["--workdir=own", "--input=zeros.npy", "--seed=2147483640"], "seed"),
+    ("evaluate", ["--workdir=own", "--input=zeros.npy", "--examples=4"], "examples"),
+    (
+        "evaluate",
+        ["--workdir=own", "--input=zeros.npy", "--trajectories=2000000000"],
+        "trajectories",
+    ),
+    ("evaluate", ["--workdir=own", "--input=zeros.npy", "--lanes=2000000000"], "lanes"),
     ("posterior", ["--workdir=own", "--task=denoise", "--mask=centre"], "mask"),
 ]
 
@@ -465,3 +510,48 @@ def test_broken_input_is_named_and_nothing_is_written(
     line = last_line(capsys, program, [*workdir, *argv])
     assert line.startswith(f"--{flag}: "), line
     assert contents(place) == before
+
+
+@pytest.mark.parametrize(
+    "error, code, parts",
+    [
+        (KeyError("theta"), 1, ["KeyError, a bug of dpm_jax", "please report it"]),
+        (ValueError("shapes (2,) (3,)"), 1, ["ValueError, a bug of dpm_jax", "please report it"]),
+        (Invalid("--T: expected\n2"), 2, ["x.py: --T: expected 2"]),
+        (MemoryError("Unable to allocate 7 TiB"), 2, ["out of memory (Unable to allocate 7 TiB)"]),
+        (RuntimeError("RESOURCE_EXHAUSTED: of memory"), 2, ["out of memory", "smaller sizes"]),
+        (
+            OSError(28, "No space left on device"),
+            2,
+            ["--workdir: cannot write or read /r: No space"],
+        ),
+        (
+            PermissionError(13, "Permission denied", "/data/x"),
+            2,
+            ["--input", "/data/x: Permission"],
+        ),
+        (RuntimeError("writing: Disk quota exceeded"), 2, ["--workdir", "Disk quota exceeded"]),
+        (KeyboardInterrupt(), 130, ["x.py: interrupted; again"]),
+        (BrokenPipeError(32, "Broken pipe"), 141, []),
+    ],
+)
+def test_the_last_line_of_every_end(error, code, parts, capsys):
+    known = {"workdir": binary.Flag(Path, ""), "input": binary.Flag(Path, "")}
+
+    def execute(config):
+        raise error
+
+    with pytest.raises(SystemExit) as left:
+        binary.run("x.py", known, execute, "again", ["--workdir=/r", "--input=/data"])
+    out, err = capsys.readouterr()
+    assert left.value.code == code and out == ""
+    lines = err.strip().splitlines()
+    assert all(part in lines[-1] for part in parts) and ("Traceback" in err) == (code == 1)
+    assert len(lines) == (1 if parts else 0) or code == 1
+
+
+def test_sizes_are_measured_against_the_memory_there_is(monkeypatch, tmp_path):
+    monkeypatch.setattr("dpm_jax.runs.flags.available_memory", lambda: 1000.0)
+    config = configure(swiss_roll.EXPERIMENT, str(tmp_path / "run"))
+    assert "T" in refused(swiss_roll.EXPERIMENT, config, "T")
+    assert not list(tmp_path.iterdir())

@@ -99,7 +99,7 @@ def pages(folder: Path, name: str, colour: bool) -> Found:
 
 
 def deep_colour(file: Image.Image) -> bool:
-    """Whether a file has colours of 16 bits, of which Pillow drops the lower 8: its layout tells."""
+    """Whether a file has colours of 16 bits, of which Pillow drops the lower 8."""
     layout = getattr(file, "tile", [])
     most = [n for _, _, _, args in layout for n in args if isinstance(n, int)] if layout else []
     portable = getattr(file, "format", "") == "PPM" and max(most, default=0) > 255

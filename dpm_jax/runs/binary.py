@@ -8,6 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
+from logging import ERROR
 from pathlib import Path
 from typing import NoReturn
 
@@ -79,6 +80,7 @@ def run(
             _check(given, known)
             _keep_memory()
             logging.set_verbosity(logging.WARNING)
+            logging.get_absl_logger().addFilter(_is_no_error)
             _print(execute(dict(given)))
         code, line = 0, ""
     except KeyboardInterrupt:
@@ -212,6 +214,11 @@ def _with_presets(experiment: Experiment) -> dict[str, Flag]:
 
 class _StandardOutput(OSError):
     """Standard output does not take the text."""
+
+
+def _is_no_error(record) -> bool:
+    """Orbax logs the tracebacks of errors that it also raises."""
+    return record.levelno < ERROR
 
 
 def _print(text: str) -> None:
