@@ -133,7 +133,7 @@ def _prepare(experiment: Experiment, config: Config, held: contextlib.ExitStack)
         training.check(options)
         workdir = workdirs.claim(Path(config["workdir"]), config, write=False)
         problem = experiment.setup(config)
-        _check_sizes(problem, config)
+        _check_sizes(problem, options, config)
         training.make_loss(problem.model, options.objective, options.num_t)
         workdir, config, params = _claimed(workdir, config, problem, held)
     except (ValueError, OSError) as error:
@@ -165,7 +165,7 @@ def _of_training(state: training.TrainState, facts: dict[str, Any]) -> dict[str,
     return told | {"trained_on": facts["trained_on"]}
 
 
-def _check_sizes(problem: Problem, config: Config) -> None:
+def _check_sizes(problem: Problem, options: training.Options, config: Config) -> None:
     """ValueError where parameters or batch cannot fit into the memory of the devices."""
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     free = sum(each.get("bytes_limit", 0) for each in stats) or available_memory()
@@ -174,9 +174,9 @@ def _check_sizes(problem: Problem, config: Config) -> None:
     # Parameters, their average, two moments and the gradient.
     check_memory("width", config.get("width"), 20.0 * parameters, free)
     each = 4.0 * math.prod(problem.model.event_shape)
-    if config["num_t"] == 0:  # the sum over all t
-        each *= config["T"]
-    check_memory("batch_size", config["batch_size"], config["batch_size"] * each, free)
+    if options.num_t == 0:  # the sum over all t
+        each *= config.get("T", 1)
+    check_memory("batch_size", options.batch_size, options.batch_size * each, free)
 
 
 def _bound(problem: Problem, params, config: Config) -> Evaluation:

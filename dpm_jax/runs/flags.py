@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 LARGEST = {int: 2**31 - 1, float: float(2**127)}  # what the types of the device hold
-_KINDS = {
+_KINDS: dict[type, tuple[Any, str]] = {
     bool: (bool, "true or false"),
     int: (numbers.Integral, "a whole number"),
     float: (numbers.Real, "a number"),
     str: (str, "text"),
-    list: (list, "texts, divided by commas"),
+    list: ((list, tuple), "texts, divided by commas"),
     Path: (str, "a path"),
 }
 
@@ -102,7 +102,7 @@ def _told(flag: Flag, wanted: str) -> str:
     if flag.kind is int:
         return f"at least {low}" if high == "inf" else f"{low}..{high}"
     if high == "inf":
-        more = {"(-inf": "", "[0": ", at least 0", "(0": ", more than 0"}
+        more = {"(-inf": "", "[0": " of at least 0", "(0": " above 0"}
         return f"a finite number{more.get(wanted[0] + low, f' in {wanted}')}"
     return f"a number in {wanted}"
 
