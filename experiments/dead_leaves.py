@@ -35,6 +35,7 @@ def make(config) -> images.ImageSet:
     size = config["size"]
     if not 8 <= size <= _WHOLE:
         raise ValueError(f"size: expected 8..{_WHOLE}, got {size}")
+    held: Any = ()  # where the generator makes the test patches
     if config["dataset"]:
         whole = dead_leaves.load(config["dataset"])
         held_out = max(1, len(whole) // 10)
@@ -46,7 +47,6 @@ def make(config) -> images.ImageSet:
     else:
         if config["train_images"] < 1:
             raise ValueError(f"train_images: expected at least 1, got {config['train_images']}")
-        held: Any = ()
         train = dead_leaves.sample(config["train_images"], config["seed"], _WHOLE)
         # The process is stationary: a patch of its own is a patch of a new image.
         test = dead_leaves.sample(config["num_eval"], 10_000 + config["seed"], size)

@@ -54,6 +54,38 @@ def of(problem: Problem, config: Config) -> dict[str, Any]:
     return known
 
 
+def of_images(images) -> dict[str, Any]:
+    """The same of an `images.ImageSet`: digests of all its images, and its scaling."""
+    found: dict[str, Any] = {"mean": images.mean, "scale": images.scale, "levels": images.levels}
+    found |= {"shape": list(images.event)}
+    if images.files is not None:  # of photographs each has its own
+        return {**found, "train": None, **images.files}
+    held = images.test if images.held is None else images.held
+    return {**found, "test": digest(held) if len(held) else None}
+
+
+def in_kept_scaling(config: Config, images):
+    """The images in the scaling of the run, where it began already."""
+    held = kept(config.get("workdir"))
+    names = [name for name in ("mean", "scale", "levels") if held.get(name) is not None]
+    return images._replace(**{name: held[name] for name in names})
+
+
+def kept_split(config: Config, names: list[str]) -> float | list[str]:
+    """`test` of `folders.read`: what the run trained on is never held out for its test.
+
+    Where the folder has files that the run was trained on, all others are held out, those of the
+    run and new ones; else a tenth, as where there is no run yet.
+    """
+    trained = kept(config.get("workdir")).get("train_files") or {}
+    if not any(name in trained for name in names):
+        return 0.1
+    others = [name for name in names if name not in trained]
+    if not others:
+        raise ValueError("image_dir: expected the held-out files too, got only those trained on")
+    return others
+
+
 def kept(workdir: str | Path | None) -> dict[str, Any]:
     """data.json of a run that began to train; {} where there is none."""
     folder = Path(workdir or "").expanduser()
@@ -208,5 +240,4 @@ def _file(path: Any) -> str | None:
     """SHA-256 of a file; None for an item that is no file."""
     if not isinstance(path, (str, Path)) or not Path(path).is_file():
         return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return files.sha256(Path(path))
