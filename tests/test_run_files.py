@@ -39,7 +39,8 @@ def flags_of(binary, **given):
     return {name: flag.default for name, flag in binary.FLAGS.items()} | given
 
 
-def plain(experiment, monkeypatch=None):
+def plain(experiment):
+    """The experiment without its figures, which take most of the time of a run."""
     return dataclasses.replace(experiment, figures=lambda *args: ({}, {}, []))
 
 
@@ -130,7 +131,7 @@ def test_moved_data_are_taken_and_other_data_where_one_says_so(copied, tmp_path)
     again(tmp_path / "copy", dataset=path)  # resumes: the digest says that it is the same
     np.save(tmp_path / "moved" / "x.npy", levels(40) // 3)
     np.save(tmp_path / "moved" / "x_test.npy", levels(20, 1) // 3)
-    with pytest.raises(ValueError, match="dataset, data_dir, manual_dir.*other_data"):
+    with pytest.raises(ValueError, match=r"dataset, data_dir, manual_dir.*other_data"):
         runs.load(copied / "run", dataset=path)
     other = runs.load(copied / "run", dataset=path, other_data=True)
     assert other.problem.images == dataclasses.replace(
@@ -140,10 +141,14 @@ def test_moved_data_are_taken_and_other_data_where_one_says_so(copied, tmp_path)
     printed = measure(copied, dataset=path, other_data=True)
     assert "likelihood_x.json" in printed and contents(copied).items() >= before.items()
     assert json.loads((copied / "run" / "likelihood_x.json").read_text())["sandwich"] is None
-    np.save(tmp_path / "moved" / "x.npy", np.zeros((9, 4, 4, 1), np.uint8) + np.arange(4)[:, None])
-    np.save(tmp_path / "moved" / "x_test.npy", np.ones((9, 4, 4, 1), np.int64).astype(np.uint8))
-    with pytest.raises(ValueError, match=r"other_data: expected shape \[8, 8, 1\]"):
-        runs.load(copied / "run", dataset=path, other_data=True)
+    (tmp_path / "moved" / "x_test.npy").unlink()
+    for wrong, what in (
+        (levels(40)[:, :4], r"got \[4, 8, 1\] of 256"),
+        (levels(40).astype(np.uint16) * 257, r"got \[8, 8, 1\] of 65536"),
+    ):
+        np.save(tmp_path / "moved" / "x.npy", wrong)
+        with pytest.raises(ValueError, match=rf"is of images \[8, 8, 1\] of 256 levels, {what}"):
+            runs.load(copied / "run", dataset=path, other_data=True)
 
 
 def test_a_damaged_data_json_says_so(copied):
@@ -197,12 +202,12 @@ def test_a_photograph_more_does_not_move_the_split(tmp_path):
         found = bark.make(config)
         return found, identity.of_images(found)
 
-    first, held = facts()
+    _, held = facts()
     assert len(held["train_files"]) == 9 and list(held["test_files"]) == ["5.png"]
     (tmp_path / "run" / "checkpoints" / "2").mkdir(parents=True)  # as if it had trained
     files.write_json(tmp_path / "run" / "data.json", held)
     photograph(folder / "00.png", 99)
-    found, now = facts()
+    _, now = facts()
     assert now["train_files"] == held["train_files"]
     assert set(now["test_files"]) == {"00.png", "5.png"}
     with pytest.raises(ValueError, match=r"test files more: 00\.png"):
@@ -370,10 +375,12 @@ def test_tensorboard_is_made_anew_and_flushed_at_each_row(tmp_path):
     for step in (1, 2, 3):
         board.add(metrics.append(**row(step)))
     assert [e[1] for e in events(folder) if e[0] == "K_bits"] == [1, 2, 3]  # and nobody closed it
+    board.close()
     (folder / "mine.txt").write_text("mine")
     metrics = MetricsFile(tmp_path / "metrics.csv", 2)  # a kill, and back to step 2
     board = Board(folder, metrics.rows)
     board.add(metrics.append(**row(3)))
+    board.close()
     expected = [(n, s, v) for s in (1, 2, 3) for n, v in row(s).items() if n in Board._NAMES]
     assert events(folder) == sorted(expected) and (folder / "mine.txt").exists()
 
@@ -418,7 +425,7 @@ def test_a_run_in_use_is_refused_and_a_killed_one_is_not(own, tmp_path):
             runs.fit(workdir, small(), pairs(50), OPTIONS)
     finally:
         child.send_signal(signal.SIGKILL)
-        child.wait()
+        child.communicate()
     run = runs.fit(workdir, small(), pairs(50), OPTIONS)
     for mine, theirs in zip(jax.tree.leaves(run.params), jax.tree.leaves(own.params)):
         np.testing.assert_array_equal(mine, theirs)
@@ -447,7 +454,7 @@ def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "mine").write_text("mine")
     (tmp_path / "run" / "lock").symlink_to(tmp_path / "mine")
-    with pytest.raises(ValueError, match="link to .*mine, out of the run"):
+    with pytest.raises(ValueError, match=r"link to .*mine, out of the run"):
         runs.fit(tmp_path / "run", small(), pairs(50), OPTIONS)
     assert (tmp_path / "mine").read_text() == "mine"
 
@@ -496,7 +503,7 @@ def test_a_foreign_run_does_not_say_where_files_are(copied):
 def test_networks_come_from_the_library_only():
     encoded = parts.encode(small())
     for name in ("log_snr_features", "dense", "os", "__loader__"):
-        with pytest.raises(ValueError, match="^model: does not read"):
+        with pytest.raises(ValueError, match=r"^model: does not read"):
             parts.decode(encoded | {"network": {"name": name, "arguments": {}}})
 
 
@@ -536,7 +543,6 @@ def test_posterior_goes_on_after_it_was_stopped(own, tmp_path, monkeypatch, when
     np.save(tmp_path / "y.npy", pairs(1))
     flags = flags_of(posterior, workdir=str(own.workdir), input=str(tmp_path / "y.npy"))
     flags |= {"out": str(tmp_path / "out"), "num_samples": 4}
-    stub = dict(model=None)
     monkeypatch.setattr(posterior.observations, "draw", lambda *args: None)
     monkeypatch.setattr(
         posterior.report, "content", lambda run, seen, found, held: {"settings": held}

@@ -65,10 +65,19 @@ def of_images(images) -> dict[str, Any]:
 
 
 def in_kept_scaling(config: Config, images):
-    """The images in the scaling of the run, where it began already."""
+    """The images in the scaling of the run, where it began already.
+
+    Raises:
+        ValueError: for images of another shape or number of levels than the run's.
+    """
     held = kept(config.get("workdir"))
-    names = [name for name in ("mean", "scale", "levels") if held.get(name) is not None]
-    return images._replace(**{name: held[name] for name in names})
+    if held.get("mean") is None:
+        return images
+    kinds = [(held["shape"], held["levels"]), (list(images.event), images.levels)]
+    if kinds[0] != kinds[1]:
+        there, here = (f"{shape} of {levels} levels" for shape, levels in kinds)
+        raise ValueError(f"workdir: {config['workdir']} is of images {there}, got {here}")
+    return images._replace(mean=held["mean"], scale=held["scale"])
 
 
 def kept_split(config: Config, names: list[str]) -> float | list[str]:
@@ -99,7 +108,7 @@ def kept_arrays(workdir: str | Path | None) -> dict[str, np.ndarray]:
     if not kept(workdir) or not path.is_file():
         return {}
     try:
-        with np.load(path) as found:
+        with path.open("rb") as file, np.load(file) as found:
             return dict(found)
     except Exception as error:  # a damaged file makes np.load raise anything
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -158,16 +167,6 @@ def check(held: Mapping[str, Any], found: Mapping[str, Any], where: Path, advice
             if held.get(name) != found.get(name):
                 what.append(f"{name} {held.get(name):.6g} there, {found.get(name):.6g} here")
         raise ValueError(f"workdir: {where} is of other data ({'; '.join(what)}): {advice}")
-
-
-def check_other(held: Mapping[str, Any], found: Mapping[str, Any], where: Path) -> None:
-    """Refuse other data that the run's model and scaling cannot be for: ValueError."""
-    for name in ("shape", "levels"):
-        there, here = held.get(name), found.get(name)
-        if there is not None and there != here:
-            raise ValueError(
-                f"other_data: expected {name} {there} as in {where}, got {here}: another run"
-            )
 
 
 def _differences(part: str, there: Any, here: Any) -> Iterator[str]:
