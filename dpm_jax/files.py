@@ -1,6 +1,7 @@
 """Files that are written whole or not at all: the one atomic write of this library."""
 
 import contextlib
+import hashlib
 import json
 import os
 import re
@@ -44,6 +45,12 @@ def free_name(path: Path) -> Path:
         count += 1
         found = path.with_name(f"{path.name}-{count}")
     return found
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of one file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: str | os.PathLike, content: Mapping) -> None:

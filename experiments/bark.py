@@ -47,7 +47,7 @@ def make(config) -> images.ImageSet:
         raise ValueError("image_dir: expected a folder of photographs, got none")
     _check_hole(config)
     size = config["size"]
-    split = images.kept_split(config, folders.names(config["image_dir"]))
+    split = identity.kept_split(config, folders.names(config["image_dir"]))
     photos = folders.read(config["image_dir"], size, config["colour"], split, config["levels"])
     sizes = jnp.asarray(photos.train.sizes)
 

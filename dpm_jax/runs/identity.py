@@ -54,6 +54,47 @@ def of(problem: Problem, config: Config) -> dict[str, Any]:
     return known
 
 
+def of_images(images) -> dict[str, Any]:
+    """The same of an `images.ImageSet`: digests of all its images, and its scaling."""
+    found: dict[str, Any] = {"mean": images.mean, "scale": images.scale, "levels": images.levels}
+    found |= {"shape": list(images.event)}
+    if images.files is not None:  # of photographs each has its own
+        return {**found, "train": None, **images.files}
+    held = images.test if images.held is None else images.held
+    return {**found, "test": digest(held) if len(held) else None}
+
+
+def in_kept_scaling(config: Config, images):
+    """The images in the scaling of the run, where it began already.
+
+    Raises:
+        ValueError: for images of another shape or number of levels than the run's.
+    """
+    held = kept(config.get("workdir"))
+    if held.get("mean") is None:
+        return images
+    kinds = [(held["shape"], held["levels"]), (list(images.event), images.levels)]
+    if kinds[0] != kinds[1]:
+        there, here = (f"{shape} of {levels} levels" for shape, levels in kinds)
+        raise ValueError(f"workdir: {config['workdir']} is of images {there}, got {here}")
+    return images._replace(mean=held["mean"], scale=held["scale"])
+
+
+def kept_split(config: Config, names: list[str]) -> float | list[str]:
+    """`test` of `folders.read`: what the run trained on is never held out for its test.
+
+    Where the folder has files that the run was trained on, all others are held out, those of the
+    run and new ones; else a tenth, as where there is no run yet.
+    """
+    trained = kept(config.get("workdir")).get("train_files") or {}
+    if not any(name in trained for name in names):
+        return 0.1
+    others = [name for name in names if name not in trained]
+    if not others:
+        raise ValueError("image_dir: expected the held-out files too, got only those trained on")
+    return others
+
+
 def kept(workdir: str | Path | None) -> dict[str, Any]:
     """data.json of a run that began to train; {} where there is none."""
     folder = Path(workdir or "").expanduser()
@@ -67,7 +108,7 @@ def kept_arrays(workdir: str | Path | None) -> dict[str, np.ndarray]:
     if not kept(workdir) or not path.is_file():
         return {}
     try:
-        with np.load(path) as found:
+        with path.open("rb") as file, np.load(file) as found:
             return dict(found)
     except Exception as error:  # a damaged file makes np.load raise anything
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -126,16 +167,6 @@ def check(held: Mapping[str, Any], found: Mapping[str, Any], where: Path, advice
             if held.get(name) != found.get(name):
                 what.append(f"{name} {held.get(name):.6g} there, {found.get(name):.6g} here")
         raise ValueError(f"workdir: {where} is of other data ({'; '.join(what)}): {advice}")
-
-
-def check_other(held: Mapping[str, Any], found: Mapping[str, Any], where: Path) -> None:
-    """Refuse other data that the run's model and scaling cannot be for: ValueError."""
-    for name in ("shape", "levels"):
-        there, here = held.get(name), found.get(name)
-        if there is not None and there != here:
-            raise ValueError(
-                f"other_data: expected {name} {there} as in {where}, got {here}: another run"
-            )
 
 
 def _differences(part: str, there: Any, here: Any) -> Iterator[str]:
@@ -208,5 +239,4 @@ def _file(path: Any) -> str | None:
     """SHA-256 of a file; None for an item that is no file."""
     if not isinstance(path, (str, Path)) or not Path(path).is_file():
         return None
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return files.sha256(Path(path))

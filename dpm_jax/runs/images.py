@@ -73,8 +73,8 @@ def setup(
         network = registry.by_name(config, read.outputs)
         models.build(gaussian.family(), schedule, network, event, read)
     images = make(config)
-    known = _identity(images)  # before what the run keeps is put in
-    images = _as_kept(config, images)
+    known = identity.of_images(images)  # before what the run keeps is put in
+    images = identity.in_kept_scaling(config, images)
     skip = None if config["readout"] != "skip" else _law(config, images)
     prepare = _preparation(config, images)
     build = _builder(config, images, skip)
@@ -105,38 +105,6 @@ def setup(
         identity=known,
         fitted={} if skip is None else skip._asdict(),
     )
-
-
-def _identity(images: ImageSet) -> dict[str, Any]:
-    """What data.json says of these images: digests of all of them, and the scaling."""
-    found: dict[str, Any] = {"mean": images.mean, "scale": images.scale, "levels": images.levels}
-    found |= {"shape": list(images.event)}
-    if images.files is not None:  # of photographs each has its own
-        return {**found, "train": None, **images.files}
-    held = images.test if images.held is None else images.held
-    return {**found, "test": identity.digest(held) if len(held) else None}
-
-
-def _as_kept(config: Config, images: ImageSet) -> ImageSet:
-    """The images in the scaling of the run, where it began already."""
-    kept = identity.kept(config.get("workdir"))
-    names = [name for name in ("mean", "scale", "levels") if kept.get(name) is not None]
-    return images._replace(**{name: kept[name] for name in names})
-
-
-def kept_split(config: Config, names: list[str]) -> float | list[str]:
-    """`test` of `folders.read`: what the run trained on is never held out for its test.
-
-    Where the folder has files that the run was trained on, all others are held out, those of the
-    run and new ones; else a tenth, as where there is no run yet.
-    """
-    trained = identity.kept(config.get("workdir")).get("train_files") or {}
-    if not any(name in trained for name in names):
-        return 0.1
-    others = [name for name in names if name not in trained]
-    if not others:
-        raise ValueError("image_dir: expected the held-out files too, got only those trained on")
-    return others
 
 
 def _law(config: Config, images: ImageSet) -> law.LinearSkip:

@@ -49,7 +49,7 @@ class MetricsFile:
         lines = [line.strip() for line in lines if line.endswith(("\n", "\r"))]
         rows: dict[int, dict[str, str]] = {}
         for line in lines:
-            comma = next((c for c in ",;\t" if c in line), ",")
+            comma = next((c for c in ";\t," if c in line), ",")
             cells = [cell.strip() for cell in next(csv.reader([line], delimiter=comma), [])]
             if comma != ",":
                 cells = [cell.replace(",", ".") for cell in cells]

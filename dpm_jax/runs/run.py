@@ -147,7 +147,8 @@ def load(workdir: str | Path, model: Model | None = None, other_data: bool = Fal
     config = workdirs.configuration(experiment, held, given, path)
     with _checkpoints(workdir) as checkpoints:
         problem = experiment.setup(config)
-        _check_data(workdir, problem, config, other_data)
+        if not other_data:
+            _check_data(workdir, problem, config)
         params, step = _restore(checkpoints, problem.model, config)
     return Run(workdir, config, problem, params, step, experiment)
 
@@ -201,16 +202,13 @@ def starting_point(
     return dict(zip(workdirs.INIT_FROM, (found[0], digest))), found[1]
 
 
-def _check_data(workdir: Path, problem: Problem, config: Config, other_data: bool) -> None:
-    """Refuse data that are not those of the run, or with `other_data` those it cannot take."""
-    held, found = identity.kept(workdir), identity.of(problem, config)
-    if other_data:
-        identity.check_other(held, found, workdir)
-        return
+def _check_data(workdir: Path, problem: Problem, config: Config) -> None:
+    """Refuse data that are not those of the run."""
     places = [name for name in workdirs.PLACES_OF_DATA if name in config]
     advice = "say where the same data are"
     advice += f" ({', '.join(places)})" if places else ""
-    identity.check(held, found, workdir, f"{advice}, or other_data to measure these")
+    advice += ", or other_data to measure these"
+    identity.check(identity.kept(workdir), identity.of(problem, config), workdir, advice)
 
 
 def _load_own(workdir: Path, held: Config, model: Model | None) -> Run:

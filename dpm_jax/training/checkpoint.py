@@ -8,7 +8,6 @@ after that is not damage, and is not hidden.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import operator
@@ -73,7 +72,7 @@ class Checkpoints:
 
     def digest(self, step: int) -> str:
         """SHA-256 of a step's checksums.json, and so of all that the step holds."""
-        return _sha256(self._directory / str(step) / _CHECKSUMS)
+        return files.sha256(self._directory / str(step) / _CHECKSUMS)
 
     def save(self, step: int, state: PyTree) -> None:
         """Write `state`, a tree of arrays, as `step`; returns when it is on disk.
@@ -218,13 +217,7 @@ def _digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder, by its path from there."""
     # NFS keeps a deleted file that is still open as .nfs*, for a while: not part of anything.
     found = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".nfs"))
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(found)}
-
-
-def _sha256(path: Path) -> str:
-    """SHA-256 of one file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return {path.relative_to(folder).as_posix(): files.sha256(path) for path in sorted(found)}
 
 
 def _check_files(folder: Path) -> None:
@@ -237,7 +230,7 @@ def _check_files(folder: Path) -> None:
         raise _DamagedError(f"{_CHECKSUMS} does not read")
     for name, digest in saved.items():
         try:
-            found = _sha256(folder / name)
+            found = files.sha256(folder / name)
         except (OSError, ValueError) as error:
             raise _DamagedError(f"{name} is missing or does not read") from error
         if found != digest:
@@ -293,11 +286,7 @@ def _reasons(damaged: dict[int, str]) -> str:
 
 @contextlib.contextmanager
 def _quiet_orbax() -> Iterator[None]:
-    """Hold back orbax's log lines below ERROR.
-
-    They go through absl, as ours do: each save would print dozens at INFO, and one warning about
-    merging the folders of several processes, of which there is one.
-    """
+    """Hold back orbax's log lines below ERROR: each save would print dozens through absl."""
 
     def keep(record: logging.LogRecord) -> bool:
         of_orbax = record.pathname.startswith(_ORBAX_FOLDER)
