@@ -128,7 +128,7 @@ def test_the_paper_preset_of_cifar_10_from_a_file(tmp_path):
     assert report["figures"].keys() == {"samples", "figure3", "noise_floor", "bound_terms"}
     assert report["figure3_rmse_noised"] == pytest.approx(1, rel=0.2)
     assert 0 < report["figure3_rmse_denoised"] < 3
-    assert "8-bit code length" in printed
+    assert "code length per 8-bit level" in printed and "bits_per_dim_8bit" in report
     measured_on_a_file(tmp_path, rng)
 
 
@@ -173,6 +173,7 @@ def test_bark_from_a_folder_fills_the_centre_of_a_held_out_photograph(tmp_path, 
     config, _, report = run(bark.EXPERIMENT, tmp_path / "run", **given)
     assert report["figures"].keys() == {"samples", "figure5", "noise_floor", "bound_terms"}
     assert len(report["held_out_files"]) == 1 and report["skipped_files"] == 0
+    assert report["left_out"] == report["converted"] == []
     problem = bark.setup(config)
     assert problem.images.whole.shape == (1, 32, 32, 1) and problem.data.shape[0] == 3
     held = np.asarray(Image.open(photographs / report["held_out_files"][0]))
