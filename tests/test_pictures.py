@@ -184,15 +184,21 @@ def test_bark_from_a_folder_fills_the_centre_of_a_held_out_photograph(tmp_path, 
 
 def test_a_set_larger_than_memory_is_read_as_training_goes(tmp_path):
     rng = np.random.default_rng(0)
-    np.save(tmp_path / "x.npy", rng.integers(0, 256, (60, 8, 8, 1), dtype=np.uint8))
+    np.save(tmp_path / "x.npy", rng.integers(0, 4096, (60, 8, 8, 1), dtype=np.uint16))
     given = {"dataset": str(tmp_path / "x.npy"), "memory_gib": 0.0, "dense": 0, "scales": 2}
-    config, _, report = run(cifar10.EXPERIMENT, tmp_path / "run", **given)
+    with pytest.raises(Invalid, match=r"^--levels: expected pixels below 2048, .* got 4\d{3}"):
+        run(cifar10.EXPERIMENT, tmp_path / "run", **given, levels=2048)
+    given["levels"] = 4096  # 12 bits
+    config, printed, report = run(cifar10.EXPERIMENT, tmp_path / "run", **given)
     problem = cifar10.setup(config)
     noisy = np.asarray(problem.draw(jax.random.key(0), jnp.asarray(problem.data[:8]), 8))
     assert noisy.shape == (8, 8, 8, 1)  # the rows of a step as they are
     assert problem.streams and isinstance(problem.data, np.memmap)
     assert noise_floor.some_rows(problem, 7).shape == (7, 8, 8, 1)  # not all are read
     assert report["train_steps"] == 2 and np.isfinite(report["K_bits"])
+    code = np.log2(report["scale_levels"]) - report["K_bits"] / 64
+    assert report["bits_per_dim_12bit"] == pytest.approx(code) and report["levels"] == 4096
+    assert "bits_per_dim_8bit" not in report and "code length per 12-bit level" in printed
     small = {**config, "memory_gib": 1.0}
     assert not cifar10.setup(small).streams
 
