@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from dpm_jax import likelihood, training
-from dpm_jax.core.family import checked, numbers
+from dpm_jax.core.family import checked
 from dpm_jax.core.model import Model
 from dpm_jax.images import dequantisation
 from dpm_jax.likelihood import Evaluation, LogLikelihood, Rows
@@ -72,7 +72,8 @@ class Run:
             if self.test is None:
                 raise ValueError("data: expected an array, since this run keeps no test set")
             return self.test, self.problem.prepare
-        numbers("data", data)
+        if np.ma.is_masked(data):
+            raise ValueError("data: expected an array of numbers, got one with masked values")
         data = _shaped(np.asarray(data), self.model.event_shape)
         if self.problem.images is not None and data.dtype.kind in "iu":
             levels = self.problem.images.levels
