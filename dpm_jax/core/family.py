@@ -83,7 +83,7 @@ def checked(family: "Family", shape: tuple[int, ...], argument: str, x: Any, man
         raise ValueError(f"{argument}: expected shape {text}, got {x.shape}")
     if not isinstance(x, jax.core.Tracer):
         try:
-            family.validate(np.reshape(x, (-1, *(shape or (1,)))))
+            family.validate(np.asarray(x).reshape(-1, *(shape or (1,))))
         except ValueError as error:
             raise ValueError(str(error).replace("data:", f"{argument}:", 1)) from error
     return x

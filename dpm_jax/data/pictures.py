@@ -99,10 +99,10 @@ def pages(folder: Path, name: str, colour: bool) -> Found:
 
 
 def deep_colour(file: Image.Image) -> bool:
-    """Whether a file has colours of 16 bits, of which Pillow drops the lower 8."""
+    """Whether a file has colours of 16 bits, of which Pillow drops the lower 8, by its layout."""
     layout = getattr(file, "tile", [])
-    most = [n for _, _, _, args in layout for n in args if isinstance(n, int)] if layout else []
-    portable = getattr(file, "format", "") == "PPM" and max(most, default=0) > 255
+    args = layout[0][3] if layout else ()
+    portable = file.format == "PPM" and isinstance(args, tuple) and args[-1] > 255
     return file.mode[0] != "I" and (";16" in str(layout) or portable)
 
 

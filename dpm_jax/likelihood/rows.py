@@ -38,11 +38,13 @@ def check_rows(model: Model, data: Any, rows: Rows) -> Any:
             family cannot have.
     """
     family, shape = model.family, model.event_shape
+    numbers("data", data[:1] if getattr(data, "shape", ()) else data)
+    data = data if hasattr(data, "shape") else np.asarray(data)
+    if not data.shape:
+        raise ValueError(f"data: expected rows, got {data.dtype} of shape ()")
+    check_counts(data=len(data))
     if rows.prepare is None:
         return checked(family, shape, "data", data, many=True)
-    data = data if hasattr(data, "shape") else np.asarray(data)
-    numbers("data", data[:1])
-    check_counts(data=len(data))
     first = rows.prepare(jax.random.key(rows.seed), jnp.asarray(np.asarray(data[:2])))
     checked(family, shape, "prepare", first, many=True)
     return data

@@ -68,8 +68,8 @@ def _errors(problem: Problem, seen, found, mean, target) -> dict[str, Any]:
 
     def square(guess):  # no image has levels outside its range: all guesses are clipped alike
         if images is not None:
-            low, high = (np.array([0.5, images.levels - 0.5]) - images.mean) / images.scale
-            guess = np.clip(guess, low, high)
+            ends = (0.5, images.levels - 0.5)
+            guess = np.clip(guess, *((end - images.mean) / images.scale for end in ends))
         return np.mean((guess - seen.truth)[:, target] ** 2, axis=1)
 
     squares = {name: square(guess) for name, guess in guesses.items()}

@@ -72,6 +72,8 @@ class Run:
             if self.test is None:
                 raise ValueError("data: expected an array, since this run keeps no test set")
             return self.test, self.problem.prepare
+        if np.ma.is_masked(data):
+            raise ValueError("data: expected an array of numbers, got one with masked values")
         data = _shaped(np.asarray(data), self.model.event_shape)
         if self.problem.images is not None and data.dtype.kind in "iu":
             levels = self.problem.images.levels

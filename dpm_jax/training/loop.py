@@ -264,6 +264,7 @@ def _check_data(model: Model, data: Any, draw: DrawBatch | None, options: Option
         rows = next(data.batches(n, 0, [0]))
     if draw is not None:
         rows, name = jax.jit(lambda k, d: draw(k, d, n))(jax.random.key(0), rows), "draw"
+        rows = np.nan_to_num(numbers(name, rows))  # updates that are not finite are left out
     rows = checked(model.family, model.event_shape, name, rows, many=True)
     if draw is None and model.family.trainable is not None:
         model.family.trainable(np.asarray(rows))
