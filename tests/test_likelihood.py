@@ -46,10 +46,16 @@ def bent(request, x64):
 # --- the work -----------------------------------------------------------------------------------
 
 
+def states(key, chain, x0):
+    """x^0 .. x^T of the trajectory whose work `forward_work` of the same key is."""
+    _, (before, after, _, _) = work._walk(key, chain, x0, lambda step: step)
+    return jnp.concatenate([before[:1], after])
+
+
 def test_work_is_the_bracket_of_eq_9_along_the_same_trajectory(bent):
     (chain, x0), key = bent, jax.random.key(3)
     family = chain.family
-    x = sampling.forward_trajectory(key, chain, x0)
+    x = states(key, chain, x0)
     log_bracket = family.log_prob(family.prior(x0.shape), x[-1])
     for t in range(1, T + 1):
         log_bracket += family.log_prob(chain.reverse(x[t], jnp.asarray(t)), x[t - 1])
@@ -67,30 +73,6 @@ def test_profile_sums_to_work_and_its_means_are_the_terms_of_K(bent):
     mean_is(both[0], -terms[:, 2:].mean(axis=0), expected_error=error_of(terms[:, 2:]))
     mean_is(each.work.sum(axis=1), -terms.sum(axis=1).mean(), expected_error=error_of(terms.sum(1)))
     assert (np.asarray(each.kl[:, :2]) == 0).all()
-
-
-def test_work_in_float32_is_that_of_float64():
-    """At β_1 = 1e-6 and 200 dimensions: no large numbers are subtracted."""
-    family, T = gaussian.family(), 50
-    noise = np.random.default_rng(0).normal(size=(T + 1, 200))
-
-    def increments(dtype):
-        """log q − log p at every t, x^t and x^{t-1} by the same noise in either precision."""
-        chain = bent_chain(family, schedule.geometric(T, 1e-6), shape=(200,))
-        x0, z = jnp.asarray(np.linspace(-2, 2, 200), dtype), jnp.asarray(noise, dtype)
-        found = []
-        for t in range(2, T + 1):
-            q = family.marginal(x0, chain.schedule.log_alpha_bar[t])
-            xt = q.mean + jnp.sqrt(q.variance) * z[t]
-            known = work._bridge(chain, x0, xt, jnp.asarray(t))
-            x_prev = known.mean + jnp.sqrt(known.variance) * z[t - 1]
-            p = known._replace(mean=known.mean + 0.01 * jnp.sqrt(known.variance))
-            found.append(float(family.log_prob(known, x_prev) - family.log_prob(p, x_prev)))
-        return found
-
-    exact = increments(jnp.float64)
-    with jax.enable_x64(False):
-        np.testing.assert_allclose(increments(jnp.float32), exact, atol=2e-3)
 
 
 def test_impossible_data_have_log_p_minus_infinity_and_no_nan():
@@ -288,7 +270,7 @@ def test_entropy_bounds_of_bits_by_enumeration():
 def test_the_profile_holds_the_entropy_bounds(bent):
     (chain, x0), key = bent, jax.random.key(3)
     found = likelihood.profile(key, chain, x0)
-    x = sampling.forward_trajectory(key, chain, x0)
+    x = states(key, chain, x0)
     for t in range(2, T + 1):
         index = jnp.asarray(t)
         bounds = likelihood.entropy_bounds(chain, x0, x[t - 1], x[t], index)

@@ -113,6 +113,8 @@ class Family(NamedTuple):
     noise: Noise  # of observations
     arguments: Mapping[str, Any] = MappingProxyType({})  # that `family()` of its module was given
     reparametrised: bool = False  # x^t is a differentiable function of β: β can be learned
+    compare: Callable[[Array, Params, Params], tuple[Array, Array]] | None = None
+    # key, q, p -> x ~ q, log q(x)/p(x) in nats, where that can be had more precisely than from x
     v_weights: Callable[[Any], tuple[Array, Array]] | None = None
     # schedule -> law of t and weights that make the terms of K squared errors of v (objective.py)
     trainable: Callable[[Any], None] | None = None

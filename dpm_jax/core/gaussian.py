@@ -13,6 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from dpm_jax.core.family import Array, Family, Noise
+from dpm_jax.core.numerics import exact_sum
 from dpm_jax.core.readout import Range, Readout, check_name
 from dpm_jax.core.schedule import Schedule
 from dpm_jax.units import LOG_2PI
@@ -21,11 +22,17 @@ MEANS = ("eq65", "code", "x0", "v")
 VARIANCES = ("eq64", "between", "posterior")
 
 
-class Normal(NamedTuple):
-    """N(mean, diag(variance)); both have the event's shape."""
+class Normal(NamedTuple("Normal", [("mean", Array), ("variance", Array), ("low", Array)])):
+    """N(mean + low, diag(variance)); all have the event's shape.
 
-    mean: Array
-    variance: Array
+    low is what rounding took from the mean, 0 unless given: in units of √Σ it is not small.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, mean: Array, variance: Array, *low: Array):
+        """The law; low is 0 where it is not given."""
+        return super().__new__(cls, mean, variance, *(low or (jnp.zeros_like(mean),)))
 
 
 def validate(data) -> None:
@@ -62,14 +69,16 @@ def marginal(x0: Array, log_alpha_bar: Array) -> Normal:
 def bridge(x0: Array, xt: Array, beta: Array, log_alpha_bar_prev: Array) -> Normal:
     """q(x^{t-1} | x^t, x^0) by Bayes' rule (in eq. 14); β_t and log ᾱ_{t-1} are scalars.
 
-    1−ᾱ_t is formed as (1−ᾱ_{t-1}) + ᾱ_{t-1} β_t, a sum of positive terms.
+    1−ᾱ_t is formed as (1−ᾱ_{t-1}) + ᾱ_{t-1} β_t, a sum of positive terms, and the factor of x^t,
+    √(1−β) (1−ᾱ_{t-1})/(1−ᾱ_t), as 1 − less: rounded, it would be off alike for thousands of t.
     """
     noise_prev = -jnp.expm1(log_alpha_bar_prev)
     noise = noise_prev + jnp.exp(log_alpha_bar_prev) * beta
     from_x0 = jnp.exp(0.5 * log_alpha_bar_prev) * beta / noise
-    from_xt = jnp.sqrt(1 - beta) * noise_prev / noise
-    mean = from_x0 * x0 + from_xt * xt
-    return Normal(mean, jnp.full_like(mean, beta * noise_prev / noise))
+    signal = jnp.exp(0.5 * log_alpha_bar_prev) * jnp.sqrt(1 - beta)  # √ᾱ_t
+    less = beta / (1 + jnp.sqrt(1 - beta)) + from_x0 * signal
+    mean, low = exact_sum(from_x0 * x0, xt - less * xt)
+    return Normal(mean, jnp.full_like(mean, beta * noise_prev / noise), low)
 
 
 def perturb(params: Normal, log_r) -> Normal:
@@ -84,10 +93,9 @@ def perturb(params: Normal, log_r) -> Normal:
 
 
 def curvature(params: Normal, log_r) -> Array:
-    """Largest |eigenvalue| of Σ ∂²log r/∂x² at the mean: `perturb` is exact where it is 0.
+    """Largest |eigenvalue| of Σ ∂²log r/∂x² at the mean, by power iteration: 0 where exact.
 
-    Where log r is quadratic with curvature c, the mean moves by c where 1 − 1/(1+c) is exact, and
-    trajectories of constant r diverge above c = 2. By power iteration.
+    For a quadratic log r of curvature c the mean moves by c where 1 − 1/(1+c) is exact.
     """
     gradient = jax.grad(lambda x: jnp.sum(log_r(x)))
     root = jnp.sqrt(params.variance)
@@ -141,10 +149,7 @@ def power(r: Normal, s: Array) -> Normal:
 
 
 def noised(r: Normal, log_alpha_bar: Array) -> Normal:
-    """r(x^t) = E[r(x^0) | x^t] for x^0 ~ π, up to a factor: r seen through q(x^t | x^0).
-
-    The chain is reversible under π, so that x^0 | x^t ~ N(√ᾱ x^t, (1−ᾱ) I).
-    """
+    """r(x^t) = E[r(x^0) | x^t] for x^0 | x^t ~ N(√ᾱ x^t, (1−ᾱ) I), up to a factor."""
     # Beyond ᾱ = e^-27 the mean of r would overflow what float32 can square; r is constant there.
     log_alpha_bar = jnp.maximum(log_alpha_bar, -27.0)
     variance = (r.variance - jnp.expm1(log_alpha_bar)) * jnp.exp(-log_alpha_bar)
@@ -154,12 +159,12 @@ def noised(r: Normal, log_alpha_bar: Array) -> Normal:
 def sample(key: Array, params: Normal) -> Array:
     """Draw x ~ params; the draw is differentiable in params with the noise held constant."""
     noise = jax.random.normal(key, params.mean.shape, params.mean.dtype)
-    return params.mean + jnp.sqrt(params.variance) * noise
+    return params.mean + (jnp.sqrt(params.variance) * noise + params.low)
 
 
 def log_prob(params: Normal, x: Array) -> Array:
     """Log density of x in nats, summed over the event."""
-    z2 = (x - params.mean) ** 2 / params.variance
+    z2 = (x - params.mean - params.low) ** 2 / params.variance
     return -0.5 * jnp.sum(z2 + jnp.log(params.variance) + LOG_2PI)
 
 
@@ -171,7 +176,7 @@ def entropy(params: Normal) -> Array:
 def kl(q: Normal, p: Normal) -> Array:
     """KL(q‖p) in nats, summed over the event; expm1 keeps it exact for nearly equal variances."""
     log_ratio = jnp.log(q.variance) - jnp.log(p.variance)
-    z2 = (q.mean - p.mean) ** 2 / p.variance
+    z2 = (q.mean - p.mean + (q.low - p.low)) ** 2 / p.variance
     return 0.5 * jnp.sum(z2 + jnp.expm1(log_ratio) - log_ratio)
 
 
@@ -186,6 +191,20 @@ def readout(mean: str, variance: str = "eq64") -> Readout:
     if mean in ("eq65", "code") and variance == "posterior":
         raise ValueError(f"variance: expected eq64 or between with readout {mean}, got 'posterior'")
     return Readout(1 if variance == "posterior" else 2, partial(_read, mean, variance))
+
+
+def compare(key: Array, q: Normal, p: Normal) -> tuple[Array, Array]:
+    """x ~ q, and log q(x)/p(x) in nats, summed over the event: an increment of W (eq. 9).
+
+    From the noise that made x, not from x: no two nearly equal squares are subtracted.
+    """
+    noise = jax.random.normal(key, q.mean.shape, q.mean.dtype)
+    x = q.mean + (jnp.sqrt(q.variance) * noise + q.low)
+    log_ratio = jnp.log(q.variance) - jnp.log(p.variance)
+    shift = (q.mean - p.mean + (q.low - p.low)) / jnp.sqrt(q.variance)
+    wider = jnp.expm1(log_ratio)  # of the square of the noise under p
+    excess = wider * noise**2 + (1 + wider) * shift * (2 * noise + shift)
+    return x, 0.5 * jnp.sum(excess - log_ratio)
 
 
 def v_weights(schedule: Schedule) -> tuple[Array, Array]:
@@ -243,17 +262,10 @@ def family() -> Family:
         readout=readout,
         noise=Noise("variance", most=np.inf, default=1.0, additive=True),
         reparametrised=True,
+        compare=compare,
         v_weights=v_weights,
         trainable=trainable,
     )
-
-
-def x0_hat(mean: str, z: Array, xt: Array, schedule: Schedule, t: Array) -> Array:
-    """x̂^0 of the readouts "x0" and "v" from the raw output z, of the event's shape."""
-    if mean == "x0":
-        return z
-    signal = jnp.exp(0.5 * schedule.log_alpha_bar[t])
-    return signal * xt - jnp.sqrt(schedule.noise[t]) * z
 
 
 def _read(
@@ -273,10 +285,12 @@ def _read(
         return Normal((xt - z_mean) * (1 - sigma) + z_mean, sigma)
     if mean == "code":
         return Normal(jnp.sqrt(1 - beta) * xt + jnp.sqrt(beta) * z_mean, sigma)
-    x0 = x0_hat(mean, z_mean, xt, schedule, t)
+    x0 = z_mean
+    if mean == "v":
+        x0 = jnp.exp(0.5 * schedule.log_alpha_bar[t]) * xt - jnp.sqrt(schedule.noise[t]) * z_mean
     if x0_range is not None:
         x0 = jnp.clip(x0, *x0_range)
-    return Normal(bridge(x0, xt, beta, before).mean, sigma)
+    return bridge(x0, xt, beta, before)._replace(variance=sigma)
 
 
 def _read_variance(name: str, raw: Array, schedule: Schedule, t: Array) -> Array:

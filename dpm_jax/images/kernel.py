@@ -118,7 +118,7 @@ def kernel(
     noise = -jnp.expm1(before) + jnp.exp(before) * beta
     A = jnp.exp(0.5 * before) * beta / noise
     left = A**2 * c2 * jnp.exp(jnp.clip(raw[..., 1], *Z_RANGE))
-    return gaussian.Normal(q.mean, q.variance + left)
+    return q._replace(variance=q.variance + left)
 
 
 def reverse(

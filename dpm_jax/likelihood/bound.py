@@ -23,6 +23,7 @@ import numpy as np
 from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.family import Array, checked
+from dpm_jax.core.numerics import exact_sum
 
 
 class Bound(NamedTuple):
@@ -75,11 +76,15 @@ def exact(key: Array, chain: Chain, x0: Array) -> Bound:
     """
     x0 = checked(chain.family, chain.shape, "x0", x0)
 
-    def body(total: Array, t: Array):
-        return total + term(jax.random.fold_in(key, t), chain, x0, t), None
+    def body(carry, t: Array):
+        total, low = carry
+        total, lost = exact_sum(total, term(jax.random.fold_in(key, t), chain, x0, t))
+        return (total, low + lost), None
 
-    K, _ = jax.lax.scan(body, ends(chain, x0), jnp.arange(chain.first_t, chain.T + 1))
-    return Bound(K, null(chain, x0))
+    known = ends(chain, x0)
+    start = known, jnp.zeros_like(known)
+    (K, low), _ = jax.lax.scan(body, start, jnp.arange(chain.first_t, chain.T + 1))
+    return Bound(K + low, null(chain, x0))
 
 
 def null(chain: Chain, x0: Array) -> Array:

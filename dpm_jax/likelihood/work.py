@@ -9,7 +9,8 @@ of increments whose means are the terms of K (eq. 14), −K = ⟨W⟩:
     t = 1:   −log p(x^0|x^1)
     t = 0:   log q(x^T|x^0) − log p(x^T), of mean KL(q(x^T|x^0) ‖ p(x^T))
 
-That form is used here: it never subtracts two large numbers. The last step is the chain's: where
+That form is used here, with trajectories drawn from their end (x^T, then the bridges): no two large
+numbers are subtracted, and float32 keeps W to 1e-5 at T = 1e5. The last step is the chain's: where
 that is a function (chain.py), p(x^0) is the probability of integers.
 """
 
@@ -20,7 +21,8 @@ import jax.numpy as jnp
 
 from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
-from dpm_jax.core.family import Array, checked
+from dpm_jax.core.family import Array, Family, Params, checked
+from dpm_jax.core.numerics import exact_sum
 from dpm_jax.thermodynamics.estimators import Estimate, jarzynski
 
 
@@ -164,21 +166,33 @@ def _bridge(chain: Chain, x0: Array, xt: Array, t: Array):
     return chain.family.bridge(x0, xt, chain.schedule.beta[t], before)
 
 
+def _compare(family: Family, key: Array, q: Params, p: Params) -> tuple[Array, Array]:
+    """x ~ q, and log q(x)/p(x) in nats: an increment of W."""
+    if family.compare is not None:
+        return family.compare(key, q, p)
+    x = family.sample(key, q)
+    return x, family.log_prob(q, x) - family.log_prob(p, x)
+
+
 def _walk(key: Array, chain: Chain, x0: Array, keep):
-    """W of a forward trajectory, and keep((x^{t-1}, x^t, t, increment)) stacked over t = 1..T."""
+    """W of a trajectory of q, and keep((x^{t-1}, x^t, t, increment)) stacked over t = 1..T.
+
+    It is drawn from its end, x^T ~ q(x^T|x^0) and then the bridges q(x^{t-1}|x^t,x^0): the law of
+    the forward trajectory (eq. 3), with each increment known from the very noise that made it.
+    """
     family, schedule = chain.family, chain.schedule
+    end = family.marginal(x0, schedule.log_alpha_bar[-1])
+    x_T, first = _compare(family, jax.random.fold_in(key, schedule.T + 1), end, chain.prior)
 
     def body(carry, t: Array):
-        x_prev, total = carry
-        q_step = family.step(x_prev, schedule.beta[t])
-        xt = family.sample(jax.random.fold_in(key, t), q_step)
-        known = family.log_prob(_bridge(chain, x0, xt, t), x_prev)
-        p = chain.reverse(xt, t)
-        log_p = jnp.where(t > 1, family.log_prob(p, x_prev), chain.log_last(p, x_prev))
-        increment = jnp.where(t > 1, known, 0.0) - log_p
-        return (xt, total + increment), keep((x_prev, xt, t, increment))
+        xt, total, low = carry
+        q, p = _bridge(chain, x0, xt, t), chain.reverse(xt, t)
+        x_prev, log_ratio = _compare(family, jax.random.fold_in(key, t), q, p)
+        x_prev = jnp.where(t > 1, x_prev, x0)
+        increment = jnp.where(t > 1, log_ratio, -chain.log_last(p, x0))
+        total, lost = exact_sum(total, increment)
+        return (x_prev, total, low + lost), keep((x_prev, xt, t, increment))
 
-    times = jnp.arange(1, schedule.T + 1)
-    (x_T, total), kept = jax.lax.scan(body, (x0, jnp.zeros((), x0.dtype)), times)
-    end = family.log_prob(family.marginal(x0, schedule.log_alpha_bar[-1]), x_T)
-    return total + end - family.log_prob(chain.prior, x_T), kept
+    start = (x_T, first, jnp.zeros_like(first))
+    (_, total, low), kept = jax.lax.scan(body, start, jnp.arange(schedule.T, 0, -1))
+    return total + low, jax.tree.map(lambda a: a[::-1], kept)
