@@ -35,7 +35,7 @@ _WHOLE = 256  # side of the generator's images
 def make(config) -> images.ImageSet:
     """Whole images to crop from, and test patches of images of their own."""
     size = config["size"]
-    held: Any = ()  # where the generator makes the test patches
+    held = np.zeros(0)  # where the generator makes the test patches
     if config["dataset"]:
         whole = dead_leaves.load(config["dataset"], config["levels"])
         held_out = max(1, len(whole) // 10)

@@ -23,10 +23,7 @@ VARIANCES = ("eq64", "between", "posterior")
 
 
 class Normal(NamedTuple("Normal", [("mean", Array), ("variance", Array), ("low", Array)])):
-    """N(mean + low, diag(variance)); all have the event's shape.
-
-    low is what rounding took from the mean, 0 unless given: in units of √Σ it is not small.
-    """
+    """N(mean + low, diag(variance)), of the event's shape; low: what rounding took from mean."""
 
     __slots__ = ()
 
@@ -223,11 +220,7 @@ def v_weights(schedule: Schedule) -> tuple[Array, Array]:
 
 
 def trainable(data) -> None:
-    """Refuse training data that are constant, and warn of those that are far from N(0, I).
-
-    Raises:
-        ValueError: where all values of ``data`` are the same.
-    """
+    """ValueError for training data without variance, a warning for those far from N(0, I)."""
     mean, deviation = np.mean(data, dtype=np.float64), np.std(data, dtype=np.float64)
     if not deviation > 0:
         raise ValueError("data: expected values that differ, got variance 0")
@@ -235,8 +228,7 @@ def trainable(data) -> None:
         logging.getLogger(__name__).warning(
             "data: mean %.3g and standard deviation %.3g; the prior is N(0, I) and networks learn"
             " best on data scaled by one constant to mean 0 and variance 1",
-            mean,
-            deviation,
+            *(mean, deviation),
         )
 
 
