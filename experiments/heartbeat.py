@@ -19,12 +19,11 @@ from dpm_jax import binomial, likelihood, model, runs, sampling, units
 from dpm_jax.data import heartbeat
 from dpm_jax.exact import heartbeat as exact
 from dpm_jax.networks import registry
-from dpm_jax.runs import binary, plots, presets
+from dpm_jax.runs import binary, plots
 from dpm_jax.runs.config import make_schedule
 from dpm_jax.runs.flags import Flag
 
 _SHARED = {
-    **presets.COMMON,
     "rate": 0.2,
     "T": 2000,
     "beta_1": 5e-4,  # 1/T, the first rate of the constant-fraction schedule

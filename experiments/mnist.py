@@ -23,7 +23,6 @@ from dpm_jax.runs.flags import Flag
 
 VALIDATION = 10_000  # the last training images: held out, as in Goodfellow et al. 2014
 _SHARED = {
-    **presets.COMMON,
     "T": 1000,
     "beta_1": 2e-3,
     "schedule": "geometric",

@@ -138,7 +138,8 @@ def _defaults(config, run) -> dict[str, Any]:
     small = math.prod(run.model.event_shape) <= 64
     steps = run.config.get("sample_steps") if config["steps"] is None else config["steps"]
     given = {name: value for name, value in config.items() if value is not None}
-    defaults: dict[str, Any] = {"num_samples": 4096 if small else 16, "examples": 8, "repeats": 10}
+    defaults: dict[str, Any] = {"num_samples": 4096 if small else 16, "repeats": 10}
+    defaults["examples"] = None if config["input"] else 8  # of a file all
     defaults |= {"mask": "left_half" if config["task"] == "inpaint" else None}
     defaults |= {"seed": run.config.get("seed", 0) + 20}
     T = run.model.chain(run.params).T

@@ -18,12 +18,11 @@ from dpm_jax import gaussian, model, runs, sampling
 from dpm_jax.data import swiss_roll
 from dpm_jax.exact import swiss_roll as exact
 from dpm_jax.networks import registry
-from dpm_jax.runs import binary, plots, presets
+from dpm_jax.runs import binary, plots
 from dpm_jax.runs.config import make_schedule
 from dpm_jax.runs.flags import Flag
 
 _SHARED = {
-    **presets.COMMON,
     "noise": 0.0,
     "T": 40,
     "beta_1": 1e-3,

@@ -45,6 +45,10 @@ class Chain(NamedTuple):
     kernel: Kernel | None = None  # makes `reverse` for other schedules, where that is known
     kl_per_fold: FoldSize | None = None  # where it is known beforehand
 
+    def __repr__(self) -> str:
+        last = "function" if callable(self.last_step) else self.last_step
+        return f"Chain({self.family.name}, T={self.T}, shape={self.shape}, last_step={last})"
+
     @property
     def T(self) -> int:
         """Number of steps."""

@@ -33,6 +33,10 @@ class Model(NamedTuple):
     make: Callable[[Any, Range], Chain]  # params, x0_range -> chain of all T steps
     parts: dict[str, Any]  # the arguments of `build`
 
+    def __repr__(self) -> str:
+        last = "function" if callable(self.last_step) else self.last_step
+        return f"Model({self.family.name}, event_shape={self.event_shape}, last_step={last})"
+
     def chain(self, params, steps: int | None = None, clamped: bool = True) -> Chain:
         """The chain of these parameters, in T or (respaced) fewer steps.
 
@@ -81,6 +85,10 @@ def build(
         ValueError: for an unknown name, or a network that does not take the event's shape.
     """
     parts = dict(locals())
+    if not isinstance(family, Family):
+        raise TypeError(f"family: expected a Family such as gaussian.family(), got {family!r}")
+    if not isinstance(event_shape, (tuple, list)):
+        raise TypeError(f"event_shape: expected a tuple such as (3,), got {event_shape!r}")
     read = readout if isinstance(readout, Readout) else family.readout(readout, variance)
     shape = tuple(event_shape)
     _check(family, shape, last_step, learn_schedule, x0_range)

@@ -1,4 +1,4 @@
-"""The probability of data (eq. 9): work along trajectories, and log p(x^0) from M of them.
+"""The probability of data (eq. 9) from work along trajectories, and the entropies of eq. 24.
 
     p(x^0) = E_{q(x^1..T|x^0)} e^{−W},   e^{−W} = p(x^T) Π_t p(x^{t−1}|x^t) / q(x^t|x^{t−1})
 

@@ -202,7 +202,10 @@ def _with_presets(experiment: Experiment) -> dict[str, Flag]:
     found = {
         "workdir": Flag(Path, "Directory of the run: checkpoints, metrics, figures, report."),
         "preset": Flag(
-            str, f"Defaults of all other flags: {', '.join(names)}.", "paper", tuple(names)
+            str,
+            f"Defaults of all other flags: {', '.join(names)}.",
+            experiment.preset,
+            tuple(names),
         ),
     }
     for name, flag in flags_of(experiment).items():

@@ -116,7 +116,7 @@ def flags_of(experiment: Experiment) -> dict[str, Flag]:
     """The flags of an experiment by name; their defaults are those of the presets."""
     helps: Mapping[str, str | Flag] = {**HELP, **experiment.helps}
     found = {}
-    for name, value in experiment.presets["paper"].items():
+    for name, value in experiment.presets[experiment.preset].items():
         known = helps.get(name, "")
         found[name] = known if isinstance(known, Flag) else Flag(type(value), known)
     return found

@@ -32,7 +32,7 @@ from dpm_jax.runs.train import train
 def start(
     workdir: str | Path,
     experiment: str | Experiment,
-    preset: str = "paper",
+    preset: str | None = None,
     init_from: str | Path | Run | None = None,
     **flags,
 ) -> Run:
@@ -41,7 +41,7 @@ def start(
     Args:
         workdir: directory of the run.
         experiment: an Experiment, or the name of one (`find`).
-        preset: of its presets.
+        preset: of its presets; None: the first.
         init_from: a run whose parameters (EMA) step 0 starts from.
         flags: other values than the preset has, by the names of its flags.
 
@@ -50,7 +50,8 @@ def start(
         Invalid: for anything else that can be mended, before any long work.
     """
     known = find(experiment) if isinstance(experiment, str) else experiment
-    return execute(known, configure(known, preset, workdir, {**flags, **_init_from(init_from)}))[0]
+    given = {**flags, **_init_from(init_from)}
+    return execute(known, configure(known, preset or known.preset, workdir, given))[0]
 
 
 def fit(
@@ -89,7 +90,10 @@ def fit(
         if test is not None:
             rows = Rows(options.seed + 1, progress=bar("bound"))
             found = likelihood.evaluate(model, state.ema, test, rows=rows)
-            _write(place, {**report.of_bound(found), **_of_training(state, facts)})
+            content = {**report.of_bound(found), **_of_training(state, facts), "unit": "bits"}
+            beta = model.chain(state.ema).schedule.beta
+            content |= {"beta_1": float(beta[1]), "ceiling_bits": None, "figures": {}}
+            _write(place, content)
     return Run(place, config, problem, state.ema, int(state.step))
 
 

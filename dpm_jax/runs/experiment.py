@@ -3,6 +3,7 @@
 import dataclasses
 import importlib
 import importlib.util
+import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -69,13 +70,33 @@ class Problem:
     # arrays that the model took from the data, for data.npz
 
 
+DEFAULTS: Config = {
+    "seed": 0,
+    "last_step": "fixed",
+    "num_steps": 2000,
+    "batch_size": 128,
+    "learning_rate": 1e-3,
+    "lr_schedule": "cosine",
+    "warmup": 0,
+    "clip_norm": 1.0,
+    "ema_decay": 0.999,
+    "objective": "bound",
+    "num_t": -1,
+    "steps_per_dispatch": 0,
+    "log_every": 100,
+    "checkpoint_every": 1000,
+    "num_eval": 1000,
+}
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Experiment:
     """One row of the paper's Table 1, or another experiment of the same form."""
 
     name: str
-    unit: str  # of K in the tables
-    presets: Mapping[str, Config]  # by name, "paper" among them: the defaults of all flags
+    unit: str = "bits"  # of K in the tables
+    presets: Mapping[str, Config]  # by name: the values of all flags of its own, and others than
+    # DEFAULTS; the first is that of the binary, and what a later one leaves out is as in the first
     helps: Mapping[str, str | Flag] = dataclasses.field(default_factory=dict)
     # of flags of its own: help, or also the values that they take
     setup: Callable[[Config], Problem]
@@ -87,13 +108,33 @@ class Experiment:
     flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # argument of a library message -> the flag that gave it, where their names differ
 
+    def __post_init__(self):
+        if not self.presets:
+            raise ValueError("presets: expected one or more, got none")
+        first = next(iter(self.presets.values()))
+        whole = {name: {**DEFAULTS, **first, **values} for name, values in self.presets.items()}
+        object.__setattr__(self, "presets", whole)
+
+    @property
+    def preset(self) -> str:
+        """The name of the first preset."""
+        return next(iter(self.presets))
+
 
 _OWN = ("bark", "cifar10", "dead_leaves", "heartbeat", "mnist", "swiss_roll")  # experiments/
 _REGISTERED: dict[str, Experiment] = {}
 
 
 def register(experiment: Experiment) -> Experiment:
-    """Make an experiment known by its name, so that `load` finds it; returns it."""
+    """Make an experiment known by its name, so that `load` finds it; returns it.
+
+    Raises:
+        ValueError: for a name that an experiment of another file has.
+    """
+    held = _REGISTERED.get(experiment.name, experiment)
+    made_in = {inspect.getsourcefile(inspect.unwrap(e.setup)) for e in (held, experiment)}
+    if len(made_in) > 1:
+        raise ValueError(f"name: {experiment.name!r} is that of another experiment")
     _REGISTERED[experiment.name] = experiment
     return experiment
 

@@ -44,7 +44,7 @@ def observe(config: Config, run: Run) -> Observations:
     noise = 0.0 if inpaint else _noise(config, family.noise)
     if config["input"]:
         scaling = run.problem.images
-        y = read_values(config["input"], shape, scaling, known, noise)
+        y = read_values(config["input"], shape, scaling, known, noise)[: config["examples"]]
         try:
             family.observe(y, noise)  # for its check of the values
         except ValueError as error:

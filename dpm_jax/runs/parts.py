@@ -51,7 +51,8 @@ def decode(content: dict[str, Any]) -> Model:
     own = [f"{n} = {v['own']}" for n, v in content.items() if isinstance(v, dict) and "own" in v]
     if own:
         raise ValueError(
-            f"model: expected the model itself, since config.json cannot hold {', '.join(own)}"
+            "model: expected the model itself, as in runs.load(DIR, model=...), since config.json"
+            f" cannot hold {', '.join(own)}"
         )
     try:
         family = content["family"]

@@ -143,7 +143,10 @@ def text(content: dict[str, Any]) -> str:
 
 
 def draw(path: Path, run: Run, seen: Observations, found, title: str) -> Path:
-    """Before, observed, posterior mean and spread, samples, side by side."""
+    """Before, observed, posterior mean and spread, samples, of at most eight problems."""
+    truth = None if seen.truth is None else seen.truth[:8]
+    seen = seen._replace(y=seen.y[:8], truth=truth)
+    found = found._replace(x=found.x[:8], weight=found.weight[:8])
     mean = _mean(found)
     chosen = np.stack([_ordered(w, 4) for w in found.weight])
     samples = np.take_along_axis(

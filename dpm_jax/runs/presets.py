@@ -4,18 +4,7 @@ from dpm_jax.networks.multiscale_conv import NONLINEARITIES
 from dpm_jax.runs import noise_floor
 from dpm_jax.runs.flags import Flag
 
-COMMON = {
-    "seed": 0,
-    "last_step": "fixed",
-    "lr_schedule": "cosine",
-    "warmup": 0,
-    "clip_norm": 1.0,
-    "ema_decay": 0.999,
-    "objective": "bound",
-    "steps_per_dispatch": 0,
-}
 IMAGES = {
-    **COMMON,
     "T": 1000,
     "beta_1": 6e-5,
     "schedule": "geometric",

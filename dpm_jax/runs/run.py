@@ -56,7 +56,8 @@ class Run:
     def __str__(self) -> str:
         what = "a model of its own" if self.experiment is None else self.experiment.name
         preset = f", preset {self.config['preset']}" if self.config.get("preset") else ""
-        return f"{self.workdir}: {what}{preset}, {self.step} training steps"
+        steps = f"{self.step} training steps" if self.step else "saved"
+        return f"{self.workdir}: {what}{preset}, {steps}"
 
     def rows(self, data: Any) -> tuple[np.ndarray, Callable | None]:
         """Data of the user's as rows, and what makes examples of them, scaled as the run's.
@@ -159,10 +160,13 @@ def save(workdir: str | Path, model: Model, params: Any) -> Run:
     """Keep a model built by hand and its parameters in a new directory; `load` reads them again.
 
     Raises:
-        ValueError: for a directory that holds another run, or files of yours.
+        ValueError: for a directory that holds another run, or parameters of another shape than the
+            model's.
         CheckpointError: for one that already holds parameters: nothing is overwritten.
     """
     config = {"experiment": None, "model": parts.encode(model)}
+    if not _alike(params, jax.eval_shape(model.init, jax.random.key(0))):
+        raise ValueError("params: expected those of the model, as model.init makes them")
     place = workdirs.claim(Path(workdir), config, write=False)
     with (
         workdirs.locked(place),
@@ -171,6 +175,11 @@ def save(workdir: str | Path, model: Model, params: Any) -> Run:
         workdirs.claim(place, config, write=True)
         checkpoints.save(0, {"params": params})
     return Run(place, config, Problem(model=model), params, 0)
+
+
+def _alike(params: Any, like: Any) -> bool:
+    (ours, own), (theirs, other) = jax.tree.flatten(params), jax.tree.flatten(like)
+    return str(own) == str(other) and all(np.shape(a) == b.shape for a, b in zip(ours, theirs))
 
 
 def starting_point(

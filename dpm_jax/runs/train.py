@@ -81,7 +81,7 @@ def _fit(problem, options, workdir: Path, checkpoints, state, metrics: MetricsFi
             asked,
         )
     if int(state.step) < options.num_steps:
-        raise KeyboardInterrupt
+        raise KeyboardInterrupt(f"saved at step {int(state.step)}; the same call resumes")
     return state
 
 
