@@ -78,7 +78,7 @@ def pareto_shape(log_weight: Array) -> Array:
         return jnp.where(jnp.isnan(jnp.max(log_weight)), jnp.nan, jnp.full((), jnp.inf))
     weight, possible = _sorted(log_weight)
     n = tail_length(num)
-    b, k, log_p = _profile(weight, n)
+    b, _, log_p = _profile(weight, n)
     b_hat = jnp.sum(b * jax.nn.softmax(log_p))
     k_hat = (n * jnp.mean(jnp.log1p(-b_hat * _excess(weight, n))) + 5) / (n + 10)
     k_hat = jnp.where(_flat(weight, n), -jnp.inf, k_hat)
@@ -154,7 +154,7 @@ def _profile(weight: Array, n: int) -> tuple[Array, Array, Array]:
 
 
 def _lattice(n: int, num: int) -> tuple[np.ndarray, ...]:
-    """Uniform, Gamma(n), Beta(n, M − n) and Student's t_{M−n−1}: a Latin hypercube, the same always.
+    """Uniform, Gamma(n), Beta(n, M − n) and Student's t_{M−n−1}: one Latin hypercube for all.
 
     Source: McKay, Beckman & Conover 1979.
     """
