@@ -75,8 +75,8 @@ def trap_table(config: Config, rows: list[dict[str, Any]], delta_F: float) -> st
         table.append((*row, n["warning"]))
     title = (
         f"jarzynski, exact ΔF = {delta_F:.4f} k_B T, {config['num_trajectories']} trajectories"
-        f" each way, seed {config['seed']}; estimates of ΔF: Jarzynski's with a 95 % interval or as a"
-        " bound, the others ± one standard error"
+        f" each way, seed {config['seed']}; estimates of ΔF: Jarzynski's with a 95 % interval"
+        " or as a bound, the others ± one standard error"
     )
     return f"{title}\n{report.table(table)}"
 

@@ -114,11 +114,9 @@ def jarzynski(work) -> Estimate:
     least = np.min(work[np.isfinite(work)], initial=np.inf)
     least = least if np.isfinite(least) else 0.0
     found = _estimate(jnp.asarray(work - least))
-    if isinstance(found.value, jax.core.Tracer):
-        shifted = [name - least for name in (found.value, found.K, found.low, found.high)]
-    else:
-        near = (found.value, found.K, found.low, found.high)
-        shifted = [np.float64(value) - least for value in near]
+    near = (found.value, found.K, found.low, found.high)
+    traced = isinstance(found.value, jax.core.Tracer)
+    shifted = [(value if traced else np.float64(value)) - least for value in near]
     return found._replace(**dict(zip(("value", "K", "low", "high"), shifted)))
 
 
