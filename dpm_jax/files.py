@@ -1,11 +1,15 @@
 """Files that are written whole or not at all: the one atomic write of this library."""
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+_UNFINISHED = re.compile(r"\.[0-9a-f]{32}\..+")
 
 
 @contextlib.contextmanager
@@ -27,6 +31,26 @@ def replacing(path: str | os.PathLike) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):  # it is gone where all went well
             temporary.unlink()
+
+
+def is_unfinished(path: Path) -> bool:
+    """Whether a file is what `replacing` leaves where its process was killed; nobody's loss."""
+    return _UNFINISHED.fullmatch(path.name) is not None
+
+
+def free_name(path: Path) -> Path:
+    """`path`, or where it is taken the first of path-2, path-3, ... that is not."""
+    found, count = path, 1
+    while found.exists() or found.is_symlink():
+        count += 1
+        found = path.with_name(f"{path.name}-{count}")
+    return found
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of one file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_json(path: str | os.PathLike, content: Mapping) -> None:

@@ -2,7 +2,7 @@
 
 K is a log likelihood (binomial) or log density (Gaussian) in nats per example, of the data as the
 model sees them: scaled to unit variance. Higher is better. 8-bit bits/dim is a code length per
-pixel value of the unscaled data; lower is better.
+pixel value of the unscaled data; lower is better. Of other depths it is per level of the file.
 """
 
 import math
@@ -17,12 +17,18 @@ def bits(nats: float) -> float:
 
 
 def bits_per_dim_8bit(K_nats: float, dims: int, scale: float) -> float:
-    """8-bit bits/dim, log2(scale) − K/dims: what the K of scaled data is for unscaled grey levels.
+    """8-bit bits/dim: `bits_per_dim` where `scale` counts levels of 256."""
+    return bits_per_dim(K_nats, dims, scale)
+
+
+def bits_per_dim(K_nats: float, dims: int, scale: float) -> float:
+    """Bits/dim of grey levels, log2(scale) − K/dims: what K of scaled data is for unscaled ones.
 
     Args:
         K_nats: K of one example in nats, of data (levels − mean)/scale, uniformly dequantised.
         dims: number of pixel values of an example.
-        scale: grey levels of the 256 that 1 unit of the scaled data is.
+        scale: grey levels of the file that 1 unit of the scaled data is. Bits are those of a level
+            of the file: of 16-bit files about 8 more than of the same images in 8 bits.
 
     Raises:
         ValueError: without a positive scale, since K alone does not determine bits/dim.

@@ -7,6 +7,8 @@ database), whole files held out for testing. Figure 5 replaces the centre of a h
 by noise and inpaints it, the paper's way and by replacement with resampling.
 """
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,8 @@ from tqdm import tqdm
 
 from dpm_jax import posterior, replacement, runs, sampling
 from dpm_jax.data import folders
-from dpm_jax.runs import binary, images, noise_floor, plots, presets
+from dpm_jax.runs import binary, identity, images, noise_floor, plots, presets
+from dpm_jax.runs.flags import Flag
 
 _SHARED = {
     **presets.IMAGES,
@@ -23,6 +26,7 @@ _SHARED = {
     "size": 64,
     "image_dir": "",
     "colour": False,
+    "levels": 0,
     "view": 320,
     "hole": 100,
     "repeats": 5,
@@ -34,13 +38,17 @@ PRESETS = {
 }
 
 
+_SIDES = "[1, 65536]"  # pixels
+
+
 def make(config) -> images.ImageSet:
     """Photographs to crop from, and crops of held-out files."""
     if not config["image_dir"]:
         raise ValueError("image_dir: expected a folder of photographs, got none")
     _check_hole(config)
     size = config["size"]
-    photos = folders.read(config["image_dir"], size, config["colour"])
+    split = identity.kept_split(config, folders.names(config["image_dir"]))
+    photos = folders.read(config["image_dir"], size, config["colour"], split, config["levels"])
     sizes = jnp.asarray(photos.train.sizes)
 
     def draw(key, rows, n):
@@ -53,13 +61,26 @@ def make(config) -> images.ImageSet:
     )(keys)
     facts = {
         "paper_note": "-0.55 bits/pixel, 1.5 above L_null, at unstated noise",
-        "held_out_files": list(held.files),
+        "held_out_files": list(dict.fromkeys(held.files)),
         "skipped_files": len(photos.skipped),
+        "left_out": list(photos.skipped),
+        "converted": list(photos.notes),
     }
     found = images.ImageSet(
         photos.train.photos, draw, np.asarray(test), photos.mean, photos.scale, photos.levels, facts
     )
-    return found._replace(whole=_views(config, held))
+    return found._replace(whole=_views(config, held), files=_digests(photos))
+
+
+def _digests(photos) -> dict[str, dict]:
+    """Of each photograph by its name, for data.json: the split stays, and a change is named."""
+    return {
+        f"{split}_files": {
+            name: identity.digest(photo[:height, :width])["sha256"]
+            for name, photo, (height, width) in zip(stack.files, stack.photos, stack.sizes)
+        }
+        for split, stack in (("train", photos.train), ("test", photos.test))
+    }
 
 
 def setup(config) -> runs.Problem:
@@ -122,7 +143,11 @@ def _views(config, held) -> np.ndarray:
     for i in large[:: -(-len(large) // 3) or 1]:
         top, left = ((side - view) // 2 for side in held.sizes[i])
         found.append(held.photos[i, top : top + view, left : left + view])
-    return np.stack(found) if found else np.zeros((0, view, view, held.photos.shape[-1]), np.uint8)
+    return (
+        np.stack(found)
+        if found
+        else np.zeros((0, view, view, held.photos.shape[-1]), held.photos.dtype)
+    )
 
 
 def _check_hole(config) -> None:
@@ -131,8 +156,6 @@ def _check_hole(config) -> None:
         raise ValueError(f"view: expected a multiple of {max(4, divisor)}, got {config['view']}")
     if not 0 < config["hole"] < config["view"]:
         raise ValueError(f"hole: expected 1..{config['view'] - 1}, got {config['hole']}")
-    if config["repeats"] < 1:
-        raise ValueError(f"repeats: expected at least 1, got {config['repeats']}")
 
 
 EXPERIMENT = runs.register(
@@ -142,12 +165,15 @@ EXPERIMENT = runs.register(
         presets=PRESETS,
         helps={
             **presets.IMAGE_HELPS,
-            "size": "Side of the crops that are trained on and tested.",
-            "image_dir": "Folder of photographs; a tenth of the files is held out.",
-            "colour": "Three colours instead of grey.",
-            "view": "Side of the part of a photograph that Figure 5 shows.",
-            "hole": "Side of the square in it that is inpainted.",
-            "repeats": "Times that replacement takes each step.",
+            **presets.LEVELS,
+            "size": Flag(int, "Side of the crops that are trained on and tested.", values=_SIDES),
+            "image_dir": Flag(Path, "Folder of photographs; a tenth of the files is held out."),
+            "colour": Flag(bool, "Three colours instead of grey."),
+            "view": Flag(
+                int, "Side of the part of a photograph that Figure 5 shows.", values=_SIDES
+            ),
+            "hole": Flag(int, "Side of the square in it that is inpainted.", values=_SIDES),
+            "repeats": Flag(int, "Times that replacement takes each step.", values="[1, inf)"),
         },
         setup=setup,
         figures=figures,

@@ -7,6 +7,8 @@ paper's 5.4 bits/pixel is 4.20 bits/dim, at a β_1 that it does not state; K dep
 noise in grey levels is scale · √β_1: 0.5 at 6e-5, 0.15 at 5.5e-6.
 """
 
+from pathlib import Path
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,8 +16,10 @@ import numpy as np
 from dpm_jax import posterior, runs, sampling
 from dpm_jax.data import images as data
 from dpm_jax.runs import binary, images, noise_floor, plots, presets
+from dpm_jax.runs.flags import Flag
 
-_SHARED = {**presets.IMAGES, "dense": 128, "flip": True, "dataset": "cifar10", "memory_gib": 4.0}
+_SHARED = {**presets.IMAGES, "dense": 128, "flip": True, "dataset": "cifar10", "levels": 0}
+_SHARED["memory_gib"] = 4.0
 PRESETS = {
     "paper": _SHARED,
     "best": {**_SHARED, **presets.IMAGES_BEST, "num_steps": 5000, "beta_1": 5.5e-6},
@@ -26,9 +30,8 @@ _SHOWN = 8  # images in a row of Figure 3
 
 def make(config) -> images.ImageSet:
     """The set named by --dataset, mirrored at random in training."""
-    if not 0 <= config["memory_gib"] < np.inf:
-        raise ValueError(f"memory_gib: expected at least 0, got {config['memory_gib']}")
-    found = data.load(config["dataset"], config["data_dir"] or None, config["manual_dir"] or None)
+    places = {name: config[name] or None for name in ("data_dir", "manual_dir")}
+    found = data.load(config["dataset"], **places, levels=config["levels"])
     streams = found.train.nbytes > config["memory_gib"] * 2**30
 
     def draw(key, rows, n):
@@ -46,7 +49,9 @@ def make(config) -> images.ImageSet:
         facts = {"dataset": config["dataset"], **_NOT_THE_PAPERS}
     test = found.test[: max(config["num_eval"], _SHOWN)]
     scaling = found.mean, found.scale, found.levels
-    return images.ImageSet(found.train, draw, test, *scaling, facts, streams=streams)
+    return images.ImageSet(
+        found.train, draw, test, *scaling, facts, streams=streams, held=found.test
+    )
 
 
 def setup(config) -> runs.Problem:
@@ -98,17 +103,31 @@ EXPERIMENT = runs.register(
         presets=PRESETS,
         helps={
             **presets.IMAGE_HELPS,
-            "dense": "Units of the dense whole-image pathway of multiscale_conv; 0: none.",
-            "flip": "Mirror training images at random.",
-            "dataset": "Name of a tensorflow-datasets set of images, or a .npy file of images:"
-            " x_test.npy beside x.npy is then the test set, or else its last tenth.",
-            "memory_gib": "Of a larger .npy file each step reads its images from disk.",
+            **presets.LEVELS,
+            "dense": Flag(
+                int,
+                "Units of the dense whole-image pathway of multiscale_conv; 0: none.",
+                values="[0, inf)",
+                bytes=16,
+            ),
+            "flip": Flag(bool, "Mirror training images at random."),
+            "dataset": Flag(
+                Path,
+                "Name of a tensorflow-datasets set of images, or a .npy file of images:"
+                " x_test.npy beside x.npy is then the test set, or else its last tenth.",
+            ),
+            "memory_gib": Flag(
+                float,
+                "Of a larger .npy file each step reads its images from disk.",
+                values="[0, inf)",
+            ),
         },
         setup=setup,
         figures=figures,
         measures=images.measures,
         paper_K_bits=5.4 * 1024,
         paper_gain_bits=11.5 * 1024,
+        flags={"name": "dataset"},
     )
 )
 

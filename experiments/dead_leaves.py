@@ -8,6 +8,8 @@ Figure 4 is a whole image. The law has flat regions, hence no density: only K on
 noise, means anything, and every model is compared there, on the same images.
 """
 
+from pathlib import Path
+
 import jax
 import numpy as np
 
@@ -15,6 +17,7 @@ from dpm_jax import runs
 from dpm_jax.data import dead_leaves, folders
 from dpm_jax.images import dequantisation
 from dpm_jax.runs import binary, images, noise_floor, plots, presets
+from dpm_jax.runs.flags import Flag
 
 _SHARED = {
     **presets.IMAGES,
@@ -22,6 +25,7 @@ _SHARED = {
     "size": 32,
     "train_images": 1000,
     "dataset": "",
+    "levels": 0,
     "baselines": "dct,blocks,causal",
 }
 PRESETS = {"paper": _SHARED, "best": {**_SHARED, **presets.IMAGES_BEST, "num_steps": 2500}}
@@ -31,23 +35,21 @@ _WHOLE = 256  # side of the generator's images
 def make(config) -> images.ImageSet:
     """Whole images to crop from, and test patches of images of their own."""
     size = config["size"]
-    if not 8 <= size <= _WHOLE:
-        raise ValueError(f"size: expected 8..{_WHOLE}, got {size}")
+    held: Any = ()  # where the generator makes the test patches
     if config["dataset"]:
-        whole = dead_leaves.load(config["dataset"])
+        whole = dead_leaves.load(config["dataset"], config["levels"])
         held_out = max(1, len(whole) // 10)
-        train, test = whole[:-held_out], whole[-held_out:]
+        train, held = whole[:-held_out], whole[-held_out:]
         rng = np.random.default_rng(0)
-        corners = rng.integers(0, np.array(test.shape[1:3]) - size + 1, (config["num_eval"], 2))
-        cut = [test[i % held_out, y:, x:][:size, :size] for i, (y, x) in enumerate(corners)]
+        corners = rng.integers(0, np.array(held.shape[1:3]) - size + 1, (config["num_eval"], 2))
+        cut = [held[i % held_out, y:, x:][:size, :size] for i, (y, x) in enumerate(corners)]
         test = np.stack(cut)
     else:
-        if config["train_images"] < 1:
-            raise ValueError(f"train_images: expected at least 1, got {config['train_images']}")
         train = dead_leaves.sample(config["train_images"], config["seed"], _WHOLE)
         # The process is stationary: a patch of its own is a patch of a new image.
         test = dead_leaves.sample(config["num_eval"], 10_000 + config["seed"], size)
     mean, scale = dequantisation.mean_and_scale(train)
+    levels = dequantisation.check_levels(config["levels"], train, test)
 
     def draw(key, rows, n):
         return jax.vmap(lambda k: folders.crop(k, rows, size))(jax.random.split(key, n))
@@ -56,7 +58,7 @@ def make(config) -> images.ImageSet:
         "paper_note": "K 1.489, K − L_null 3.536 bits/pixel on images that are not public, of"
         " unknown noise"
     }
-    return images.ImageSet(train, draw, test, mean, scale, 256, facts)
+    return images.ImageSet(train, draw, test, mean, scale, levels, facts, held=held)
 
 
 def setup(config) -> runs.Problem:
@@ -72,7 +74,7 @@ def figures(config, problem, params, folder):
     model = problem.images.enlarge((*problem.data.shape[1:3], 1))
     whole = images.samples(config, model, params, 1, seed=6)
     beside = {
-        "training image": problem.data[:1],
+        "training image": dequantisation.shown(problem.data[:1], problem.images.levels),
         f"sample, {config['sample_steps']} steps": images.to_8bit(problem, whole),
     }
     paths["figure4"] = plots.image_columns(folder / "figure4.png", beside, size=4.0)
@@ -87,14 +89,23 @@ EXPERIMENT = runs.register(
         presets=PRESETS,
         helps={
             **presets.IMAGE_HELPS,
-            "size": "Side of the patches that are trained on.",
-            "train_images": "Images of 256×256 that the patches are cropped from.",
-            "dataset": "A .mat or .npy of dead leaves (the set of 2012) in the place of the"
-            " generator.",
+            **presets.LEVELS,
+            "size": Flag(int, "Side of the patches that are trained on.", values=f"[8, {_WHOLE}]"),
+            "train_images": Flag(
+                int,
+                "Images of 256×256 that the patches are cropped from.",
+                values="[1, inf)",
+                bytes=_WHOLE**2,
+            ),
+            "dataset": Flag(
+                Path,
+                "A .mat or .npy of dead leaves (the set of 2012) in the place of the generator.",
+            ),
         },
         setup=setup,
         figures=figures,
         measures=images.measures,
+        flags={"path": "dataset"},
     )
 )
 

@@ -9,7 +9,6 @@ to, where that can be known. Writes likelihood.json and figures/dissipation.png 
 --input K and log p alone, into likelihood_NAME.json.
 """
 
-import os
 from pathlib import Path
 
 import jax
@@ -17,32 +16,55 @@ import numpy as np
 
 from dpm_jax import files, likelihood, runs
 from dpm_jax.likelihood import Rows
-from dpm_jax.runs import Invalid, binary, plots
+from dpm_jax.runs import Invalid, binary, flags, plots
 from dpm_jax.runs import likelihood_report as report
-from dpm_jax.runs.binary import Flag
-from dpm_jax.runs.config import check_at_least, check_at_most, name_flag
+from dpm_jax.runs.config import check_at_most, name_flag
 from dpm_jax.runs.execution import bar
+from dpm_jax.runs.flags import Flag
 from dpm_jax.runs.observations import read_array
+from dpm_jax.runs.workdir import PLACES_OF_DATA as PLACES
+from dpm_jax.runs.workdir import check_writable
+from dpm_jax.training.options import MAX_SEED
 
 FLAGS = {
-    "workdir": Flag(str, "Directory of a trained run."),
-    "input": Flag(str, "Array (.npy) or image to measure in the place of the test set."),
+    "workdir": Flag(Path, "Directory of a trained run."),
+    "input": Flag(Path, "Array (.npy) or image to measure in the place of the test set."),
     "trajectories": Flag(
         str, "Numbers M of trajectories for log p; the largest are drawn.", "16,256"
     ),
-    "experiment": Flag(str, "Python file of an experiment of your own, which registers itself."),
-    "data_dir": Flag(str, "Where prepared data sets are kept."),
-    "manual_dir": Flag(str, "Folder with the original files, for machines without a network."),
-    "examples": Flag(
-        int, "Examples for log p; by default what takes about a minute (mnist: minutes)."
+    "experiment": Flag(Path, "Python file of an experiment of your own, which registers itself."),
+    "dataset": Flag(Path, "The data of the run at another place (cifar10, dead_leaves)."),
+    "image_dir": Flag(Path, "The photographs of the run at another place (bark)."),
+    "other_data": Flag(
+        bool,
+        "Measure data that are not those of the run, in its scaling: K and log p alone, into"
+        " likelihood_NAME.json.",
+        False,
     ),
-    "model_samples": Flag(int, "Samples of the model for the sandwich."),
-    "lanes": Flag(int, "Trajectories a device holds at once."),
-    "num_eval": Flag(int, "Examples for K."),
-    "passes": Flag(int, "Stratified draws of t for K (mnist)."),
-    "steps": Flag(int, "Respace the chain to so many steps: a model of its own."),
-    "seed": Flag(int, "Seed of the measurement; by default that of the run + 10."),
+    "data_dir": Flag(Path, "Where prepared data sets are kept."),
+    "manual_dir": Flag(Path, "Folder with the original files, for machines without a network."),
+    "examples": Flag(
+        int,
+        "Examples for log p; by default what takes about a minute (mnist: minutes).",
+        values="[2, inf)",
+        bytes=64,
+    ),
+    "model_samples": Flag(
+        int, "Samples of the model for the sandwich.", values="[2, inf)", bytes=64
+    ),
+    "lanes": Flag(int, "Trajectories a device holds at once.", values="[1, inf)", bytes=16),
+    "num_eval": Flag(int, "Examples for K.", values="[2, inf)", bytes=64),
+    "passes": Flag(int, "Stratified draws of t for K (images).", values="[1, inf)", bytes=64),
+    "steps": Flag(
+        int, "Respace the chain to so many steps: a model of its own.", values="[2, inf)"
+    ),
+    "seed": Flag(
+        int,
+        "Seed of the measurement; by default that of the run + 10.",
+        values=f"[0, {MAX_SEED - 1}]",
+    ),
 }
+_COUNT = Flag(int, "One of --trajectories.", values="[1, inf)", bytes=16)
 _PROFILED = 16  # trajectories of an example for the figure
 
 
@@ -54,9 +76,9 @@ def execute(config) -> str:
     """
     try:
         counts = _check(config)
-        run, (rows, prepare) = _load(config)
+        run, (rows, prepare) = _load(config, counts[-1])
     except (ValueError, OSError) as error:
-        raise Invalid(name_flag(str(error), config)) from error
+        raise Invalid(name_flag(error, config)) from error
     seed = run.config.get("seed", 0) + 10 if config["seed"] is None else config["seed"]
     budget = {name: config[name] or value for name, value in vars(run.problem.budget).items()}
     steps = config["steps"]
@@ -70,7 +92,7 @@ def execute(config) -> str:
     x0 = np.asarray(rows if prepare is None else prepare(jax.random.key(seed + 1), rows))
     works = likelihood.evaluate_works(run.model, run.params, x0, counts[-1], steps, go(2, "log p"))
     found = report.Measured(bound, [likelihood.summarise(works, num) for num in counts])
-    own = f"_{Path(config['input']).stem}" if config["input"] else ""
+    own = _other(config)
     if not own:
         found = _of_the_run(run, found, x0, budget, (counts[-1], steps), go)
     # A respaced chain is another model: its report does not replace that of the run.
@@ -97,14 +119,24 @@ def _of_the_run(run, found, x0, budget, at, go) -> report.Measured:
     )
 
 
-def _load(config):
+def _other(config) -> str:
+    """What the names of the files end in where not the data of the run are measured."""
+    if config["input"]:
+        return f"_{Path(config['input']).stem}"
+    path = config["dataset"] or config["image_dir"] or "other_data"
+    return f"_{Path(path).stem}" if config["other_data"] else ""
+
+
+def _load(config, most: int):
     """The run, and the rows to measure with what prepares them; ValueError for bad flags."""
     if config["experiment"]:
         runs.import_file(config["experiment"])
-    given = {name: config[name] for name in ("data_dir", "manual_dir", "num_eval", "passes")}
-    run = runs.load(config["workdir"], **given)
-    if not os.access(run.workdir, os.W_OK):
-        raise ValueError(f"workdir: cannot write into {run.workdir}")
+    given = {name: config[name] for name in (*PLACES, "num_eval", "passes")}
+    run = runs.load(config["workdir"], other_data=config["other_data"], **given)
+    check_writable(run.workdir)
+    if config["passes"] is not None and "passes" not in run.config:
+        got = config["passes"]
+        raise ValueError(f"passes: expected none, since this run sums over all t, got {got}")
     if callable(run.model.last_step):
         raise ValueError(
             "workdir: expected a run with a fixed or learned last step, which has a density; got"
@@ -116,18 +148,22 @@ def _load(config):
     except ValueError as error:
         raise ValueError(str(error).replace("data:", "input:", 1)) from error
     check_at_most(config, examples=len(found[0]))
+    for name in ("examples", "model_samples"):
+        count = config[name] or vars(run.problem.budget)[name]
+        flags.check_memory("trajectories", most, 8.0 * most * count)
     return run, found
 
 
 def _check(config) -> list[int]:
     """The numbers of trajectories in rising order; bad flags end here."""
+    flags.check(config, FLAGS, optional=True)
     text = str(config["trajectories"])
     try:
         counts = sorted({int(part) for part in text.split(",")})
     except ValueError as error:
         raise ValueError(f"trajectories: expected numbers as in 16,256, got {text!r}") from error
-    check_at_least({"trajectories": counts[0]}, trajectories=1)
-    check_at_least(config, examples=2, model_samples=2, lanes=1, num_eval=2)
+    for count in counts:
+        flags.check({"trajectories": count}, {"trajectories": _COUNT})
     return counts
 
 

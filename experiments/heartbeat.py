@@ -21,6 +21,7 @@ from dpm_jax.exact import heartbeat as exact
 from dpm_jax.networks import registry
 from dpm_jax.runs import binary, plots, presets
 from dpm_jax.runs.config import make_schedule
+from dpm_jax.runs.flags import Flag
 
 _SHARED = {
     **presets.COMMON,
@@ -147,7 +148,9 @@ EXPERIMENT = runs.register(
         name="heartbeat",
         unit="bits/seq",
         presets=PRESETS,
-        helps={"rate": "Stationary rate ρ of the bits, inside (0, 1)."},
+        helps={
+            "rate": Flag(float, "Stationary rate ρ of the bits, inside (0, 1).", values="(0, 1)")
+        },
         setup=setup,
         figures=figures,
         measures=measures,

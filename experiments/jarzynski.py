@@ -27,18 +27,21 @@ import numpy as np
 from tqdm import tqdm
 
 from dpm_jax import files, thermodynamics
-from dpm_jax.runs import Invalid, binary, work_report
-from dpm_jax.runs.binary import Flag
+from dpm_jax.runs import Invalid, binary, flags, work_report
 from dpm_jax.runs.config import name_flag
+from dpm_jax.runs.flags import Flag
 from dpm_jax.runs.workdir import claim
+from dpm_jax.training.options import MAX_SEED
 
 FLAGS = {
-    "workdir": Flag(str, "Directory of the run: figure and report."),
-    "seed": Flag(int, "Seed of all trajectories.", 0),
-    "num_trajectories": Flag(int, "Trajectories of each direction and speed.", 20_000),
+    "workdir": Flag(Path, "Directory of the run: figure and report."),
+    "seed": Flag(int, "Seed of all trajectories.", 0, f"[0, {MAX_SEED - 1}]"),
+    "num_trajectories": Flag(
+        int, "Trajectories of each direction and speed.", 20_000, "[2, inf)", bytes=64
+    ),
     "displacement": Flag(float, "How far the trap moves.", 5.0),
-    "stiffness_A": Flag(float, "Stiffness at the start, above 0.", 1.0),
-    "stiffness_B": Flag(float, "Stiffness at the end, above 0.", 4.0),
+    "stiffness_A": Flag(float, "Stiffness at the start, above 0.", 1.0, "(0, inf)"),
+    "stiffness_B": Flag(float, "Stiffness at the end, above 0.", 4.0, "(0, inf)"),
     "durations": Flag(
         list,
         "Switching times, in relaxation times of trap A.",
@@ -59,7 +62,7 @@ def execute(config: dict[str, Any]) -> str:
         config = {"experiment": "jarzynski", **check(config)}
         workdir = claim(Path(config["workdir"]), config, write=True)
     except (ValueError, OSError) as error:
-        raise Invalid(name_flag(str(error), config)) from error
+        raise Invalid(name_flag(error, config)) from error
     delta_F = 0.5 * math.log(config["stiffness_B"] / config["stiffness_A"])
     rows, works = [], []
     for i, duration in enumerate(tqdm(config["durations"], desc="drive", unit="speed")):
@@ -94,21 +97,15 @@ def check(config: dict[str, Any]) -> dict[str, Any]:
     """The configuration with its times as numbers; ValueError where a value makes no sense."""
     if not config["workdir"]:
         raise ValueError("workdir: expected a directory for the run, got none")
-    if not 0 <= config["seed"] < 2**32:
-        raise ValueError(f"seed: expected 0..2^32 − 1, got {config['seed']}")
-    if config["num_trajectories"] < 2:
-        raise ValueError(f"num_trajectories: expected at least 2, got {config['num_trajectories']}")
-    if not math.isfinite(config["displacement"]):
-        raise ValueError(f"displacement: expected a finite number, got {config['displacement']}")
-    for name in ("stiffness_A", "stiffness_B"):
-        if not 0 < config[name] < math.inf:
-            raise ValueError(f"{name}: expected a finite number above 0, got {config[name]}")
+    flags.check(config, FLAGS)
     try:
         durations = [float(d) for d in config["durations"]]
     except ValueError as error:
         raise ValueError(f"durations: expected numbers, got {config['durations']}") from error
     if not durations or not all(0 < d < math.inf for d in durations):
         raise ValueError(f"durations: expected finite numbers above 0, got {durations}")
+    for duration in durations:  # the trap's path is held whole
+        flags.check_memory("durations", duration, 16 * _STEPS_PER_TIME * duration)
     return {**config, "durations": durations}
 
 

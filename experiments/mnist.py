@@ -19,6 +19,7 @@ from dpm_jax.baselines import parzen
 from dpm_jax.data import images as data
 from dpm_jax.runs import binary, images, plots, presets
 from dpm_jax.runs.execution import bar
+from dpm_jax.runs.flags import Flag
 
 VALIDATION = 10_000  # the last training images: held out, as in Goodfellow et al. 2014
 _SHARED = {
@@ -66,8 +67,6 @@ PRESETS = {"paper": _SHARED, "best": {**_SHARED, **_BEST}}
 
 def make(config) -> images.ImageSet:
     """MNIST, its last training images held out."""
-    if config["num_eval"] > 10_000:
-        raise ValueError(f"num_eval: expected 2..10000, got {config['num_eval']}")
     found = data.load("mnist", config["data_dir"] or None, config["manual_dir"] or None)
     return images.ImageSet(
         found.train[:-VALIDATION],
@@ -155,9 +154,18 @@ EXPERIMENT = runs.register(
         presets=PRESETS,
         helps={
             **presets.IMAGE_HELPS,
-            "num_samples": "Samples drawn and counted; the first 100 are shown.",
-            "final_ratio": "(1−ᾱ_T)/ᾱ_T of the geometric schedule: how little of x^0 is left in"
-            " x^T.",
+            "num_samples": Flag(
+                int,
+                "Samples drawn and counted; the first 100 are shown.",
+                values="[1, inf)",
+                bytes=28 * 28 * 4,
+            ),
+            "final_ratio": Flag(
+                float,
+                "(1−ᾱ_T)/ᾱ_T of the geometric schedule: how little of x^0 is left in x^T.",
+                values="(0, inf)",
+            ),
+            "num_eval": Flag(int, "Examples for the final K.", values="[2, 10000]"),
         },
         setup=setup,
         figures=figures,

@@ -18,45 +18,65 @@ from pathlib import Path
 from typing import Any
 
 from dpm_jax import files, runs
-from dpm_jax.runs import Invalid, binary, observations
+from dpm_jax.runs import Invalid, binary, flags, observations
 from dpm_jax.runs import posterior_report as report
-from dpm_jax.runs.binary import Flag
-from dpm_jax.runs.config import check_at_least, check_at_most, name_flag
+from dpm_jax.runs.config import check_at_most, name_flag
+from dpm_jax.runs.flags import Flag
 from dpm_jax.runs.observations import METHODS, STARTS, TASKS
+from dpm_jax.runs.workdir import PLACES_OF_DATA, check_writable
+from dpm_jax.training.options import MAX_SEED
 
 FLAGS = {
-    "workdir": Flag(str, "Directory of a trained run."),
-    "task": Flag(str, "inpaint or denoise.", "inpaint"),
-    "method": Flag(str, "paper, annealed, particles or replacement.", "particles"),
-    "start": Flag(str, "Law of x^T: tilted (π r) or observed (at y itself).", "tilted"),
-    "threshold": Flag(float, "Particles: resample below this part of all, in ESS.", 0.8),
+    "workdir": Flag(Path, "Directory of a trained run."),
+    "task": Flag(str, "inpaint or denoise.", "inpaint", TASKS),
+    "method": Flag(str, "paper, annealed, particles or replacement.", "particles", tuple(METHODS)),
+    "start": Flag(str, "Law of x^T: tilted (π r) or observed (at y itself).", "tilted", STARTS),
+    "threshold": Flag(float, "Particles: resample below this part of all, in ESS.", 0.8, "[0, 1]"),
     "input": Flag(
-        str,
+        Path,
         "File (.npy, .png) that was observed, in the place of rows of the test set: images of 8"
         " bits are grey levels, all else in the units of the model. Nothing is added to it.",
     ),
     "mask": Flag(
-        str,
+        Path,
         "What inpainting fills: left_half (default), right_half, centre, random; or a file (.npy,"
         " .png) of the example's shape, 0 where hidden.",
     ),
-    "out": Flag(str, "Folder of the result; by default DIR/posterior/TASK_METHOD."),
-    "experiment": Flag(str, "Python file of an experiment of your own, which registers itself."),
-    "data_dir": Flag(str, "Where prepared data sets are kept."),
-    "manual_dir": Flag(str, "Folder with the original files, for machines without a network."),
-    "num_samples": Flag(
-        int, "Draws (particles) for each problem; 4096 for small examples, 16 for images."
+    "out": Flag(Path, "Folder of the result; by default DIR/posterior/TASK_METHOD."),
+    "experiment": Flag(Path, "Python file of an experiment of your own, which registers itself."),
+    "dataset": Flag(Path, "The data of the run at another place (cifar10, dead_leaves)."),
+    "image_dir": Flag(Path, "The photographs of the run at another place (bark)."),
+    "other_data": Flag(
+        bool, "Take test rows of data that are not those of the run, in its scaling.", False
     ),
-    "examples": Flag(int, "Problems, the first rows of the test set; 8."),
-    "repeats": Flag(int, "replacement: times that each step is taken (10)."),
-    "steps": Flag(int, "Respace the chain to so many steps; by default as the run samples."),
-    "seed": Flag(int, "Seed of noise, mask and draws; by default that of the run + 20."),
+    "data_dir": Flag(Path, "Where prepared data sets are kept."),
+    "manual_dir": Flag(Path, "Folder with the original files, for machines without a network."),
+    "num_samples": Flag(
+        int,
+        "Draws (particles) for each problem; 4096 for small examples, 16 for images.",
+        values="[2, inf)",
+        bytes=32,
+    ),
+    "examples": Flag(
+        int, "Problems, the first rows of the test set; 8.", values="[1, inf)", bytes=64
+    ),
+    "repeats": Flag(int, "replacement: times that each step is taken (10).", values="[1, inf)"),
+    "steps": Flag(
+        int,
+        "Respace the chain to so many steps; by default as the run samples.",
+        values="[2, inf)",
+    ),
+    "seed": Flag(
+        int,
+        "Seed of noise, mask and draws; by default that of the run + 20.",
+        values=f"[0, {MAX_SEED - 1}]",
+    ),
     "noise": Flag(
         float,
         "denoise: variance of the noise in units of the model's data (1), or the probability that"
         " a bit is flipped (0.1).",
     ),
-    "fraction": Flag(float, "Part that --mask=random hides.", 0.5),
+    "fraction": Flag(float, "Part that --mask=random hides.", 0.5, "(0, 1)"),
 }
 _HELD = ("task", "method", "input", "mask", "fraction", "noise", "start", "repeats", "seed")
 
@@ -71,23 +91,29 @@ def execute(config) -> str:
         _check(config)
         if config["experiment"]:
             runs.import_file(config["experiment"])
-        places = {name: config[name] for name in ("data_dir", "manual_dir")}
-        run = runs.load(config["workdir"], **places)
+        places = {name: config[name] for name in PLACES_OF_DATA}
+        run = runs.load(config["workdir"], other_data=config["other_data"], **places)
         run.model.chain(run.params, config["steps"])  # a bad --steps ends here
         if run.test is not None and not config["input"]:
             check_at_most(config, examples=len(run.test))
         config = _defaults(config, run)
-        out = Path(config["out"]).expanduser()
+        num = config["num_samples"]
+        flags.check_memory("num_samples", num, 8.0 * num * math.prod(run.model.event_shape))
+        out = _folder(config, run)
         seen = observations.observe(config, run)
         held = {name: config[name] for name in _HELD}
         held |= {"steps": config["steps"], "num_samples": config["num_samples"]}
         held |= {"train_steps": run.step, "problems": len(seen.y)}
+        if config["other_data"]:
+            held["other_data"] = config["dataset"] or config["image_dir"] or "in the same place"
         _claim(out, held)
         found = observations.draw(config, run, seen)
     except (ValueError, OSError) as error:
-        raise Invalid(name_flag(str(error), config)) from error
+        raise Invalid(name_flag(error, config)) from error
     content = report.content(run, seen, found, held)
     out.mkdir(parents=True, exist_ok=True)
+    if not (out / "posterior.json").exists():  # this folder is the program's from here on
+        files.write_json(out / "posterior.json", {"settings": held, "unfinished": True})
     wrote = [out / "posterior.json", out / "posterior.npz", out / "posterior.png"]
     report.draw(wrote[2], run, seen, found, f"{config['task']}, {config['method']}")
     report.save_arrays(wrote[1], seen, found)
@@ -97,13 +123,8 @@ def execute(config) -> str:
 
 def _check(config) -> None:
     """Flags that need no run to be refused."""
-    for name, known in (("task", TASKS), ("method", METHODS), ("start", STARTS)):
-        if config[name] not in known:
-            raise ValueError(f"{name}: expected one of {', '.join(known)}, got {config[name]!r}")
-    check_at_least(config, num_samples=2, examples=1, steps=2, repeats=1)
+    flags.check(config, FLAGS, optional=True)
     task, method = config["task"], config["method"]
-    if not 0 <= config["threshold"] <= 1:
-        raise ValueError(f"threshold: expected a number in [0, 1], got {config['threshold']}")
     if config["start"] == "observed" and (task != "denoise" or method not in ("paper", "annealed")):
         raise ValueError("start: observed is for --task=denoise with --method=paper or annealed")
     if method == "replacement" and task != "inpaint":
@@ -115,14 +136,22 @@ def _check(config) -> None:
 def _defaults(config, run) -> dict[str, Any]:
     """What was not given: as many draws as the size of an example allows, the steps of the run."""
     small = math.prod(run.model.event_shape) <= 64
-    folder = Path(config["workdir"]) / "posterior" / f"{config['task']}_{config['method']}"
     steps = run.config.get("sample_steps") if config["steps"] is None else config["steps"]
     given = {name: value for name, value in config.items() if value is not None}
     defaults: dict[str, Any] = {"num_samples": 4096 if small else 16, "examples": 8, "repeats": 10}
     defaults |= {"mask": "left_half" if config["task"] == "inpaint" else None}
-    defaults |= {"seed": run.config.get("seed", 0) + 20, "out": str(folder)}
+    defaults |= {"seed": run.config.get("seed", 0) + 20}
     T = run.model.chain(run.params).T
     return {**config, **defaults, **given, "steps": None if steps == T else steps}
+
+
+def _folder(config, run) -> Path:
+    """Where the result goes: by default a folder of the run, to which no link leads elsewhere."""
+    if config["out"]:
+        return Path(config["out"]).expanduser()
+    names = f"posterior/{config['task']}_{config['method']}"
+    check_writable(run.workdir, names)
+    return run.workdir / names
 
 
 def _claim(out: Path, held: dict[str, Any]) -> None:
@@ -130,17 +159,17 @@ def _claim(out: Path, held: dict[str, Any]) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"out: expected a directory, got the file {out}")
     parent = next(p for p in (out, *out.absolute().parents) if p.exists())
-    if not os.access(parent, os.W_OK):
-        raise ValueError(f"out: cannot write into {parent}")
+    if not parent.is_dir() or not os.access(parent, os.W_OK):
+        raise ValueError(f"out: expected a directory to write into, got {parent}")
     path = out / "posterior.json"
     if not path.exists():
-        if out.exists() and any(out.iterdir()):
+        if out.exists() and not all(files.is_unfinished(path) for path in out.iterdir()):
             raise ValueError(f"out: {out} holds files but no posterior.json: not overwritten")
         return
     there = report.read(path).get("settings", {})
-    names = [n for n in held if there.get(n) != held[n]]
+    names = [n for n in {**there, **held} if there.get(n) != held.get(n)]
     if names:
-        what = ", ".join(f"{n} = {there.get(n)} there, {held[n]} here" for n in names)
+        what = ", ".join(f"{n} = {there.get(n)} there, {held.get(n)} here" for n in names)
         raise ValueError(f"out: {out} holds another result ({what}); choose another directory")
 
 

@@ -20,6 +20,7 @@ from dpm_jax.exact import swiss_roll as exact
 from dpm_jax.networks import registry
 from dpm_jax.runs import binary, plots, presets
 from dpm_jax.runs.config import make_schedule
+from dpm_jax.runs.flags import Flag
 
 _SHARED = {
     **presets.COMMON,
@@ -158,8 +159,16 @@ EXPERIMENT = runs.register(
         unit="bits",
         presets=PRESETS,
         helps={
-            "noise": "Noise of the roll in the generator's units (scikit-learn's), at least 0.",
-            "octaves": "Octaves of sines and cosines of x that the mlp sees beside x.",
+            "noise": Flag(
+                float,
+                "Noise of the roll in the generator's units (scikit-learn's), at least 0.",
+                values="[0, inf)",
+            ),
+            "octaves": Flag(
+                int,
+                "Octaves of sines and cosines of x that the mlp sees beside x.",
+                values="[0, 32]",
+            ),
         },
         setup=setup,
         figures=figures,

@@ -152,7 +152,7 @@ def test_max_to_keep(tmp_path):
     (tmp_path / "0" / "mine.txt").write_text("not a checkpoint")
     for step in (1, 2, 10):
         checkpoints.save(step, {"x": jnp.float32(step)})
-    assert checkpoints.steps() == [0, 2, 10]
+    assert checkpoints.steps() == [2, 10]
     assert (tmp_path / "0" / "mine.txt").exists()
     with pytest.raises(ValueError, match="max_to_keep must be at least 1, got 0"):
         Checkpoints(tmp_path, max_to_keep=0)
@@ -448,3 +448,37 @@ def test_what_is_not_damage_is_not_hidden(directory, monkeypatch):
     monkeypatch.setattr(checkpoints._orbax, "restore", restore)
     with pytest.raises(TypeError, match="orbax changed"):
         checkpoints.restore(make_state())
+
+
+def test_folders_and_links_of_others_are_left_alone(directory, tmp_path):
+    """A folder "9999" that is no checkpoint is not taken for a damaged one, nor for a newer one."""
+    for name in ("9999", "50", "7.partial"):
+        (directory / name).mkdir()
+        (directory / name / "mine.txt").write_text("mine")
+    shutil.copytree(directory / "40", tmp_path / "elsewhere")
+    (directory / "9000").symlink_to(tmp_path / "elsewhere")
+    before = {
+        name: contents for name, contents in listing(directory).items() if "mine" in str(name)
+    }
+    checkpoints = Checkpoints(directory)
+    assert checkpoints.steps() == [20, 30, 40]
+    assert checkpoints.restore(make_state())[0] == 40
+    with pytest.raises(CheckpointError, match=r"50 is no checkpoint and in the way .*move it away"):
+        checkpoints.save(50, make_state(50))
+    checkpoints.save(60, make_state(60))
+    assert checkpoints.steps() == [30, 40, 60] and (directory / "9000").is_symlink()
+    after = listing(directory)
+    assert before and after.items() >= before.items()
+
+
+def test_a_part_of_the_state_is_restored_alone(tmp_path):
+    checkpoints = Checkpoints(tmp_path)
+    state = {"ema": {"w": jnp.arange(3.0)}, "opt_state": jnp.ones(2)}
+    checkpoints.save(1, state)
+    step, ema = checkpoints.restore(state["ema"], "ema")
+    assert step == 1
+    assert_same(ema, state["ema"])
+    with pytest.raises(ValueError, match=r"^checkpoint step 1: ema/other is missing"):
+        checkpoints.restore({**ema, "other": jnp.zeros(2)}, "ema")
+    checkpoints.save(2, {"ema": {"w": jnp.ones(3)}, "opt_state": jnp.ones(2)})
+    assert checkpoints.digest(1) != checkpoints.digest(2)

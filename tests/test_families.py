@@ -571,7 +571,6 @@ def test_values_and_gradients_are_finite_with_beta_T_1(family32, last_step):
         ("gaussian", np.zeros(5), r"data: expected shape \(n, \*event\) with n >= 1, got \(5,\)"),
         ("gaussian", np.zeros((0, 5)), r"data: expected shape .*, got \(0, 5\)"),
         ("gaussian", [[1.0, np.nan], [np.inf, 0.0]], "data: expected finite .*, got 2 NaN .* of 4"),
-        ("gaussian", np.full((3, 2), 7.0), "data: expected values that differ, got variance 0"),
         ("binomial", np.zeros(5), r"data: expected shape \(n, \*event\) with n >= 1, got \(5,\)"),
         ("binomial", [[0, 1], [0.5, 2]], r"data: expected only 0 and 1, got 0.5 \(2 values\)"),
         ("binomial", [[0, np.nan]], r"data: expected only 0 and 1, got nan \(1 values\)"),
@@ -580,6 +579,12 @@ def test_values_and_gradients_are_finite_with_beta_T_1(family32, last_step):
 def test_validate_names_what_is_wrong(family, data, message):
     with pytest.raises(ValueError, match=message):
         FAMILIES[family]().validate(data)
+
+
+def test_training_data_of_a_gaussian_differ():
+    with pytest.raises(ValueError, match="data: expected values that differ, got variance 0"):
+        gaussian.family().trainable(np.full((3, 2), 7.0))
+    gaussian.validate(np.full((3, 2), 7.0))  # a K of them can be known
 
 
 def test_validate_accepts_data_of_the_support(family32):

@@ -1,5 +1,6 @@
 """Bad input ends within seconds in one line that names the flag, before anything is written."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,52 +8,90 @@ import time
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
+from PIL import Image
 
-from dpm_jax import training
-from dpm_jax.experiments import bark, cifar10, dead_leaves, heartbeat, mnist, swiss_roll
+from dpm_jax import gaussian, model, networks, runs, schedule, training
+from dpm_jax.experiments import (
+    bark,
+    cifar10,
+    dead_leaves,
+    evaluate,
+    heartbeat,
+    jarzynski,
+    mnist,
+    posterior,
+    swiss_roll,
+)
 from dpm_jax.networks import registry
-from dpm_jax.runs import Invalid, execution
-from dpm_jax.runs.config import check_at_least, make_schedule, training_options
+from dpm_jax.runs import Invalid, binary, execution
+from dpm_jax.runs.config import check, flags_of, make_schedule, training_options
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = jax.local_device_count()
 SECONDS = 10  # for an error in this process; a process of its own takes its imports beside that
 
 
-def run(program, *arguments):
-    """Run an experiment as a user does: exit code, standard output, standard error, seconds."""
-    start = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "experiments" / program), *arguments],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+def start(*command, **environment):
+    """A process of its own, by the shell."""
+    return subprocess.Popen(
+        " ".join(map(str, command)),
+        shell=True,
+        executable="/bin/bash",
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
     )
-    return done.returncode, done.stdout, done.stderr, time.monotonic() - start
 
 
-@pytest.mark.parametrize(
-    "program, argument, parts",
-    [
-        ("swiss_roll.py", "--bogus=1", ["bogus"]),
-        ("swiss_roll.py", "--preset=wild", ["--preset", "paper", "best", "wild"]),
-        ("swiss_roll.py", "--T=1", ["--T: expected", "at least 2", "got 1"]),
-        ("heartbeat.py", "--batch_size=0", ["--batch_size: expected at least 1, got 0"]),
-        ("heartbeat.py", "T=20", ["T=20", "--"]),
-    ],
-)
-def test_last_line_names_the_flag(program, argument, parts, tmp_path):
-    code, out, err, seconds = run(program, f"--workdir={tmp_path / 'run'}", argument)
-    assert code not in (0, None) and code > 0
-    assert "Traceback" not in err and out == ""
-    last = err.strip().splitlines()[-1]
-    for part in parts:
-        assert part in last
-    assert last.startswith(program)
-    assert not (tmp_path / "run").exists()
-    assert seconds < 60
+def program(name):
+    """A binary as a shell has it."""
+    return f"{sys.executable} {ROOT / 'experiments' / name}.py"
+
+
+TINY = "--T=4 --width=4 --num_steps=4 --checkpoint_every=2 --num_eval=10 --batch_size=4 --num_t=-1"
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory):
+    """Everything that needs a process of its own, side by side: code, output, errors by name."""
+    place = tmp_path_factory.mktemp("processes")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    roll, work = program("swiss_roll"), program("jarzynski")
+    begun = {
+        "head": start(roll, "--help | true; exit ${PIPESTATUS[0]}"),
+        "head_of_errors": start(roll, f"--workdir={place}/head --bogus=1 |& true"),
+        "gpu": start(roll, f"--workdir={place}/gpu", JAX_PLATFORMS="cuda"),
+        "full_output": start(roll, "--help > /dev/full"),
+        "no_output": start(roll, f"--workdir={place}/closed --bogus=1 >&- 2>&-"),
+        "plots": start(roll, f"--workdir={place}/plots --num_steps=0", MPLBACKEND="wild"),
+        "ascii": start(roll, "--help", **ascii_only, PYTHONIOENCODING="ascii"),
+        "ascii_errors": start(work, f"--workdir={place}/é --seed=-1", **ascii_only),
+        "full_disk": start(f"ulimit -f 3; {roll} --workdir={place}/full {TINY}"),
+    }
+    found = {name: (*process.communicate(timeout=300), process) for name, process in begun.items()}
+    return place, {name: (p.returncode, out, err) for name, (out, err, p) in found.items()}
+
+
+def test_processes_end_in_one_line_and_as_unix_tools_do(processes):
+    place, found = processes
+    for name, parts in {
+        "gpu": ["swiss_roll.py: JAX_PLATFORMS: expected platforms", "'cuda'"],
+        "full_output": ["cannot write standard output: No space left on device"],
+        "plots": ["swiss_roll.py: --num_steps: expected at least 1, got 0"],
+        "ascii_errors": ["jarzynski.py: --seed: expected", "got -1"],
+        "full_disk": [f"swiss_roll.py: --workdir: cannot write or read {place}/full: File too"],
+    }.items():
+        code, out, err = found[name]
+        last = err.decode("ascii").splitlines()[-1]
+        assert (code, out) == (2, b"") and all(part in last for part in parts), (name, code, err)
+        assert b"Traceback" not in err
+    assert found["head"] == (141, b"", b"")
+    assert found["head_of_errors"][1:] == (b"", b"") and found["no_output"] == (2, b"", b"")
+    code, out, err = found["ascii"]
+    assert code == 0 and r"\u03b2" in out.decode("ascii") and b"Traceback" not in err
+    assert {path.name for path in place.iterdir()} == {"full"}
 
 
 EXPERIMENTS = {
@@ -193,6 +232,325 @@ def test_presets_are_whole(name, preset):
     }
     config = configure(ALL[name], "run") | presets[preset]
     training.check(training_options(config))
-    check_at_least(config, num_eval=2)
+    check(config, ALL[name])
     make_schedule(config)
     registry.by_name(config, 2)
+
+
+# --- the entrance of every binary, in this process ----------------------------------------------
+
+OTHERS = {
+    "evaluate": (evaluate.FLAGS, evaluate.execute),
+    "posterior": (posterior.FLAGS, posterior.execute),
+    "jarzynski": (jarzynski.FLAGS, jarzynski.execute),
+}
+
+
+def call(program, *argv):
+    """Run a binary by its entrance; its exit code."""
+    with pytest.raises(SystemExit) as left:
+        if program in ALL:
+            binary.main(ALL[program], argv)
+        else:
+            binary.run(f"{program}.py", *OTHERS[program], argv=argv)
+    return left.value.code
+
+
+def contents(folder):
+    return {p: p.is_file() and p.read_bytes() for p in folder.rglob("*")}
+
+
+def last_line(capsys, program, argv, code=2):
+    """What a binary that refuses says: one line, soon."""
+    start = time.monotonic()
+    assert call(program, *argv) == code
+    assert time.monotonic() - start < SECONDS
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and err.startswith(f"{program}.py: "), err
+    return err.removeprefix(f"{program}.py: ").strip()
+
+
+def bad_values():
+    """For every flag of every binary, values that its type alone refuses."""
+    for program in (*ALL, *OTHERS):
+        known = flags_of(ALL[program]) if program in ALL else OTHERS[program][0]
+        for name, flag in known.items():
+            wrong = {
+                int: ("abc", "1.5", "-7", "10000000000", "9" * 5000),
+                float: ("abc", "nan", "inf", "-inf"),
+                bool: ("maybe",),
+                Path: ("~nosuchuser/x",),
+            }.get(flag.kind, ())
+            wrong += ("wild",) if isinstance(flag.values, tuple) else ()
+            wrong += ("-0.5",) if flag.kind is float and name != "displacement" else ()
+            yield from ((program, name, value) for value in wrong)
+
+
+def test_every_flag_refuses_what_its_type_does_not_have(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cases = list(bad_values())
+    assert len(cases) >= 500
+    for program, name, value in cases:
+        if (program, name, value) == ("posterior", "noise", "-0.5"):
+            continue  # the family of the run says which noise it takes
+        argv = [*([] if name == "workdir" else ["--workdir=run"]), f"--{name}={value}"]
+        line = last_line(capsys, program, argv)
+        assert line.startswith(f"--{name}: expected ") and "got" in line, (argv, line)
+    assert not list(tmp_path.iterdir())
+
+
+def test_every_whole_number_has_a_type_a_range_and_a_help():
+    for program in (*ALL, *OTHERS):
+        known = flags_of(ALL[program]) if program in ALL else OTHERS[program][0]
+        for name, flag in known.items():
+            assert flag.help, f"{program} --{name}"
+            assert flag.values or flag.kind is not int, f"{program} --{name} takes any number"
+
+
+SHAPE = (8, 8)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder of files and runs that are no input."""
+    folder = tmp_path_factory.mktemp("place")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (6, *SHAPE, 1), np.uint8)
+    np.save(folder / "good.npy", images)
+    whole = (folder / "good.npy").read_bytes()
+    (folder / "empty.npy").touch()
+    (folder / "header.npy").write_bytes(whole[:60])
+    (folder / "cut.npy").write_bytes(whole[:-100])
+    (folder / "text.npy").write_text("these are no numbers\n" * 20)
+    np.savez(folder / "archive.npz", images)
+    (folder / "zip.npy").write_bytes((folder / "archive.npz").read_bytes())
+    (folder / "folder.npy").mkdir()
+    np.save(folder / "objects.npy", np.array([{}, None], object), allow_pickle=True)
+    np.save(folder / "words.npy", np.array(["a", "b"]))
+    np.save(folder / "complex.npy", np.zeros((3, 2), complex))
+    np.save(folder / "dates.npy", np.zeros((3, 2), "datetime64[s]"))
+    np.save(folder / "nan.npy", np.full((3, 2), np.nan))
+    np.save(folder / "zeros.npy", np.zeros((3, 2)))
+    np.save(folder / "wide.npy", np.zeros((3, 5)))
+    np.save(folder / "none.npy", np.zeros((0, 2)))
+    np.save(folder / "floats.npy", images / 255)
+    np.save(folder / "one.npy", images[:1])
+    np.save(folder / "scalar.npy", np.uint8(1))
+    Image.fromarray(images[0, ..., 0]).save(folder / "good.png")
+    (folder / "empty.png").touch()
+    (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:40])
+    (folder / "text.png").write_text("no image")
+    bomb = bytearray((folder / "good.png").read_bytes())
+    bomb[16:24] = (60000).to_bytes(4, "big") * 2  # a header that promises 3.6 gigapixels
+    bomb[29:33] = __import__("zlib").crc32(bytes(bomb[12:29])).to_bytes(4, "big")
+    (folder / "bomb.png").write_bytes(bomb)
+    (folder / "text.mat").write_text("no matrices")
+    for name in ("bare", "single", "texts"):
+        (folder / name).mkdir()
+    Image.fromarray(np.tile(images[0, ..., 0], (10, 10))).save(folder / "single" / "one.png")
+    (folder / "texts" / "a.png").write_text("no image")
+    (folder / "file").write_text("somebody's")
+    (folder / "code.py").write_text("this is no Python")
+    built = model.build(
+        gaussian.family(), schedule.geometric(3, 0.01), networks.MLP(4, 1, outputs=2), (2,)
+    )
+    runs.save(folder / "own", built, built.init(jax.random.key(0)))
+    trained = configure(swiss_roll.EXPERIMENT, None)
+    trained.pop("workdir")
+    for name, change in CONFIGS.items():
+        (folder / name).mkdir()
+        text = change if isinstance(change, str) else json.dumps({**trained, **change})
+        (folder / name / "config.json").write_text(text)
+    own = json.loads((folder / "own" / "config.json").read_text())
+    for name, change in OWN_CONFIGS.items():
+        runs.save(folder / name, built, built.init(jax.random.key(0)))
+        held = change(own) if callable(change) else {**own, **change}
+        (folder / name / "config.json").write_text(json.dumps(held))
+    return folder
+
+
+CONFIGS = {
+    "config_empty": "",
+    "config_list": "[]",
+    "config_null": "null",
+    "config_cut": '{"T": 4',
+    "config_binary": "\0\1\2",
+    "config_T_text": {"T": "forty"},
+    "config_T_null": {"T": None},
+    "config_T_list": {"T": [40]},
+    "config_T_float": {"T": 4.5},
+    "config_T_bool": {"T": True},
+    "config_T_huge": {"T": 10**12},
+    "config_beta": {"beta_1": "1e-3"},
+    "config_beta_nan": {"beta_1": float("nan")},
+    "config_network": {"network": 3},
+    "config_seed": {"seed": -1},
+    "config_preset": {"preset": ["best"]},
+    "config_experiment": {"experiment": {"name": "swiss_roll"}},
+    "config_module": {"experiment": "os"},
+    "config_width": {"width": 0},
+    "config_no_checkpoint": {},
+}
+OWN_CONFIGS = {
+    "own_model_list": {"model": []},
+    "own_model_number": {"model": 5},
+    "own_model_empty": {"model": {}},
+    "own_shape": lambda own: {**own, "model": {**own["model"], "event_shape": ["a"]}},
+    "own_shape_number": lambda own: {**own, "model": {**own["model"], "event_shape": 2}},
+    "own_network": lambda own: {**own, "model": {**own["model"], "network": {"name": "MLP"}}},
+    "own_network_os": lambda own: {
+        **own,
+        "model": {**own["model"], "network": {"name": "registry", "arguments": {}}},
+    },
+    "own_schedule": lambda own: {**own, "model": {**own["model"], "schedule": {"beta": "x"}}},
+    "own_family": lambda own: {**own, "model": {**own["model"], "family": "gaussian"}},
+}
+FILES = ("empty", "header", "cut", "text", "zip", "folder", "objects", "words", "complex")
+BROKEN = [
+    *(("cifar10", [f"--dataset={f}.npy"], "dataset") for f in (*FILES, "floats", "one", "scalar")),
+    ("cifar10", ["--dataset=absent.npy"], "dataset"),
+    ("cifar10", ["--dataset=good.npy/x.npy"], "dataset"),
+    ("cifar10", ["--dataset=no_such_set", "--data_dir=bare"], "dataset"),
+    *(("dead_leaves", [f"--dataset={f}.npy"], "dataset") for f in (*FILES, "absent", "scalar")),
+    ("dead_leaves", ["--dataset=text.mat"], "dataset"),
+    ("dead_leaves", ["--dataset=archive.npz"], "dataset"),
+    *(
+        ("bark", [f"--image_dir={f}"], "image_dir")
+        for f in ("", "bare", "absent", "file", "texts", "single", "good.npy", "good.png/x")
+    ),
+    ("mnist", ["--manual_dir=absent", "--data_dir=bare"], "manual_dir"),
+    ("mnist", ["--manual_dir=file", "--data_dir=bare"], "manual_dir"),
+    ("mnist", ["--manual_dir=bare", "--data_dir=bare"], "manual_dir"),
+    ("mnist", ["--num_eval=10001"], "num_eval"),
+    ("mnist", ["--sample_steps=1001"], "sample_steps"),
+    ("cifar10", ["--baselines=wild"], "baselines"),
+    ("bark", ["--image_dir=single", "--view=321"], "view"),
+    ("bark", ["--image_dir=single", "--hole=320"], "hole"),
+    ("swiss_roll", ["--width=1000000000000"], "width"),
+    ("swiss_roll", ["--T=2000000000"], "T"),
+    ("swiss_roll", ["--num_eval=2000000000"], "num_eval"),
+    ("swiss_roll", ["--batch_size=2000000000"], "batch_size"),
+    ("swiss_roll", ["--network=mlp", "--width=10000000", "--depth=2"], "width"),
+    ("swiss_roll", ["--preset=wild"], "preset"),
+    ("swiss_roll", ["--preset"], "preset"),
+    ("swiss_roll", ["--bogus=1"], "bogus"),
+    ("swiss_roll", ["--flagfile=absent"], "flagfile"),
+    ("swiss_roll", ["--flagfile=good.npy"], "flagfile"),
+    ("swiss_roll", ["--flagfile=bare"], "flagfile"),
+    ("cifar10", ["--noflip=3"], "noflip"),
+    ("jarzynski", ["--durations=1,x"], "durations"),
+    ("jarzynski", ["--durations="], "durations"),
+    ("jarzynski", ["--durations=1e300"], "durations"),
+    ("jarzynski", ["--num_trajectories=2000000000"], "num_trajectories"),
+    *((p, [f"--workdir={w}"], "workdir") for p in ALL for w in ("", "file", "file/x", "x" * 300)),
+    ("jarzynski", ["--workdir=file"], "workdir"),
+    ("jarzynski", ["--workdir=own"], "workdir"),
+    *(
+        (program, [f"--workdir={w}"], "workdir")
+        for program in ("evaluate", "posterior")
+        for w in ("", "absent", "bare", "file", "x" * 300, *CONFIGS, *OWN_CONFIGS)
+    ),
+    *(
+        (program, ["--workdir=own", f"--input={f}"], "input")
+        for program in ("evaluate", "posterior")
+        for f in (
+            *(f"{f}.npy" for f in (*FILES, "dates", "nan", "wide", "none", "scalar", "absent")),
+            *("empty.png", "cut.png", "text.png", "bomb.png", "archive.npz", "bare", "file"),
+        )
+    ),
+    *(
+        ("posterior", ["--workdir=own", "--task=inpaint", f"--mask={f}"], "mask")
+        for f in (
+            *(f"{f}.npy" for f in (*FILES, "dates", "wide", "none", "absent")),
+            *("empty.png", "cut.png", "bomb.png", "archive.npz", "bare", "wild"),
+        )
+    ),
+    ("evaluate", ["--workdir=own"], "input"),
+    ("posterior", ["--workdir=own"], "input"),
+    ("posterior", ["--workdir=own", "--steps=99"], "steps"),
+    ("evaluate", ["--workdir=own", "--steps=99"], "steps"),
+    ("evaluate", ["--workdir=own", "--passes=0"], "passes"),
+    ("evaluate", ["--workdir=own", "--passes=4"], "passes"),
+    ("evaluate", ["--workdir=own", "--trajectories=1e3"], "trajectories"),
+    ("evaluate", ["--workdir=own", "--trajectories="], "trajectories"),
+    ("evaluate", ["--workdir=own", "--trajectories=10000000000"], "trajectories"),
+    ("evaluate", ["--workdir=own", "--experiment=absent.py"], "experiment"),
+    ("evaluate", ["--workdir=own", "--experiment=code.py"], "experiment"),
+    ("evaluate", ["--workdir=own", "--experiment=good.npy"], "experiment"),
+    ("posterior", ["--workdir=own", "--input=zeros.npy", "--out=file"], "out"),
+    ("posterior", ["--workdir=own", "--input=zeros.npy", "--out=bare/" + "x" * 300], "out"),
+    ("posterior", ["--workdir=own", "--input=zeros.npy", "--out=folder.npy/../file/x"], "out"),
+    (
+        "posterior",
+        ["--workdir=own", "--input=zeros.npy", "--num_samples=2000000000"],
+        "num_samples",
+    ),
+    ("posterior", ["--workdir=own", "--input=zeros.npy", "--examples=2000000000"], "examples"),
+    ("posterior", ["--workdir=own", "--input=zeros.npy", "--seed=2147483640"], "seed"),
+    ("evaluate", ["--workdir=own", "--input=zeros.npy", "--seed=2147483640"], "seed"),
+    ("evaluate", ["--workdir=own", "--input=zeros.npy", "--examples=4"], "examples"),
+    (
+        "evaluate",
+        ["--workdir=own", "--input=zeros.npy", "--trajectories=2000000000"],
+        "trajectories",
+    ),
+    ("evaluate", ["--workdir=own", "--input=zeros.npy", "--lanes=2000000000"], "lanes"),
+    ("posterior", ["--workdir=own", "--task=denoise", "--mask=centre"], "mask"),
+]
+
+
+@pytest.mark.parametrize("program, argv, flag", BROKEN)
+def test_broken_input_is_named_and_nothing_is_written(
+    program, argv, flag, place, monkeypatch, capsys
+):
+    monkeypatch.chdir(place)
+    before = contents(place)
+    workdir = [] if any(a.startswith("--workdir") for a in argv) else ["--workdir=bare/run"]
+    line = last_line(capsys, program, [*workdir, *argv])
+    assert line.startswith(f"--{flag}: "), line
+    assert contents(place) == before
+
+
+@pytest.mark.parametrize(
+    "error, code, parts",
+    [
+        (KeyError("theta"), 1, ["KeyError, a bug of dpm_jax", "please report it"]),
+        (ValueError("shapes (2,) (3,)"), 1, ["ValueError, a bug of dpm_jax", "please report it"]),
+        (Invalid("--T: expected\n2"), 2, ["x.py: --T: expected 2"]),
+        (MemoryError("Unable to allocate 7 TiB"), 2, ["out of memory (Unable to allocate 7 TiB)"]),
+        (RuntimeError("RESOURCE_EXHAUSTED: of memory"), 2, ["out of memory", "smaller sizes"]),
+        (
+            OSError(28, "No space left on device"),
+            2,
+            ["--workdir: cannot write or read /r: No space"],
+        ),
+        (
+            PermissionError(13, "Permission denied", "/data/x"),
+            2,
+            ["--input", "/data/x: Permission"],
+        ),
+        (RuntimeError("writing: Disk quota exceeded"), 2, ["--workdir", "Disk quota exceeded"]),
+        (KeyboardInterrupt(), 130, ["x.py: interrupted; again"]),
+        (BrokenPipeError(32, "Broken pipe"), 141, []),
+    ],
+)
+def test_the_last_line_of_every_end(error, code, parts, capsys):
+    known = {"workdir": binary.Flag(Path, ""), "input": binary.Flag(Path, "")}
+
+    def execute(config):
+        raise error
+
+    with pytest.raises(SystemExit) as left:
+        binary.run("x.py", known, execute, "again", ["--workdir=/r", "--input=/data"])
+    out, err = capsys.readouterr()
+    assert left.value.code == code and out == ""
+    lines = err.strip().splitlines()
+    assert all(part in lines[-1] for part in parts) and ("Traceback" in err) == (code == 1)
+    assert len(lines) == (1 if parts else 0) or code == 1
+
+
+def test_sizes_are_measured_against_the_memory_there_is(monkeypatch, tmp_path):
+    monkeypatch.setattr("dpm_jax.runs.flags.available_memory", lambda: 1000.0)
+    config = configure(swiss_roll.EXPERIMENT, str(tmp_path / "run"))
+    assert "T" in refused(swiss_roll.EXPERIMENT, config, "T")
+    assert not list(tmp_path.iterdir())

@@ -34,7 +34,6 @@ def fill(folder, n, *shape, dtype=np.uint8):
 
 def test_photographs_are_read_as_they_are_and_held_out_by_file(tmp_path):
     x = fill(tmp_path, 20, 9, 7)
-    (tmp_path / "README.md").write_text("no image")
     save(tmp_path / ".hidden.png", x[0])
     data = folders.read(tmp_path, 4)
     # Two of twenty, evenly spaced: each the middle of its half.
@@ -75,7 +74,7 @@ def test_the_split_depends_on_neither_the_crop_nor_the_colour(tmp_path):
     fill(tmp_path, 10, 9, 9)
     save(tmp_path / "00.png", pixels(0, 5, 5))
     before = folders.read(tmp_path, 4, test=3)
-    with pytest.warns(UserWarning, match=r"1 of 10 images in .* skipped: 00.png: 5 x 5 pixels"):
+    with pytest.warns(UserWarning, match=r"1 of 10 left out: 00.png: 5 x 5 pixels"):
         after = folders.read(tmp_path, 8, test=3)
     assert after.test.files == before.test.files
     assert after.train.files == before.train.files[1:]
@@ -103,7 +102,7 @@ def test_damaged_files_are_named_counted_and_skipped(tmp_path):
     assert data.train.files == ("02.png", "03.png", "04.png", "05.png")
     np.testing.assert_array_equal(data.train.photos, x[2:, ..., None])
     (warning,) = caught
-    assert "4 of 9 images" in str(warning.message) and "06.jpg: damaged" in str(warning.message)
+    assert "4 of 9 left out" in str(warning.message) and "06.jpg: damaged" in str(warning.message)
     assert warning.filename == __file__
 
 
@@ -111,8 +110,9 @@ def test_nothing_left_is_an_error(tmp_path):
     with pytest.raises(ValueError, match=f"image_dir: {tmp_path}/absent is not a folder"):
         folders.read(tmp_path / "absent", 4)
     (tmp_path / "README.md").touch()
-    with pytest.raises(ValueError, match=f"image_dir: {tmp_path} has no images"):
+    with pytest.raises(ValueError, match=f"image_dir: {tmp_path} has no images: README.md: no im"):
         folders.read(tmp_path, 4)
+    (tmp_path / "README.md").unlink()
     fill(tmp_path, 4, 5, 5)
     with (
         pytest.warns(UserWarning, match=r"4 of 4 .* 00.png: 5 x 5 pixels, less than a crop of 6"),
@@ -213,15 +213,102 @@ def test_sixteen_bits_stay_sixteen_bits(tmp_path, suffix):
     assert colour.train.photos.dtype == np.uint16 and "16-bit grey" in colour.notes[0]
 
 
-def test_beside_eight_bits_the_upper_eight_of_sixteen_are_used(tmp_path):
-    x, y = pixels(1, 6, 5, dtype=np.uint16), pixels(2, 6, 5)
-    save(tmp_path / "a.png", x)
-    save(tmp_path / "b.png", y)
-    save(tmp_path / "c.png", y)
-    data = folders.read(tmp_path, 4, test=["c.png"])
-    assert data.train.photos.dtype == np.uint8 and data.levels == 256
-    np.testing.assert_array_equal(data.train.photos[..., 0], [x // 256, y])
-    assert data.notes == ("1 of 3 files converted, 16 bits to their upper 8: a.png",)
+def test_eight_bits_beside_sixteen_are_refused(tmp_path):
+    """Of 12 bits in files of 16 the upper 8 would be 16 levels."""
+    save(tmp_path / "a.png", pixels(1, 6, 5, dtype=np.uint16) // 16)
+    save(tmp_path / "b.png", pixels(2, 6, 5))
+    save(tmp_path / "c.png", pixels(3, 6, 5))
+    what = (
+        r"^image_dir: expected .* one depth, got 2 of 8 bits \(b.png; c.png\) and 1 of 16 \(a.png"
+    )
+    with pytest.raises(ValueError, match=what):
+        folders.read(tmp_path, 4, test=["c.png"])
+
+
+def test_twelve_bits_have_their_levels(tmp_path):
+    for i in range(3):
+        save(tmp_path / f"{i}.png", pixels(i, 6, 5, dtype=np.uint16) // 16)
+    assert folders.read(tmp_path, 4, levels=4096).levels == 4096
+    assert folders.read(tmp_path, 4).levels == 65536
+    with pytest.raises(ValueError, match=r"^levels: expected pixels below 2048, .*, got \d{4}"):
+        folders.read(tmp_path, 4, levels=2048)
+    for bad in (1, -1, 65537):
+        with pytest.raises(ValueError, match=rf"^levels: expected 2\.\.65536 .*, got {bad}"):
+            folders.read(tmp_path, 4, levels=bad)
+
+
+def test_colours_of_sixteen_bits_are_named_on_the_terminal(tmp_path):
+    fill(tmp_path, 2, 6, 6)
+    deep = b"P6 6 6 65535\n" + pixels(3, 6, 6, 3, dtype=np.uint16).byteswap().tobytes()
+    (tmp_path / "z.ppm").write_bytes(deep)
+    with pytest.warns(UserWarning, match=r"1 of 3 files converted, .*16 bits.*upper 8.*: z.ppm"):
+        assert folders.read(tmp_path, 4, test=["00.png"]).levels == 256
+
+
+# ------------------------------------------------------------------------- links, pages, suffixes
+
+
+def test_every_suffix_that_pillow_reads_is_read(tmp_path):
+    suffixes = ("bmp", "gif", "jfif", "jp2", "jpe", "pbm", "pcx", "ppm", "tga", "TIFF", "webp")
+    for end in suffixes:
+        save(tmp_path / f"x.{end}", pixels(1, 8, 8) // 255 * 255)
+    assert {*folders.read(tmp_path, 4, test=1).train.files, "x.jpe"} == {
+        f"x.{end}" for end in suffixes
+    }
+
+
+def test_what_is_no_image_is_named(tmp_path):
+    x = fill(tmp_path, 3, 5, 5)
+    for name in ("a.heic", "notes.txt", "b.png.part"):
+        (tmp_path / name).write_bytes(b"x")
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    with pytest.warns(UserWarning, match=r"4 of 7 left out: a.heic: no image .*; b.png.part: "):
+        data = folders.read(tmp_path, 4)
+    assert [line.split(":")[0] for line in data.skipped] == [
+        "a.heic", "b.png.part", "gone.png", "notes.txt",
+    ]  # fmt: skip
+    assert len(data.train.files) + len(data.test.files) == len(x)
+
+
+def test_linked_folders_are_read_once_and_cycles_end(tmp_path):
+    inside = tmp_path / "set"
+    fill(inside, 2, 5, 5)
+    fill(tmp_path / "elsewhere", 2, 6, 6)
+    (inside / "more").symlink_to(tmp_path / "elsewhere")
+    (inside / "again").symlink_to(inside / "more")
+    (inside / "more" / "round").symlink_to(inside / "more")
+    (inside / "up").symlink_to(tmp_path)
+    (inside / "copy.png").symlink_to(inside / "00.png")
+    with pytest.warns(UserWarning, match=r"2 of 6 left out: .*same file as 00.png; up: a link to"):
+        data = folders.read(inside, 4, test=["00.png"])
+    assert len(data.train.files) == 3 and "01.png" in data.train.files
+    linked = {name.split("/")[0] for name in data.train.files if "/" in name}
+    assert len(linked) == 1 and linked <= {"more", "again"}
+
+
+@pytest.mark.parametrize("suffix", ["tif", "gif", "webp"])
+def test_every_page_is_a_photograph_of_its_file(tmp_path, suffix):
+    fill(tmp_path, 2, 9, 9)
+    x = [Image.fromarray(pixels(9 + i, 9, 9)) for i in range(3)]
+    lossless = {"lossless": True} if suffix == "webp" else {}
+    x[0].save(tmp_path / f"p.{suffix}", save_all=True, append_images=x[1:], **lossless)
+    data = folders.read(tmp_path, 4, test=["00.png"])
+    assert data.train.files == ("01.png", *[f"p.{suffix}"] * 3) and not data.skipped
+    held = folders.read(tmp_path, 4, test=data.train.files[1:])  # whole files, pages and all
+    assert held.train.files == ("00.png", "01.png")
+    if suffix == "tif":
+        np.testing.assert_array_equal(data.train.photos[1:, ..., 0], [np.asarray(p) for p in x])
+    rng = np.random.default_rng(0)
+    cuts = [folders.read_crop(tmp_path / f"p.{suffix}", rng, 9) for _ in range(20)]
+    assert len({cut.tobytes() for cut in cuts}) == 3
+
+
+def test_previews_and_damaged_pages_are_named(tmp_path):
+    fill(tmp_path, 3, 9, 9)
+    x = [Image.fromarray(pixels(i, 9, 9, 3)) for i in range(2)]
+    x[0].save(tmp_path / "phone.jpg", "MPO", save_all=True, append_images=x[1:])
+    with pytest.warns(UserWarning, match=r"1 of 5 left out: phone.jpg, page 2: no picture of its"):
+        assert folders.read(tmp_path, 4, test=1).train.files.count("phone.jpg") == 1
 
 
 def test_what_is_neither_eight_nor_sixteen_bits_is_skipped(tmp_path):

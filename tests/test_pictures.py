@@ -128,7 +128,7 @@ def test_the_paper_preset_of_cifar_10_from_a_file(tmp_path):
     assert report["figures"].keys() == {"samples", "figure3", "noise_floor", "bound_terms"}
     assert report["figure3_rmse_noised"] == pytest.approx(1, rel=0.2)
     assert 0 < report["figure3_rmse_denoised"] < 3
-    assert "8-bit code length" in printed
+    assert "code length per 8-bit level" in printed and "bits_per_dim_8bit" in report
     measured_on_a_file(tmp_path, rng)
 
 
@@ -173,6 +173,7 @@ def test_bark_from_a_folder_fills_the_centre_of_a_held_out_photograph(tmp_path, 
     config, _, report = run(bark.EXPERIMENT, tmp_path / "run", **given)
     assert report["figures"].keys() == {"samples", "figure5", "noise_floor", "bound_terms"}
     assert len(report["held_out_files"]) == 1 and report["skipped_files"] == 0
+    assert report["left_out"] == report["converted"] == []
     problem = bark.setup(config)
     assert problem.images.whole.shape == (1, 32, 32, 1) and problem.data.shape[0] == 3
     held = np.asarray(Image.open(photographs / report["held_out_files"][0]))
@@ -183,15 +184,21 @@ def test_bark_from_a_folder_fills_the_centre_of_a_held_out_photograph(tmp_path, 
 
 def test_a_set_larger_than_memory_is_read_as_training_goes(tmp_path):
     rng = np.random.default_rng(0)
-    np.save(tmp_path / "x.npy", rng.integers(0, 256, (60, 8, 8, 1), dtype=np.uint8))
+    np.save(tmp_path / "x.npy", rng.integers(0, 4096, (60, 8, 8, 1), dtype=np.uint16))
     given = {"dataset": str(tmp_path / "x.npy"), "memory_gib": 0.0, "dense": 0, "scales": 2}
-    config, _, report = run(cifar10.EXPERIMENT, tmp_path / "run", **given)
+    with pytest.raises(Invalid, match=r"^--levels: expected pixels below 2048, .* got 4\d{3}"):
+        run(cifar10.EXPERIMENT, tmp_path / "run", **given, levels=2048)
+    given["levels"] = 4096  # 12 bits
+    config, printed, report = run(cifar10.EXPERIMENT, tmp_path / "run", **given)
     problem = cifar10.setup(config)
     noisy = np.asarray(problem.draw(jax.random.key(0), jnp.asarray(problem.data[:8]), 8))
     assert noisy.shape == (8, 8, 8, 1)  # the rows of a step as they are
     assert problem.streams and isinstance(problem.data, np.memmap)
     assert noise_floor.some_rows(problem, 7).shape == (7, 8, 8, 1)  # not all are read
     assert report["train_steps"] == 2 and np.isfinite(report["K_bits"])
+    code = np.log2(report["scale_levels"]) - report["K_bits"] / 64
+    assert report["bits_per_dim_12bit"] == pytest.approx(code) and report["levels"] == 4096
+    assert "bits_per_dim_8bit" not in report and "code length per 12-bit level" in printed
     small = {**config, "memory_gib": 1.0}
     assert not cifar10.setup(small).streams
 

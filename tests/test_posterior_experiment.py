@@ -181,6 +181,89 @@ def test_grey_levels_of_a_file_are_scaled_as_the_data(tmp_path):
     np.testing.assert_allclose(values[0, ..., 0], (levels + 0.5 - 30) / 80)
 
 
+DEEP = ImageScale(mean=30000.0, scale=10000.0, levels=65536)
+
+
+def test_sixteen_bits_of_a_file_are_scaled_as_the_data(tmp_path):
+    from PIL import Image
+
+    x = np.array([[0, 65535], [300, 30000]], np.uint16)
+    Image.fromarray(x).save(tmp_path / "x.png")
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "int.npy", x.astype(int))
+    for name in ("x.png", "x.npy", "int.npy"):
+        values = observations.read_values(str(tmp_path / name), (2, 2, 1), DEEP)
+        np.testing.assert_allclose(values[0, ..., 0], (x + 0.5 - 30000) / 10000)
+    grey = dataclasses.replace(DEEP, mean=100.0, scale=50.0, levels=256)
+    known = np.array([[True, False], [True, True]])[..., None]
+    np.save(tmp_path / "units.npy", np.array([[0.3, np.nan], [-1.0, 2.0]]))
+    values = observations.read_values(str(tmp_path / "units.npy"), (2, 2, 1), grey, known)
+    np.testing.assert_array_equal(values[0, ..., 0], [[0.3, 0], [-1, 2]])  # nan is not read
+    for name, array, scaling, message in (
+        ("8.npy", x.astype(np.uint8), DEEP, r"16-bit grey levels 0\.\.65535, .*, got uint8"),
+        ("16.npy", x // 300, grey, r"8-bit grey levels 0\.\.255, .*, got uint16"),
+        ("01.npy", x / 65535, grey, r"images in the units of the model, .*as of levels / 255"),
+        ("255.npy", x / 257, grey, r"images in the units of the model, .*, got 0\.\.255"),
+        ("text.npy", x.astype(str), grey, "a .npy file or an image, got .*: <U5 .* no numbers"),
+        ("complex.npy", x * 1j, grey, "a .npy file or an image, .*complex128"),
+    ):
+        np.save(tmp_path / name, array)
+        with pytest.raises(ValueError, match=f"^input: expected {message}"):
+            observations.read_values(str(tmp_path / name), (2, 2, 1), scaling)
+
+
+def test_psnr_has_the_peak_of_the_file():
+    rng = np.random.default_rng(0)
+    truth = rng.uniform(-2, 3, (2, 4, 6, 1))
+    x = truth[:, None] + 0.1 * rng.normal(size=(2, 5, 4, 6, 1))
+    weight = np.full((2, 5), 0.2)
+    found = Particles(x, weight, *[np.full(2, np.nan)] * 3, np.zeros(2), np.zeros(2))
+    seen = observations.Observations(x[:, 0], np.ones((4, 6, 1), bool), 1.0, truth)
+    problem = Problem(model=SimpleNamespace(family=gaussian.family()), images=DEEP)
+    errors = report._errors(problem, seen, found, x.mean(axis=1), seen.known)["posterior mean"]
+    expected = 20 * np.log10(65535 / (np.array(errors["rmse"]) * 10000))
+    np.testing.assert_allclose(errors["psnr"], expected)
+    assert 15 < expected.min() < 60
+
+
+def test_masks_of_files_have_two_values(tmp_path):
+    from PIL import Image
+
+    def known(name):
+        return observations.read_mask({"mask": str(tmp_path / name)}, (8, 8, 3))
+
+    half = np.zeros((8, 8), np.uint8)
+    half[:, 3:] = 255
+    image = Image.fromarray(half)
+    for name, mode in (("l.png", "L"), ("rgb.png", "RGB"), ("1.png", "1"), ("p.png", "P")):
+        image.convert(mode).save(tmp_path / name)
+    np.save(tmp_path / "deep.npy", half.astype(np.uint16) * 200)
+    opaque = image.convert("RGBA")
+    opaque.save(tmp_path / "opaque.png")
+    for name in ("l.png", "rgb.png", "1.png", "p.png", "deep.npy", "opaque.png"):
+        np.testing.assert_array_equal(known(name), np.repeat(half[..., None] > 0, 3, axis=2))
+    image.save(tmp_path / "ringing.jpg", quality=60)
+    opaque.putalpha(image)
+    opaque.save(tmp_path / "alpha.png")
+    arrays = {"none": half * 0, "all": half * 0 + 1, "nan": half * np.nan, "text": half.astype(str)}
+    for name, x in arrays.items():
+        np.save(tmp_path / f"{name}.npy", x)
+    for name, message in (
+        ("ringing.jpg", "0 where hidden and one other value, got .* JPEG"),
+        ("alpha.png", "a .npy file or an image, .* transparency"),
+        ("none.npy", r"one that hides a part of \(8, 8, 3\), got .*192 of 192 hidden"),
+        ("all.npy", "0 where hidden and one other value, got 1 values from 1 to 1"),
+        ("nan.npy", "0 where hidden and one other value, got 1 values from nan"),
+        ("text.npy", "a .npy file or an image, .*<U3"),
+    ):
+        with pytest.raises(ValueError, match=f"^mask: expected {message}"):
+            known(name)
+    with pytest.raises(
+        ValueError, match=r"^mask: expected one that hides .* random: 0 of 4 hidden"
+    ):
+        observations.read_mask({"mask": "random", "fraction": 0.01, "seed": 0}, (4,))
+
+
 def test_the_linear_baseline_is_the_conditional_mean_of_a_gaussian():
     rng = np.random.default_rng(0)
     root = np.array([[1.0, 0, 0], [0.8, 0.5, 0], [-0.3, 0.2, 0.7]])

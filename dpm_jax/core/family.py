@@ -16,6 +16,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jax.typing import ArrayLike
 
 if TYPE_CHECKING:
@@ -35,6 +37,56 @@ class Noise(NamedTuple):
     most: float  # it lies in (0, most)
     default: float
     additive: bool  # y = x + noise: a linear estimate of x exists
+
+
+def numbers(argument: str, x: Any) -> Any:
+    """x where it is an array of real numbers, bits and integers as floats; tracers too.
+
+    Raises:
+        TypeError: naming the argument, for text, dates, complex or structured values, or none.
+    """
+    if np.ma.is_masked(x):
+        raise TypeError(f"{argument}: expected an array of numbers, got one with masked values")
+    if not isinstance(x, jax.Array):
+        try:
+            x = np.asarray(x)
+        except ValueError as error:  # rows of several lengths
+            raise TypeError(f"{argument}: expected an array of numbers, got {error}") from error
+    if jnp.issubdtype(x.dtype, jnp.integer) or x.dtype == bool:
+        return x.astype(jnp.result_type(float))
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        got = f"{x.dtype} of shape {x.shape}"
+        raise TypeError(f"{argument}: expected an array of numbers, got {got}")
+    return x
+
+
+def checked(family: "Family", shape: tuple[int, ...], argument: str, x: Any, many: bool = False):
+    """x where it is an example of this shape (`many`: rows of them) that the family can have.
+
+    Under jit, grad and vmap shape and type are checked, not the values. Bits and integers become
+    floats; everything else comes back as it is.
+
+    Args:
+        family: whose support the values must lie in.
+        shape: of the event.
+        argument: what x is called in messages.
+        x: array of the event's shape; with `many` (n, *event).
+
+    Raises:
+        TypeError: where x is no array of real numbers.
+        ValueError: for another shape, or a value outside the support.
+    """
+    x = numbers(argument, x)
+    expected = ("n", *shape) if many else tuple(shape)
+    if x.ndim != len(expected) or x.shape[many:] != tuple(shape) or (many and not len(x)):
+        text = str(expected).replace("'", "") + " with n >= 1" * many
+        raise ValueError(f"{argument}: expected shape {text}, got {x.shape}")
+    if not isinstance(x, jax.core.Tracer):
+        try:
+            family.validate(np.asarray(x).reshape(-1, *(shape or (1,))))
+        except ValueError as error:
+            raise ValueError(str(error).replace("data:", f"{argument}:", 1)) from error
+    return x
 
 
 class Family(NamedTuple):
@@ -63,3 +115,5 @@ class Family(NamedTuple):
     reparametrised: bool = False  # x^t is a differentiable function of β: β can be learned
     v_weights: Callable[[Any], tuple[Array, Array]] | None = None
     # schedule -> law of t and weights that make the terms of K squared errors of v (objective.py)
+    trainable: Callable[[Any], None] | None = None
+    # training data -> None; ValueError, or a warning, for what is in the support and trains badly

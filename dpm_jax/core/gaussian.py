@@ -29,7 +29,7 @@ class Normal(NamedTuple):
 
 
 def validate(data) -> None:
-    """Refuse data that no Gaussian diffusion can take: (n, *event), finite, not constant.
+    """Refuse data that no Gaussian diffusion can take: (n, *event), finite.
 
     Raises:
         ValueError: naming what is wrong with ``data``.
@@ -40,16 +40,6 @@ def validate(data) -> None:
     bad = int(data.size - np.isfinite(data).sum())
     if bad:
         raise ValueError(f"data: expected finite values, got {bad} NaN or infinite of {data.size}")
-    if not np.var(data, dtype=np.float64) > 0:
-        raise ValueError("data: expected values that differ, got variance 0")
-    mean, deviation = np.mean(data, dtype=np.float64), np.std(data, dtype=np.float64)
-    if not (0.2 < deviation < 5 and abs(mean) < 5):
-        logging.getLogger(__name__).warning(
-            "data: mean %.3g and standard deviation %.3g; the prior is N(0, I) and networks learn"
-            " best on data scaled by one constant to mean 0 and variance 1",
-            mean,
-            deviation,
-        )
 
 
 def prior(shape: tuple[int, ...]) -> Normal:
@@ -213,6 +203,24 @@ def v_weights(schedule: Schedule) -> tuple[Array, Array]:
     return law / jnp.sum(law), jnp.concatenate([jnp.zeros(1), weights])
 
 
+def trainable(data) -> None:
+    """Refuse training data that are constant, and warn of those that are far from N(0, I).
+
+    Raises:
+        ValueError: where all values of ``data`` are the same.
+    """
+    mean, deviation = np.mean(data, dtype=np.float64), np.std(data, dtype=np.float64)
+    if not deviation > 0:
+        raise ValueError("data: expected values that differ, got variance 0")
+    if not (0.2 < deviation < 5 and abs(mean) < 5):
+        logging.getLogger(__name__).warning(
+            "data: mean %.3g and standard deviation %.3g; the prior is N(0, I) and networks learn"
+            " best on data scaled by one constant to mean 0 and variance 1",
+            mean,
+            deviation,
+        )
+
+
 def family() -> Family:
     """The left column of Table App.1 as a :class:`Family`."""
     return Family(
@@ -236,6 +244,7 @@ def family() -> Family:
         noise=Noise("variance", most=np.inf, default=1.0, additive=True),
         reparametrised=True,
         v_weights=v_weights,
+        trainable=trainable,
     )
 
 

@@ -23,6 +23,8 @@ def open_npy(path: str | Path) -> np.ndarray:
         raise ValueError(f"{path}: no such file; expected {expected}")
     try:
         images = np.load(path, mmap_mode="r")
+        if not isinstance(images, np.ndarray):
+            raise ValueError("an archive of arrays")
     except Exception as error:  # a damaged header makes np.load raise anything, tokenize errors too
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
         raise ValueError(f"{path}: damaged or no .npy file ({why}); expected {expected}") from error

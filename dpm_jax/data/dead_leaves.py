@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dpm_jax.images import dequantisation
+
 Discs = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]  # y, x, radius, grey
 
 _FIRST, _LARGEST = 32, 2048  # draws in the first block and in the largest; no image depends on it
@@ -160,15 +162,16 @@ def _ranges(begin: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 # --- a set from a file --------------------------------------------------------------------------
 
 
-def load(path: str | os.PathLike) -> np.ndarray:
+def load(path: str | os.PathLike, levels: int = 0) -> np.ndarray:
     """The images of a .npy or .mat file, such as the set of Theis, Hosseini & Bethge 2012.
 
     Args:
         path: one array of (n, H, W) or (n, H, W, 1); a .mat file may also hold what has fewer axes.
             Values are uint8, or any numbers that are the whole levels 0..255, or these / 255.
+        levels: number of values a pixel can take, in the place of 256; 0: 256.
 
     Returns:
-        (n, H, W, 1) uint8.
+        (n, H, W, 1) uint8, or uint16 for more than 256 levels.
 
     Raises:
         ValueError: where the file holds none or several such arrays, may be meant as (H, W, n), or
@@ -178,18 +181,23 @@ def load(path: str | os.PathLike) -> np.ndarray:
     path = Path(path)
     images = _one_array(path)
     images = images if images.ndim == 4 else images[..., None]
-    if images.dtype == np.uint8:
-        return np.ascontiguousarray(images)
+    levels = levels or dequantisation.LEVELS
+    most, kind = levels - 1, dequantisation.type_of(levels)
+    if not 2 <= levels <= 65536:
+        raise ValueError(f"levels: expected 2..65536, or 0 for 256, got {levels}")
     low, high = images.min(), images.max()
-    levels = images * 255.0 if high <= 1 else images
-    # float32 keeps k/255 to 1e-5 levels. NaN fails every comparison.
-    known = low >= 0 and high <= 255 and np.all(np.abs(levels - np.rint(levels)) < 1e-3)
+    pixels = images.dtype == kind  # else they may be in 0..1
+    found = images * float(most) if high <= 1 and not pixels else images
+    # float32 keeps k/255 to 1e-5 levels, k/65535 to 4e-3. NaN fails every comparison.
+    near = max(1e-3, 2e-7 * most)
+    known = low >= 0 and high <= most and np.all(np.abs(found - np.rint(found)) < near)
     if not known:
         what = f"values from {low} to {high}"
-        raise ValueError(f"{path}: expected whole levels 0..255, or these / 255, got {what}")
-    if high <= 1 and np.all((images == 0) | (images == 1)):
-        raise ValueError(f"{path}: only 0 and 1: levels, or levels / 255? expected uint8 for these")
-    return np.rint(levels).astype(np.uint8, order="C")
+        raise ValueError(f"{path}: expected whole levels 0..{most}, or these / {most}, got {what}")
+    if not pixels and high <= 1 and np.all((images == 0) | (images == 1)):
+        what = f"levels, or levels / {most}? expected {np.dtype(kind)} for these"
+        raise ValueError(f"{path}: only 0 and 1: {what}")
+    return np.rint(found).astype(kind, order="C")
 
 
 def _one_array(path: Path) -> np.ndarray:

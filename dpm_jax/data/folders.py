@@ -15,11 +15,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
-from PIL import Image, ImageOps
 
+from dpm_jax.data import pictures
+from dpm_jax.data.pictures import Found, Picture, listed
 from dpm_jax.images import dequantisation
-
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 class Stack(NamedTuple):
@@ -27,7 +26,7 @@ class Stack(NamedTuple):
 
     photos: np.ndarray  # (n, H, W, C) uint8 or uint16, H and W the largest of all
     sizes: np.ndarray  # (n, 2) int32, height and width of each in pixels
-    files: tuple[str, ...]  # names below the folder
+    files: tuple[str, ...]  # names below the folder, of each; pages of a file have one name
 
 
 class Photos(NamedTuple):
@@ -37,59 +36,63 @@ class Photos(NamedTuple):
     test: Stack
     mean: float  # of the dequantised training photographs, each with the same weight; grey levels
     scale: float  # standard deviation of the same, grey levels
-    skipped: tuple[str, ...]  # "name: why", of the files that are not used
+    skipped: tuple[str, ...]  # "name: why", of the files and pages that are not used
     notes: tuple[str, ...]  # which files were converted, and how
-
-    @property
-    def levels(self) -> int:
-        """Number of values a pixel can take, 256 or 65536."""
-        return dequantisation.levels_of(self.train.photos)
-
-
-class _Decoded(NamedTuple):
-    pixels: np.ndarray  # (H, W, C) uint8 or uint16
-    note: str  # how it was converted; "" where it was not
+    levels: int  # number of values a pixel can take
 
 
 def read(
-    image_dir: str | Path, size: int, colour: bool = False, test: float | Sequence[str] = 0.1
+    image_dir: str | Path,
+    size: int,
+    colour: bool = False,
+    test: float | Sequence[str] = 0.1,
+    levels: int = 0,
 ) -> Photos:
     """The photographs of a folder and its subfolders, split into training and test files.
 
-    A file that cannot be decoded, or is smaller than a crop, is skipped and named; one warning
-    counts them. Colour becomes grey by ITU-R 601 luma, grey becomes three equal channels,
-    transparency is dropped. Where 8-bit and 16-bit files are mixed, the upper 8 bits of the latter
-    are used. All is held in memory: n times the largest height times the largest width.
+    Every page of a GIF, PNG, TIFF or WebP is a photograph. Linked subfolders are read too, each
+    file once. What is left out (cannot be decoded, is smaller than a crop, is no image) is named,
+    and one warning counts it. Colour becomes grey by ITU-R 601 luma, grey becomes three equal
+    channels, transparency is dropped. All is held in memory: n times the largest height times the
+    largest width.
 
     Args:
-        image_dir: the folder; files by their SUFFIXES, but for hidden ones.
+        image_dir: the folder; files by the suffixes that Pillow reads, but for hidden ones.
         size: side of the crops that will be taken, pixels.
         colour: 3 channels, R G B; else 1.
         test: what to hold out. Below 1 a fraction of the files, rounded, at least one; from 1 on a
             number of them: both evenly spaced in the order of the names. Files too small for a crop
             are counted too, so the split depends on neither `size` nor `colour`. Or a list of names
             below the folder.
+        levels: number of values a pixel can take, such as 4096 for 12 bits in files of 16; 0: all
+            that their type has.
 
     Raises:
         ValueError: for a folder without images, a bad `size` or `test`, and where no file is left
-            for training or for testing.
+            for training or for testing; for files of 8 bits beside others of 16, which have no
+            level in common; as `dequantisation.check_levels`.
     """
     if size < 1:
         raise ValueError(f"size: expected at least 1 pixel, got {size}")
     folder = Path(image_dir).expanduser()
-    names = _names(folder)
+    names, left = pictures.names(folder)
     with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-        decoded = pool.map(partial(_decode, colour=colour), (folder / name for name in names))
-        found = dict(zip(names, decoded))
-    held_out = _held_out(folder, found, test)
+        found: Found = {}
+        for pages in pool.map(partial(pictures.pages, folder, colour=colour), names):
+            found |= pages
+    held_out = _held_out(folder, names, found, test)
     good, skipped = _large_enough(found, size)
-    if skipped:
-        what = f"{len(skipped)} of {len(names)} images in {folder} skipped: {_listed(skipped)}"
-        warnings.warn(what, stacklevel=2)
-    pixels, notes = _one_depth(good)
-    train = _stack(folder, "training", {k: x for k, x in pixels.items() if k not in held_out})
-    held = _stack(folder, "testing", {k: x for k, x in pixels.items() if k in held_out})
-    return Photos(train, held, *_mean_and_scale(train), skipped, notes)
+    skipped = (*left, *skipped)
+    notes = _notes(good)
+    said = [f"{len(skipped)} of {len(found) + len(left)} left out: {listed(skipped)}"]
+    said = said[: len(skipped)] + [note for note in notes if pictures.DEEP in note]
+    if said:
+        warnings.warn(f"{folder}: {'; '.join(said)}", stacklevel=2)
+    _check_depth(good)
+    train = _stack(folder, "training", [x for x in good.values() if x.file not in held_out])
+    held = _stack(folder, "testing", [x for x in good.values() if x.file in held_out])
+    levels = dequantisation.check_levels(levels, train.photos, held.photos)
+    return Photos(train, held, *_mean_and_scale(train), skipped, notes, levels)
 
 
 def crop(key: Array, photos: Array, size: int, sizes: Array | None = None) -> Array:
@@ -132,7 +135,7 @@ def read_crop(
     `functools.partial(read_crop, size=64)` is a `read` of `streaming.stream`.
 
     Args:
-        path: the file, decoded anew at each call.
+        path: the file, decoded anew at each call; of several pages one is drawn.
         rng: a NumPy generator.
         size, colour: as in `read`.
 
@@ -142,45 +145,37 @@ def read_crop(
     Raises:
         ValueError: for a file that cannot be decoded or is smaller than the crop; it is named.
     """
-    good, why = _large_enough({str(path): _decode(path, colour)}, size)
-    if why:
+    good, why = _large_enough(pictures.pages(Path(), str(path), colour), size)
+    if not good:
         raise ValueError(why[0])
-    pixels = good[str(path)].pixels
+    pages = list(good.values())
+    pixels = pages[rng.integers(len(pages)) if len(pages) > 1 else 0].pixels
     top, left = rng.integers(0, np.array(pixels.shape[:2]) - size + 1)
     return pixels[top : top + size, left : left + size]
 
 
-def _names(folder: Path) -> list[str]:
-    if not folder.is_dir():
-        raise ValueError(f"image_dir: {folder} is not a folder")
-    below = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
-    names = sorted(
-        path.as_posix()
-        for path in below
-        if path.suffix.lower() in SUFFIXES and not any(p.startswith(".") for p in path.parts)
-    )
-    if not names:
-        raise ValueError(f"image_dir: {folder} has no images ({' '.join(SUFFIXES)})")
-    return names
-
-
-def _listed(names: Sequence[str]) -> str:
-    return "; ".join([*names[:5], *(["..."] if len(names) > 5 else [])])
+def names(image_dir: str | Path) -> list[str]:
+    """The names of the images that `read` finds in a folder, in order; errors as there."""
+    return pictures.names(Path(image_dir).expanduser())[0]
 
 
 def _held_out(
-    folder: Path, found: dict[str, _Decoded | str], test: float | Sequence[str]
+    folder: Path, files: list[str], found: Found, test: float | Sequence[str]
 ) -> set[str]:
     if not isinstance(test, (int, float)):
-        unknown = sorted(set(test) - set(found))
+        unknown = sorted(set(test) - set(files))
         if unknown or not test:
             raise ValueError(f"test: expected names of images in {folder}, got {unknown}")
         return set(test)
-    names = [name for name, one in found.items() if not isinstance(one, str)]
+    names = list(dict.fromkeys(one.file for one in found.values() if not isinstance(one, str)))
     n = len(names)
     if n == 0:
-        why = _listed(_large_enough(found, 1)[1])
+        why = listed(_large_enough(found, 1)[1])
         raise ValueError(f"image_dir: {folder} has no image that is whole: {why}")
+    if n == 1:
+        raise ValueError(
+            f"image_dir: expected 2 images or more, one to hold out, got 1 in {folder}"
+        )
     number = max(1, round(test * n)) if test < 1 else int(test)
     if test <= 0 or number >= n or (test > 1 and number != test):
         what = f"a fraction below 1, or a number of files below the {n} in {folder}"
@@ -188,41 +183,8 @@ def _held_out(
     return {names[(2 * i + 1) * n // (2 * number)] for i in range(number)}
 
 
-def _decode(path: str | Path, colour: bool) -> _Decoded | str:
-    """The image, or why it cannot be used."""
-    try:
-        with Image.open(path) as file:
-            # Pillow has no 16-bit colour and drops the lower 8 bits; the file's layout tells.
-            deep = " of 16 bits" if ";16" in str(file.tile) else ""
-            image = ImageOps.exif_transpose(file)
-            if image.mode == "F":
-                return "floating-point pixels; expected 8 or 16 bits"
-            return _from_16(image, colour) if image.mode[0] == "I" else _from_8(image, colour, deep)
-    except Exception as error:  # Pillow raises anything for a damaged file
-        return f"damaged or no image ({' '.join(str(error).split())})"
-
-
-def _from_8(image: Image.Image, colour: bool, deep: str) -> _Decoded:
-    mode, target = image.mode, "RGB" if colour else "L"
-    if "transparency" in image.info:
-        image = image.convert("RGBA")  # else Pillow warns
-    pixels = np.asarray(image.convert(target))
-    note = f"{mode}{deep} to {target}" if deep or mode != target else ""
-    return _Decoded(pixels if colour else pixels[..., None], note)
-
-
-def _from_16(image: Image.Image, colour: bool) -> _Decoded | str:
-    grey = np.asarray(image)[..., None]
-    if grey.min() < 0 or grey.max() > np.iinfo(np.uint16).max:
-        return "values outside 0..65535; expected 8 or 16 bits"
-    pixels = np.repeat(grey.astype(np.uint16), 3 if colour else 1, axis=2)
-    return _Decoded(pixels, "16-bit grey to three channels" if colour else "")
-
-
-def _large_enough(
-    found: dict[str, _Decoded | str], size: int
-) -> tuple[dict[str, _Decoded], tuple[str, ...]]:
-    """The images that a crop fits into, and of each other file one "name: why"."""
+def _large_enough(found: Found, size: int) -> tuple[dict[str, Picture], tuple[str, ...]]:
+    """The pictures that a crop fits into, and of each other one "name: why"."""
     good, skipped = {}, []
     for name, one in found.items():
         if isinstance(one, str):
@@ -235,33 +197,38 @@ def _large_enough(
     return good, tuple(skipped)
 
 
-def _one_depth(good: dict[str, _Decoded]) -> tuple[dict[str, np.ndarray], tuple[str, ...]]:
-    """The pixels of all files in one type, and what was converted."""
-    pixels = {name: one.pixels for name, one in good.items()}
-    converted = [(one.note, name) for name, one in good.items() if one.note]
-    deep = [name for name, one in pixels.items() if one.dtype == np.uint16]
-    if len(deep) < len(pixels):
-        for name in deep:
-            pixels[name] = (pixels[name] >> 8).astype(np.uint8)
-            converted.append(("16 bits to their upper 8", name))
+def _check_depth(good: dict[str, Picture]) -> None:
+    """ValueError where 8 and 16 bits are mixed: of 12 bits in 16 the upper 8 would be 4."""
+    deep = [name for name, one in good.items() if one.pixels.dtype == np.uint16]
+    flat = [name for name in good if name not in set(deep)]
+    if deep and flat:
+        raise ValueError(
+            f"image_dir: expected images of one depth, got {len(flat)} of 8 bits ({listed(flat)})"
+            f" and {len(deep)} of 16 ({listed(deep)}): convert them, or move some away"
+        )
+
+
+def _notes(good: dict[str, Picture]) -> tuple[str, ...]:
+    """What was converted, and how."""
     files: dict[str, list[str]] = {}
-    for note, name in converted:
-        files.setdefault(note, []).append(name)
-    return pixels, tuple(
-        f"{len(which)} of {len(good)} files converted, {note}: {_listed(which)}"
+    for name, one in good.items():
+        if one.note:
+            files.setdefault(one.note, []).append(name)
+    return tuple(
+        f"{len(which)} of {len(good)} files converted, {note}: {listed(which)}"
         for note, which in files.items()
     )
 
 
-def _stack(folder: Path, use: str, pixels: dict[str, np.ndarray]) -> Stack:
-    if not pixels:
+def _stack(folder: Path, use: str, found: list[Picture]) -> Stack:
+    if not found:
         raise ValueError(f"image_dir: {folder} has no image left for {use}, all were skipped")
-    arrays = list(pixels.values())
+    arrays = [one.pixels for one in found]
     sizes = np.array([one.shape[:2] for one in arrays], np.int32)
     photos = np.zeros((len(arrays), *sizes.max(axis=0), arrays[0].shape[2]), arrays[0].dtype)
     for photo, one in zip(photos, arrays):
         photo[: one.shape[0], : one.shape[1]] = one
-    return Stack(photos, sizes, tuple(pixels))
+    return Stack(photos, sizes, tuple(one.file for one in found))
 
 
 def _mean_and_scale(stack: Stack) -> tuple[float, float]:

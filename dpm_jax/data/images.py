@@ -14,7 +14,7 @@ import numpy as np
 
 from dpm_jax import files
 from dpm_jax.data import arrays, mosaics, tfds_images
-from dpm_jax.images.dequantisation import TYPES, levels_of, mean_and_scale
+from dpm_jax.images.dequantisation import TYPES, check_levels, mean_and_scale
 
 Folder = str | os.PathLike | None
 
@@ -26,14 +26,12 @@ class ImageData(NamedTuple):
     test: np.ndarray  # (M, H, W, C), the same type
     mean: float  # of the dequantised training set, grey levels
     scale: float  # its standard deviation over all pixels, grey levels
-
-    @property
-    def levels(self) -> int:
-        """Number of values a pixel can take, 256 or 65536."""
-        return levels_of(self.train)
+    levels: int  # number of values a pixel can take
 
 
-def load(name: str = "mnist", data_dir: Folder = None, manual_dir: Folder = None) -> ImageData:
+def load(
+    name: str = "mnist", data_dir: Folder = None, manual_dir: Folder = None, levels: int = 0
+) -> ImageData:
     """A data set by name; what had to be decoded is kept below data_dir as .npy files.
 
     Args:
@@ -46,21 +44,24 @@ def load(name: str = "mnist", data_dir: Folder = None, manual_dir: Folder = None
         manual_dir: folder with the original files, where there is no network; or
             with train.npy and test.npy; or, for "cifar10", with mosaics (`mosaics.read`), which
             come in the order of the files, as many images as there are.
+        levels: number of values a pixel can take, 2..65536, such as 4096 for 12 bits in uint16;
+            0: all of the type.
 
     Returns:
         Training and test images. Those of .npy files are memory-mapped.
 
     Raises:
-        ValueError: for an unknown name, a manual_dir without the original files, a damaged one.
+        ValueError: for an unknown name, a manual_dir without the original files, a damaged one;
+            for levels that the type does not hold, or a pixel that is not below them.
         OSError: where there is neither network nor manual_dir, or data_dir cannot be written.
     """
     if name.endswith(".npy"):
-        return _of(*arrays.open_set(name))
+        return _of(*arrays.open_set(name), levels)
     manual = Path(manual_dir).expanduser().absolute() if manual_dir else None
     shapes = tfds_images.shapes(name)
     if manual and any((manual / file).exists() for file in ("train.npy", "test.npy")):
         known = (shapes["train"] or ())[1:]
-        return _of(*arrays.open_pair(manual / "train.npy", manual / "test.npy", known))
+        return _of(*arrays.open_pair(manual / "train.npy", manual / "test.npy", known), levels)
     data_dir = data_dir or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     data = Path(data_dir).expanduser().absolute()
     key, read = name.replace("/", "+"), None
@@ -75,11 +76,12 @@ def load(name: str = "mnist", data_dir: Folder = None, manual_dir: Folder = None
             images = read(split)
             _write_cache(cache, images)
         splits[split] = images
-    return _of(splits["train"], splits["test"])
+    return _of(splits["train"], splits["test"], levels)
 
 
-def _of(train: np.ndarray, test: np.ndarray) -> ImageData:
-    return ImageData(train, test, *mean_and_scale(train))
+def _of(train: np.ndarray, test: np.ndarray, levels: int) -> ImageData:
+    levels = check_levels(levels, train, test)
+    return ImageData(train, test, *mean_and_scale(train), levels)
 
 
 def _read_cache(path: Path, shape: tuple[int, ...] | None) -> np.ndarray | None:

@@ -22,7 +22,7 @@ import numpy as np
 
 from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
-from dpm_jax.core.family import Array
+from dpm_jax.core.family import Array, checked
 
 
 class Bound(NamedTuple):
@@ -73,6 +73,7 @@ def exact(key: Array, chain: Chain, x0: Array) -> Bound:
     Returns:
         Bound in nats; memory does not grow with T.
     """
+    x0 = checked(chain.family, chain.shape, "x0", x0)
 
     def body(total: Array, t: Array):
         return total + term(jax.random.fold_in(key, t), chain, x0, t), None
@@ -83,6 +84,7 @@ def exact(key: Array, chain: Chain, x0: Array) -> Bound:
 
 def null(chain: Chain, x0: Array) -> Array:
     """L_null of one example: log π(x^0), scalar nats; a log probability where K is one."""
+    x0 = checked(chain.family, chain.shape, "x0", x0)
     return chain.log_last(chain.family.prior(x0.shape), x0)
 
 
@@ -92,6 +94,7 @@ def exact_terms(key: Array, chain: Chain, x0: Array) -> Array:
     Index t >= 2 holds −KL_t, index 1 the last reverse step E log p(x^0|x^1), index 0 the prior
     −KL(q(x^T|x^0) ‖ p(x^T)).
     """
+    x0 = checked(chain.family, chain.shape, "x0", x0)
 
     def body(_, t: Array):
         return None, term(jax.random.fold_in(key, t), chain, x0, t)
@@ -138,6 +141,7 @@ def draw_terms(
     Raises:
         ValueError: where num_t does not divide n.
     """
+    x0 = checked(chain.family, chain.shape, "x0", x0, many=True)
     n = x0.shape[0]
     num_t = n if num_t == -1 else num_t
     if num_t < 1 or n % num_t:
@@ -162,6 +166,7 @@ def estimate(key: Array, chain: Chain, x0: Array, num_t: int = -1) -> Array:
     The t of a batch are stratified together, so its examples are not independent: take a standard
     error from the means of many batches, not from the examples of one. `num_t` as in `draw_terms`.
     """
+    x0 = checked(chain.family, chain.shape, "x0", x0, many=True)
     terms = draw_terms(key, chain, x0, num_t)
     known = jax.vmap(lambda x: ends(chain, x))(x0)
     return known + terms.term / terms.probability
@@ -190,6 +195,7 @@ def noise_floor(
     Raises:
         ValueError: for a t0 outside 1..T, or num_t below 1.
     """
+    x0 = checked(chain.family, chain.shape, "x0", x0)
     floors, family = _check_floors(t0, chain.T, num_t), chain.family
     t = jnp.arange(floors.min() + 1, chain.T + 1)
     draw, weight = t, jnp.ones(t.shape, chain.schedule.beta.dtype)

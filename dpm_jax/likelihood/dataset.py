@@ -15,6 +15,7 @@ from dpm_jax.likelihood.rows import (
     Groups,
     Rows,
     check_counts,
+    check_rows,
     over_rows,
     standard_error,
     t_quantile,
@@ -75,6 +76,7 @@ def evaluate(
     Raises:
         ValueError: for no data, or passes or rows.at_once below 1.
     """
+    data = check_rows(model, data, rows)
     check_counts(data=len(data), at_once=rows.at_once, passes=passes)
 
     at_once = rows.at_once or _AT_ONCE
@@ -146,6 +148,7 @@ def evaluate_noise_floor(
     Raises:
         ValueError: for no data, passes or rows.at_once below 1, or a t0 outside 1..T.
     """
+    data = check_rows(model, data, rows)
     check_counts(data=len(data), at_once=rows.at_once, passes=passes)
 
     def kernel(params, part: Array, key: Array) -> Array:

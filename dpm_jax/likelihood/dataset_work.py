@@ -14,7 +14,14 @@ from dpm_jax import units
 from dpm_jax.core.family import Array
 from dpm_jax.core.model import Model
 from dpm_jax.likelihood import work
-from dpm_jax.likelihood.rows import Rows, check_counts, over_rows, standard_error, t_quantile
+from dpm_jax.likelihood.rows import (
+    Rows,
+    check_counts,
+    check_rows,
+    over_rows,
+    standard_error,
+    t_quantile,
+)
 from dpm_jax.thermodynamics.estimators import jarzynski
 
 _AT_ONCE = 1024  # trajectories a device holds
@@ -87,6 +94,7 @@ def evaluate_works(
     Raises:
         ValueError: for no data, or num or rows.at_once below 1.
     """
+    data = check_rows(model, data, rows)
     check_counts(data=len(data), num=num, at_once=rows.at_once)
     lanes = rows.at_once or _AT_ONCE
 
@@ -207,6 +215,7 @@ def evaluate_dissipation(
     """
     if num < 2:
         raise ValueError(f"num: expected at least 2, got {num}")
+    data = check_rows(model, data, rows)
     check_counts(data=len(data), at_once=rows.at_once)
 
     def kernel(params, part: Array, key: Array) -> Array:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpm_jax import parallel
-from dpm_jax.core.family import Array
+from dpm_jax.core.family import Array, checked, numbers
+from dpm_jax.core.model import Model
 
 Prepare = Callable[[Array, Array], Array]  # key, rows -> examples, e.g. dequantisation
 Progress = Callable[[Iterable[int]], Iterable[int]]
@@ -25,7 +26,28 @@ class Rows(NamedTuple):
 
     def examples(self, key: Array, rows: Array) -> Array:
         """The examples that these rows are."""
-        return rows if self.prepare is None else self.prepare(key, rows)
+        return rows if self.prepare is None else numbers("prepare", self.prepare(key, rows))
+
+
+def check_rows(model: Model, data: Any, rows: Rows) -> Any:
+    """The data as rows; with `prepare`, of which the shape and the first examples are checked.
+
+    Raises:
+        TypeError: for data, or examples, that are no array of real numbers.
+        ValueError: for no rows, examples of another shape than the model's, or values that its
+            family cannot have.
+    """
+    family, shape = model.family, model.event_shape
+    numbers("data", data[:1] if getattr(data, "shape", ()) else data)
+    data = data if hasattr(data, "shape") else np.asarray(data)
+    if not data.shape:
+        raise ValueError(f"data: expected rows, got {data.dtype} of shape ()")
+    check_counts(data=len(data))
+    if rows.prepare is None:
+        return checked(family, shape, "data", data, many=True)
+    first = rows.prepare(jax.random.key(rows.seed), jnp.asarray(np.asarray(data[:2])))
+    checked(family, shape, "prepare", first, many=True)
+    return data
 
 
 class Groups:

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 
 from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
-from dpm_jax.core.family import Array
+from dpm_jax.core.family import Array, checked
 from dpm_jax.thermodynamics.estimators import Estimate, jarzynski
 
 
@@ -50,12 +50,14 @@ def forward_work(key: Array, chain: Chain, x0: Array) -> Array:
 
     A scan: memory does not grow with T. Differentiable in what the chain and x0 hold.
     """
+    x0 = checked(chain.family, chain.shape, "x0", x0)
     total, _ = _walk(key, chain, x0, lambda step: None)
     return total
 
 
 def profile(key: Array, chain: Chain, x0: Array) -> Profile:
     """W of one forward trajectory (eq. 9) increment by increment, KL_t and entropies (eq. 24)."""
+    x0 = checked(chain.family, chain.shape, "x0", x0)
     family = chain.family
 
     def keep(step):
@@ -92,6 +94,7 @@ def forward_works(key: Array, chain: Chain, x0: Array, num: int, chunk: int = 25
     Raises:
         ValueError: for num or chunk below 1.
     """
+    x0 = checked(chain.family, chain.shape, "x0", x0)
     if num < 1 or chunk < 1:
         raise ValueError(f"num: expected num >= 1 and chunk >= 1, got {num} and {chunk}")
     one = jax.checkpoint(lambda k: forward_work(k, chain, x0))

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from dpm_jax.core.chain import Chain
-from dpm_jax.core.family import Array, Family, LogR, Params
+from dpm_jax.core.family import Array, Family, LogR, Params, numbers
 from dpm_jax.posterior.tilt import R_T, Tilt
 
 
@@ -53,6 +53,7 @@ def denoise(
             or `r_t`.
     """
     mask, y = seen(chain, np.ones(chain.shape, bool) if mask is None else mask, "y", y)
+    noise = numbers("noise", noise)
     if not isinstance(noise, jax.core.Tracer) and not np.all(np.asarray(noise) > 0):
         raise ValueError(f"noise: expected above 0 (at 0 it is `inpaint`), got {noise}")
     if jnp.shape(noise) not in ((), chain.shape):
@@ -134,12 +135,13 @@ def seen(chain: Chain, mask: Any, argument: str, values: Any) -> tuple[Array, Ar
         ValueError: naming the argument whose shape is not the event's, or a mask that is not bool.
     """
     mask = mask if isinstance(mask, jax.Array) else np.asarray(mask)
+    values = numbers(argument, values)
     for name, value in ((argument, values), ("mask", mask)):
         if jnp.shape(value) != chain.shape:
             got = jnp.shape(value)
             raise ValueError(f"{name}: expected the event's shape {chain.shape}, got {got}")
-    if jnp.result_type(mask) != jnp.bool_:
-        raise ValueError(f"mask: expected bool, True where known, got {jnp.result_type(mask)}")
+    if mask.dtype != bool:
+        raise ValueError(f"mask: expected bool, True where known, got {mask.dtype}")
     values, mask = jnp.asarray(values), jnp.asarray(mask)
     return mask, jnp.where(mask, values, jnp.zeros_like(values))
 

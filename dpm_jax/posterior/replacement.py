@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
-from dpm_jax.core.family import Array
+from dpm_jax.core.family import Array, checked
 from dpm_jax.posterior.r import seen
 
 
@@ -35,7 +35,8 @@ def sample(key: Array, chain: Chain, mask: Array, known: Array, repeats: int = 1
     if repeats < 1:
         raise ValueError(f"repeats: expected at least 1, got {repeats}")
     family, schedule = chain.family, chain.schedule
-    mask, y = seen(chain, mask, "known", jnp.asarray(known, schedule.beta.dtype))
+    mask, y = seen(chain, mask, "known", known)
+    y = checked(family, chain.shape, "known", y).astype(schedule.beta.dtype)
 
     def step(x: Array, t: Array, key: Array):
         key_known, key_back, key_forth = jax.random.split(key, 3)

@@ -2,37 +2,40 @@
 
 import contextlib
 import ctypes
+import os
+import re
 import sys
-from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple, NoReturn
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata
+from logging import ERROR
+from pathlib import Path
+from typing import NoReturn
 
-from absl import app, flags, logging
+import jax
+from absl import flags, logging
 
 from dpm_jax.runs import execution
-from dpm_jax.runs.config import HELP, Invalid, configure
+from dpm_jax.runs import flags as values
+from dpm_jax.runs.config import HELP, Invalid, configure, flag_of_path, flags_of
 from dpm_jax.runs.experiment import Config, Experiment
+from dpm_jax.runs.flags import Flag
 from dpm_jax.training import Diverged
 from dpm_jax.training.checkpoint import CheckpointError
-
-
-class Flag(NamedTuple):
-    """A flag of a binary."""
-
-    kind: type  # bool, int, float, str, or list (of texts, divided by commas)
-    help: str
-    default: Any = None
-
 
 _DEFINE: dict[type, Callable] = {
     bool: flags.DEFINE_boolean,
     int: flags.DEFINE_integer,
     float: flags.DEFINE_float,
     str: flags.DEFINE_string,
+    Path: flags.DEFINE_string,
     list: flags.DEFINE_list,
 }
+_PARSED = {bool: "true or false", int: "a whole number", float: "a number"}
+_BUG, _INVALID, _INTERRUPTED, _DEAD_PIPE = 1, 2, 130, 141  # exit codes; 128 + signal
 
 
-def main(experiment: Experiment) -> None:
+def main(experiment: Experiment, argv: Sequence[str] | None = None) -> NoReturn:
     """Run an experiment from the command line: its presets are the defaults of its flags."""
 
     def execute(given: Config) -> str:
@@ -43,7 +46,8 @@ def main(experiment: Experiment) -> None:
             raise Invalid(f"--{error}") from error
         return execution.execute(experiment, config)[1]
 
-    run(f"{experiment.name}.py", _flags_of(experiment), execute, "the same command resumes the run")
+    known = _with_presets(experiment)
+    run(f"{experiment.name}.py", known, execute, "the same command resumes the run", argv)
 
 
 def run(
@@ -51,59 +55,208 @@ def run(
     known: Mapping[str, Flag],
     execute: Callable[[Config], str],
     if_interrupted: str = "",
-) -> None:
-    """Define the flags, parse, print what `execute` makes of them, and exit.
+    argv: Sequence[str] | None = None,
+) -> NoReturn:
+    """Parse the flags, print what `execute` makes of them, and exit.
+
+    Exit codes: 0; 2 for what the user can mend, told in one line on standard error; 130 after
+    Ctrl-C; 141 where nobody reads the output any more; 1 for a bug, told with its traceback.
 
     Args:
         program: name of the binary, with which its messages begin.
         known: its flags by name.
         execute: values of all flags -> the text to print.
         if_interrupted: what to say after Ctrl-C.
+        argv: the arguments; None: those of the process.
     """
+    _print_anything()
+    given: Config = {}
+    try:
+        argv = sys.argv[1:] if argv is None else argv
+        if {"--help", "-help", "--helpfull", "-h"} & set(argv):
+            _print(_help(program, known))
+        else:
+            given |= _parse(program, known, argv)
+            _check(given, known)
+            _keep_memory()
+            logging.set_verbosity(logging.WARNING)
+            logging.get_absl_logger().addFilter(_is_no_error)
+            _print(execute(dict(given)))
+        code, line = 0, ""
+    except KeyboardInterrupt:
+        after = f"; {if_interrupted}" if if_interrupted else ""
+        code, line = _INTERRUPTED, f"\n{program}: interrupted{after}"
+    except BrokenPipeError:
+        code, line = _DEAD_PIPE, ""
+    except Exception as error:
+        code, line = _told(program, error, given)
+    _leave(code, line)
+
+
+def _told(program: str, error: Exception, given: Config) -> tuple[int, str]:
+    """Exit code and last line; the traceback of what nobody expected goes before it."""
+    why = _mendable(error, given)
+    if why is not None:
+        return _INVALID, f"{program}: {' '.join(why.split())}"
+    with contextlib.suppress(OSError):
+        traceback.print_exception(error)
+    what = f"{type(error).__name__}, a bug of dpm_jax {_version()}: please report it with the"
+    return _BUG, f"{program}: {what} command and the lines above"
+
+
+def _mendable(error: BaseException | None, given: Config) -> str | None:
+    """What the user can do about an error, in one line; None for a bug."""
+    if isinstance(error, (Invalid, Diverged, CheckpointError)):
+        return str(error)
+    text = str(error)
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "bad_alloc" in text:
+        return f"out of memory ({text or 'MemoryError'}): expected smaller sizes or batches"
+    found = error
+    while found is not None:
+        full = next((f for f in _FULL if f in str(found)), None)
+        if full or (isinstance(found, OSError) and found.errno is not None):
+            return _of_system(found, full, given)
+        found = found.__cause__
+    return None
+
+
+_FULL = ("No space left on device", "Disk quota exceeded", "File too large")
+
+
+def _of_system(error: BaseException, full: str | None, given: Config) -> str:
+    """What the system refused, named by the flag whose path it is."""
+    file = getattr(error, "filename", None)
+    why = full or getattr(error, "strerror", None) or str(error)
+    if file is None and isinstance(error, _StandardOutput):
+        return f"cannot write standard output: {why}"
+    flag = flag_of_path(str(file), given) if file is not None else None
+    place = given.get("out") or given.get("workdir")
+    flag = flag or ("out" if given.get("out") else "workdir")
+    return f"--{flag}: cannot write or read {place if file is None else file}: {why}"
+
+
+def _define(program: str, known: Mapping[str, Flag]) -> flags.FlagValues:
+    found = flags.FlagValues()
     for name, flag in known.items():
-        _DEFINE[flag.kind](name, flag.default, flag.help)
-        flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-    _keep_memory()
-
-    def refuse(message: object) -> NoReturn:
-        print(f"{program}: {message}", file=sys.stderr)
-        sys.exit(2)
-
-    def parse(argv: list[str]) -> list[str]:
-        try:
-            rest = flags.FLAGS(argv)
-        except flags.Error as error:
-            refuse(error)
-        if len(rest) > 1:
-            refuse(f"unknown argument {rest[1]!r}: flags begin with --")
-        return rest
-
-    def body(_) -> None:
-        logging.set_verbosity(logging.WARNING)
-        logging.use_python_logging(quiet=True)
-        try:
-            print(execute({name: flags.FLAGS[name].value for name in known}))
-        except (Invalid, Diverged, CheckpointError) as error:
-            refuse(error)
-        except KeyboardInterrupt:
-            after = f"; {if_interrupted}" if if_interrupted else ""
-            print(f"\n{program}: interrupted{after}", file=sys.stderr)
-            sys.exit(130)
-
-    app.run(body, flags_parser=parse)
+        define = _DEFINE[flag.kind]
+        define(name, flag.default, flag.help, flag_values=found, module_name=program)
+    return found
 
 
-def _flags_of(experiment: Experiment) -> dict[str, Flag]:
-    helps = {**HELP, **experiment.helps}
+def _help(program: str, known: Mapping[str, Flag]) -> str:
+    about = sys.modules["__main__"].__doc__ or ""
+    return f"{about}\nflags:\n{_define(program, known).get_help()}"
+
+
+def _parse(program: str, known: Mapping[str, Flag], argv: Sequence[str]) -> Config:
+    """The values of all flags by name."""
+    found = _define(program, known)
+    try:
+        rest = found([program, *argv])
+    except flags.UnrecognizedFlagError as error:
+        advice = str(error).partition("Did you mean: ")[2].rstrip(" ?")
+        advice = f"; did you mean --{advice}?" if advice else ""
+        raise Invalid(f"--{error.flagname}: expected a flag that --help lists{advice}") from error
+    except (flags.Error, ValueError) as error:
+        raise Invalid(_of_value(error, known)) from error
+    if len(rest) > 1:
+        raise Invalid(f"expected flags, which begin with --, got {rest[1]!r}")
+    return {name: found[name].value for name in known}
+
+
+def _of_value(error: Exception, known: Mapping[str, Flag]) -> str:
+    """absl's message of a value that does not parse, in the form of all others."""
+    told = re.match(r"flag --(\w+)=(.*)", str(error), re.DOTALL)
+    if told is None or told[1] not in known:
+        missing = re.fullmatch(r"Missing value for flag --?(\w+)", str(error))
+        if missing:
+            return f"--{missing[1]}: expected a value, got none"
+        negated = re.fullmatch(r"--?no(\w+)=(.*) does not take an argument", str(error), re.DOTALL)
+        if negated:
+            return f"--no{negated[1]}: expected no value, got {negated[2]!r}"
+        return f"--flagfile: expected a file of flags ({str(error).removeprefix('ERROR:: ')})"
+    value = told[2].removesuffix(f": {error.__context__}")
+    what = _PARSED.get(known[told[1]].kind, "another value")
+    return f"--{told[1]}: expected {what}, got {value!r}"
+
+
+def _check(given: Config, known: Mapping[str, Flag]) -> None:
+    """The values, and the devices that the environment asks for."""
+    try:
+        values.check(given, known, optional=True)
+    except ValueError as error:
+        raise Invalid(f"--{error}") from error
+    try:
+        jax.local_devices()
+    except Exception as error:  # JAX raises anything, AssertionError too
+        wanted = os.environ.get("JAX_PLATFORMS")
+        why = f" ({error})" if str(error) else ""
+        raise Invalid(
+            f"JAX_PLATFORMS: expected platforms with devices on this machine, got {wanted!r}{why}"
+        ) from error
+
+
+def _with_presets(experiment: Experiment) -> dict[str, Flag]:
+    """The flags of an experiment, without defaults: what is not given comes from the preset."""
     names = sorted(experiment.presets)
     found = {
-        "workdir": Flag(str, "Directory of the run: checkpoints, metrics, figures, report."),
-        "preset": Flag(str, f"Defaults of all other flags: {', '.join(names)}.", "paper"),
+        "workdir": Flag(Path, "Directory of the run: checkpoints, metrics, figures, report."),
+        "preset": Flag(
+            str, f"Defaults of all other flags: {', '.join(names)}.", "paper", tuple(names)
+        ),
     }
-    for name, value in experiment.presets["paper"].items():
+    for name, flag in flags_of(experiment).items():
         per_preset = ", ".join(f"{p}: {experiment.presets[p][name]}" for p in names)
-        found[name] = Flag(type(value), f"{helps[name]} ({per_preset})")
+        found[name] = flag._replace(help=f"{flag.help} ({per_preset})")
+    found["init_from"] = HELP["init_from"]
     return found
+
+
+class _StandardOutput(OSError):
+    """Standard output does not take the text."""
+
+
+def _is_no_error(record) -> bool:
+    """Orbax logs the tracebacks of errors that it also raises."""
+    return record.levelno < ERROR
+
+
+def _print(text: str) -> None:
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise _StandardOutput(error.errno, error.strerror) from error
+
+
+def _print_anything() -> None:
+    """Characters that the terminal lacks are written as \\u escapes; no terminal takes all."""
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def _leave(code: int, line: str) -> NoReturn:
+    """Say the last line and exit; what a dead pipe or a full disk did not take is let go."""
+    with contextlib.suppress(OSError):
+        if line:
+            print(line, file=sys.stderr, flush=True)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:  # else the interpreter tries again, and says so
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)
+
+
+def _version() -> str:
+    with contextlib.suppress(metadata.PackageNotFoundError):
+        return metadata.version("dpm_jax")
+    return "of unknown version"
 
 
 def _keep_memory() -> None:

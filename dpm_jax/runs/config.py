@@ -1,49 +1,131 @@
 """The configuration of a run: every flag by name, and what the library makes of it."""
 
 import dataclasses
+import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from dpm_jax.core import schedule
+from dpm_jax.core import binomial, gaussian, schedule
 from dpm_jax.core.schedule import Schedule
+from dpm_jax.networks import registry
+from dpm_jax.runs import flags
 from dpm_jax.runs.experiment import Config, Experiment
+from dpm_jax.runs.flags import Flag
 from dpm_jax.training import Options
+from dpm_jax.training.objective import OBJECTIVES
+from dpm_jax.training.options import MAX_SEED
+
+_READOUTS = tuple(dict.fromkeys([*gaussian.MEANS, *binomial.MEANS, "skip"]))
 
 
 class Invalid(Exception):
     """A flag, file or directory that the user can mend; printed without a traceback."""
 
 
+_COUNT, _SIZE, _RATE = "[1, inf)", "[0, inf)", "(0, inf)"
 HELP = {
-    "seed": "Seed of data, parameters, training and evaluation.",
-    "T": "Number of diffusion steps.",
-    "beta_1": "First diffusion rate, inside (0, 1): the noise floor of K.",
-    "schedule": "learned, or a fixed one: constant_fraction, geometric, linear, cosine.",
-    "network": "Network by name: rbf, perceptron, mlp, residual_mlp, bump_dense, unet,"
-    " multiscale_conv.",
-    "width": "Units of a layer; of the unet: channels of its fine scale.",
-    "depth": "Hidden layers; of the unet: residual blocks of each stage.",
-    "readout": "Mean of the reverse kernel by name (dpm_jax/core/readout.py).",
-    "variance": "Variance of the reverse kernel: eq64, between, posterior (Gaussian only).",
-    "last_step": "fixed (App. B.2) or learned; of images also discretized: integers have a"
-    " probability.",
-    "num_steps": "Training steps.",
-    "batch_size": "Examples a step, over all devices.",
-    "learning_rate": "Of Adam; Muon takes ten times as much for matrices and convolutions.",
-    "optimizer": "adam, or muon: along orthogonal matrices, fewer steps for convolutions.",
-    "lr_schedule": "constant, cosine or linear, to 0 at the last step.",
-    "warmup": "Steps of linear warm-up of the learning rate.",
-    "weight_decay": "Of matrices and convolutions; Muon needs it where nothing normalises theirs.",
-    "clip_norm": "Global norm at which gradients are clipped.",
-    "ema_decay": "Of the moving average of parameters that is evaluated.",
-    "objective": "bound (eq. 15), or v (its terms reweighted to the squared error of v).",
-    "num_t": "Random t drawn a step and device; 0: the sum over all t, -1: one for each example.",
-    "steps_per_dispatch": "Steps in one dispatch; 0: 1 for convolutions on CPU, else log_every.",
-    "log_every": "Steps between rows of metrics.csv.",
-    "checkpoint_every": "Steps between checkpoints.",
-    "num_eval": "Examples for the final K.",
-    "data_dir": "Where prepared data sets are kept (default: that of tensorflow-datasets).",
-    "manual_dir": "Folder with the original files, for machines without a network.",
+    "seed": Flag(
+        int,
+        "Seed of data, parameters, training and evaluation.",
+        values=f"[0, {MAX_SEED - 1}]",
+    ),
+    "T": Flag(int, "Number of diffusion steps.", values="[2, inf)", bytes=64),
+    "beta_1": Flag(
+        float, "First diffusion rate, inside (0, 1): the noise floor of K.", values="(0, 1)"
+    ),
+    "schedule": Flag(
+        str,
+        "learned, or a fixed one: constant_fraction, geometric, linear, cosine.",
+        values=("learned", *schedule.FIXED),
+    ),
+    "network": Flag(str, f"Network by name: {', '.join(registry.NAMES)}.", values=registry.NAMES),
+    "width": Flag(
+        int, "Units of a layer; of the unet: channels of its fine scale.", values=_COUNT, bytes=16
+    ),
+    "depth": Flag(
+        int, "Hidden layers; of the unet: residual blocks of each stage.", values="[1, 1000]"
+    ),
+    "readout": Flag(
+        str, "Mean of the reverse kernel by name (dpm_jax/core/readout.py).", values=_READOUTS
+    ),
+    "variance": Flag(
+        str,
+        "Variance of the reverse kernel: eq64, between, posterior (Gaussian only).",
+        values=gaussian.VARIANCES,
+    ),
+    "last_step": Flag(
+        str,
+        "fixed (App. B.2) or learned; of images also discretized: integers have a probability.",
+        values=("fixed", "learned", "discretized"),
+    ),
+    "num_steps": Flag(int, "Training steps.", values=_COUNT),
+    "batch_size": Flag(int, "Examples a step, over all devices.", values=_COUNT, bytes=16),
+    "learning_rate": Flag(
+        float,
+        "Of Adam; Muon takes ten times as much for matrices and convolutions.",
+        values=_RATE,
+    ),
+    "optimizer": Flag(
+        str,
+        "adam, or muon: along orthogonal matrices, fewer steps for convolutions.",
+        values=("adam", "muon"),
+    ),
+    "lr_schedule": Flag(
+        str,
+        "constant, cosine or linear, to 0 at the last step.",
+        values=("constant", "cosine", "linear"),
+    ),
+    "warmup": Flag(int, "Steps of linear warm-up of the learning rate.", values=_SIZE),
+    "weight_decay": Flag(
+        float,
+        "Of matrices and convolutions; Muon needs it where nothing normalises theirs.",
+        values=_SIZE,
+    ),
+    "clip_norm": Flag(float, "Global norm at which gradients are clipped.", values=_RATE),
+    "ema_decay": Flag(
+        float, "Of the moving average of parameters that is evaluated.", values="[0, 1)"
+    ),
+    "objective": Flag(
+        str,
+        "bound (eq. 15), or v (its terms reweighted to the squared error of v).",
+        values=OBJECTIVES,
+    ),
+    "num_t": Flag(
+        int,
+        "Random t drawn a step and device; 0: the sum over all t, -1: one for each example.",
+        values="[-1, inf)",
+    ),
+    "steps_per_dispatch": Flag(
+        int,
+        "Steps in one dispatch; 0: 1 for convolutions on CPU, else log_every.",
+        values=_SIZE,
+    ),
+    "log_every": Flag(int, "Steps between rows of metrics.csv.", values=_COUNT),
+    "checkpoint_every": Flag(int, "Steps between checkpoints.", values=_COUNT),
+    "num_eval": Flag(int, "Examples for the final K.", values="[2, inf)", bytes=64),
+    "data_dir": Flag(
+        Path, "Where prepared data sets are kept (default: that of tensorflow-datasets)."
+    ),
+    "manual_dir": Flag(Path, "Folder with the original files, for machines without a network."),
+    "init_from": Flag(Path, "Directory of a run whose parameters (EMA) this new one starts from."),
 }
+
+
+def flags_of(experiment: Experiment) -> dict[str, Flag]:
+    """The flags of an experiment by name; their defaults are those of the presets."""
+    helps: Mapping[str, str | Flag] = {**HELP, **experiment.helps}
+    found = {}
+    for name, value in experiment.presets["paper"].items():
+        known = helps.get(name, "")
+        found[name] = known if isinstance(known, Flag) else Flag(type(value), known)
+    return found
+
+
+def check(config: Config, experiment: Experiment) -> None:
+    """ValueError naming the first flag of a run that has a value it cannot have."""
+    flags.check(config, {"workdir": Flag(Path, ""), "init_from": HELP["init_from"]}, optional=True)
+    flags.check(config, flags_of(experiment))
 
 
 def configure(experiment: Experiment, preset: str, workdir: Any, given: Config) -> Config:
@@ -56,18 +138,19 @@ def configure(experiment: Experiment, preset: str, workdir: Any, given: Config) 
         known = sorted(experiment.presets)
         raise ValueError(f"preset: expected one of {known}, got {preset!r}")
     defaults = experiment.presets[preset]
-    unknown = [name for name in given if name not in defaults]
+    unknown = [name for name in given if name not in (*defaults, "init_from")]
     if unknown:
         raise ValueError(f"{unknown[0]}: expected one of {sorted(defaults)}")
     chosen = {name: value for name, value in given.items() if value is not None}
     place = None if workdir is None else str(workdir)
-    return {
-        "experiment": experiment.name,
-        "preset": preset,
-        "workdir": place,
-        **defaults,
-        **chosen,
-    }
+    config = {"experiment": experiment.name, "preset": preset, "workdir": place}
+    return with_init_from({**config, **defaults, **chosen})
+
+
+def with_init_from(config: Config) -> Config:
+    """The same with the whole path in "init_from", which only runs that start from another have."""
+    start = config.pop("init_from", None)
+    return config | ({"init_from": str(Path(start).expanduser().absolute())} if start else {})
 
 
 def training_options(config: Config) -> Options:
@@ -102,8 +185,31 @@ def check_at_most(config: Config, **most: int) -> None:
             raise ValueError(f"{name}: expected at most {bound}, got {value}")
 
 
-def name_flag(message: str, config: Config, experiment: Experiment | None = None) -> str:
-    """Messages of the library begin with the argument; here it is the flag of that name."""
+def name_flag(error: str | Exception, config: Config, experiment: Experiment | None = None) -> str:
+    """What went wrong, begun with its flag.
+
+    Messages of the library begin with the argument; here it is the flag of that name, or the one
+    whose path the message quotes.
+    """
+    file = error.filename if isinstance(error, OSError) else None
+    message = str(error)
+    if isinstance(error, OSError) and file is not None:
+        message = f"cannot use {file}: {error.strerror}"
     argument, colon, rest = message.partition(":")
     flag = argument if experiment is None else experiment.flags.get(argument, argument)
-    return f"--{flag}{colon}{rest}" if flag in config else message
+    if flag in config:
+        return f"--{flag}{colon}{rest}"
+    quoted = flag_of_path(message if file is None else str(file), config)
+    return f"--{quoted}: {message}" if quoted else message
+
+
+def flag_of_path(text: str, config: Config) -> str | None:
+    """The flag whose path a text is or quotes, the longest of them; None for none."""
+    found = {}
+    for name, value in config.items():
+        if isinstance(value, str) and len(value) > 1:
+            forms = {value, os.path.expanduser(value)}  # a path that no user has stays as it is
+            named = "/" in value or "." in value
+            if any(text == f or f"{f}/" in text or (named and f in text) for f in forms):
+                found[name] = len(value)
+    return max(found, key=lambda name: found[name], default=None)

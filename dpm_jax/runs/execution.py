@@ -1,6 +1,8 @@
 """From a configuration to a trained run: train (or resume), bound, figures, report.json."""
 
+import contextlib
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,27 +13,36 @@ from tqdm import tqdm
 from dpm_jax import files, likelihood, training, units
 from dpm_jax.core.model import Model
 from dpm_jax.likelihood import Evaluation, Rows, bound
-from dpm_jax.runs import parts, plots, report
+from dpm_jax.runs import identity, parts, plots, report
 from dpm_jax.runs import workdir as workdirs
 from dpm_jax.runs.config import (
     Invalid,
-    check_at_least,
+    check,
     configure,
     name_flag,
     training_options,
+    with_init_from,
 )
 from dpm_jax.runs.experiment import Config, Experiment, Problem, find
-from dpm_jax.runs.run import Run
+from dpm_jax.runs.flags import available_memory, check_memory
+from dpm_jax.runs.run import Run, starting_point
 from dpm_jax.runs.train import train
 
 
-def start(workdir: str | Path, experiment: str | Experiment, preset: str = "paper", **flags) -> Run:
+def start(
+    workdir: str | Path,
+    experiment: str | Experiment,
+    preset: str = "paper",
+    init_from: str | Path | Run | None = None,
+    **flags,
+) -> Run:
     """Train an experiment as its binary does, or resume it: the same work directory and report.
 
     Args:
         workdir: directory of the run.
         experiment: an Experiment, or the name of one (`find`).
         preset: of its presets.
+        init_from: a run whose parameters (EMA) step 0 starts from.
         flags: other values than the preset has, by the names of its flags.
 
     Raises:
@@ -39,7 +50,7 @@ def start(workdir: str | Path, experiment: str | Experiment, preset: str = "pape
         Invalid: for anything else that can be mended, before any long work.
     """
     known = find(experiment) if isinstance(experiment, str) else experiment
-    return execute(known, configure(known, preset, workdir, flags))[0]
+    return execute(known, configure(known, preset, workdir, {**flags, **_init_from(init_from)}))[0]
 
 
 def fit(
@@ -48,6 +59,7 @@ def fit(
     data: Any,
     options: training.Options = training.Options(),
     test: Any = None,
+    init_from: str | Path | Run | None = None,
 ) -> Run:
     """Train a model of your own in a work directory, or resume it; report.json has K of `test`.
 
@@ -55,25 +67,29 @@ def fit(
         workdir: directory of the run.
         model: from `model.build`.
         data: (n, *event), as in `training.fit`; not kept: `load` gives the model and parameters.
+            Resumed, they must be the same, and so must `test`: data.json has their digests.
         options: how to train.
         test: (m, *event) held-out examples for K; None: no report.
+        init_from: a run whose parameters (EMA) step 0 starts from.
 
     Raises:
-        ValueError: for bad options or data, or a directory that holds another run.
+        ValueError: for bad options or data, or a directory that holds another run or is in use.
     """
     training.check(options)
+    training.make_loss(model, options.objective, options.num_t)
     problem = Problem(model=model, data=data, test=test)
-    place = Path(workdir)
     config = {"experiment": None, **dataclasses.asdict(options), "model": parts.encode(model)}
-    place = workdirs.claim(place, config, write=True)
-    try:
-        state, seconds = train(problem, options, place)
-    except Invalid as error:
-        raise ValueError(str(error).removeprefix("--")) from error
-    if test is not None:
-        rows = Rows(options.seed + 1, progress=bar("bound"))
-        found = likelihood.evaluate(model, state.ema, test, rows=rows)
-        _write(place, {**report.of_bound(found), **report.of_training(state, seconds)})
+    config |= with_init_from(_init_from(init_from))
+    with contextlib.ExitStack() as held:
+        place, config, params = _claimed(Path(workdir), config, problem, held)
+        try:
+            state, facts = train(problem, options, place, params)
+        except Invalid as error:
+            raise ValueError(str(error).removeprefix("--")) from error
+        if test is not None:
+            rows = Rows(options.seed + 1, progress=bar("bound"))
+            found = likelihood.evaluate(model, state.ema, test, rows=rows)
+            _write(place, {**report.of_bound(found), **_of_training(state, facts)})
     return Run(place, config, problem, state.ema, int(state.step))
 
 
@@ -83,15 +99,20 @@ def execute(experiment: Experiment, config: Config) -> tuple[Run, str]:
     Raises:
         Invalid: for anything the user can mend, before any long work.
     """
-    workdir, problem, options = _prepare(experiment, config)
-    state, seconds = train(problem, options, workdir)
+    with contextlib.ExitStack() as held:
+        return _execute(experiment, config, held)
+
+
+def _execute(experiment, config: Config, held: contextlib.ExitStack) -> tuple[Run, str]:
+    workdir, config, problem, params = _prepare(experiment, config, held)
+    state, trained = train(problem, training_options(config), workdir, params)
     found = _bound(problem, state.ema, config)
     folder = workdir / "figures"
     figures, facts, sample_rows = experiment.figures(config, problem, state.ema, folder)
     figures["bound_terms"] = str(_draw_bound_terms(problem, state.ema, config, folder))
     content, rows = report.content(experiment, config, problem, state.ema, found)
     figures = {name: str(Path(path).relative_to(workdir)) for name, path in figures.items()}
-    content |= {**report.of_training(state, seconds), **facts, "figures": figures}
+    content |= {**_of_training(state, trained), **facts, "figures": figures}
     content = _write(workdir, content)
     text = report.text(experiment, found, content, rows + sample_rows, workdir)
     return Run(workdir, config, problem, state.ema, int(state.step), experiment), text
@@ -102,21 +123,60 @@ def bar(name: str):
     return lambda batches: tqdm(batches, desc=name, unit="batch", leave=False)
 
 
-def _prepare(experiment: Experiment, config: Config) -> tuple[Path, Problem, training.Options]:
+def _prepare(experiment: Experiment, config: Config, held: contextlib.ExitStack):
     """Everything that can be refused, and the directory claimed once nothing was."""
     try:
         if not config["workdir"]:
             raise ValueError("workdir: expected a directory for the run, got none")
+        check(config, experiment)
         options = training_options(config)
         training.check(options)
-        check_at_least(config, num_eval=2)
         workdir = workdirs.claim(Path(config["workdir"]), config, write=False)
         problem = experiment.setup(config)
+        _check_sizes(problem, options, config)
         training.make_loss(problem.model, options.objective, options.num_t)
-        workdirs.claim(workdir, config, write=True)
+        workdir, config, params = _claimed(workdir, config, problem, held)
     except (ValueError, OSError) as error:
-        raise Invalid(name_flag(str(error), config, experiment)) from error
-    return workdir, problem, options
+        raise Invalid(name_flag(error, config, experiment)) from error
+    return workdir, config, problem, params
+
+
+def _claimed(workdir: Path, config: Config, problem: Problem, held: contextlib.ExitStack):
+    """The directory, locked, with config.json and data.json; and where step 0 starts, if given."""
+    workdir, params = workdirs.claim(workdir, config, write=False), None
+    facts = identity.of(problem, config)
+    advice = "put the same data back, or choose another directory"
+    identity.check(identity.kept(workdir), facts, workdir, advice)
+    if "init_from" in config:
+        source, params = starting_point(config["init_from"], problem.model, workdir)
+        config = config | source
+        workdirs.claim(workdir, config, write=False)
+    held.enter_context(workdirs.locked(workdir))
+    identity.keep(workdir, facts, problem.fitted)
+    return workdirs.claim(workdir, config, write=True), config, params
+
+
+def _init_from(run: str | Path | Run | None) -> Config:
+    return {} if run is None else {"init_from": str(run.workdir if isinstance(run, Run) else run)}
+
+
+def _of_training(state: training.TrainState, facts: dict[str, Any]) -> dict[str, Any]:
+    told = report.of_training(state, facts["seconds"])
+    return told | {"trained_on": facts["trained_on"]}
+
+
+def _check_sizes(problem: Problem, options: training.Options, config: Config) -> None:
+    """ValueError where parameters or batch cannot fit into the memory of the devices."""
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    free = sum(each.get("bytes_limit", 0) for each in stats) or available_memory()
+    init = jax.eval_shape(problem.model.init, jax.random.key(0))
+    parameters = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(init))
+    # Parameters, their average, two moments and the gradient.
+    check_memory("width", config.get("width"), 20.0 * parameters, free)
+    each = 4.0 * math.prod(problem.model.event_shape)
+    if options.num_t == 0:  # the sum over all t
+        each *= config.get("T", 1)
+    check_memory("batch_size", options.batch_size, options.batch_size * each, free)
 
 
 def _bound(problem: Problem, params, config: Config) -> Evaluation:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dpm_jax.core.model import Model
+from dpm_jax.runs.flags import Flag
 from dpm_jax.training import DrawBatch
 
 Config = dict[str, Any]  # every flag of a run by name
@@ -62,6 +63,10 @@ class Problem:
     budget: Budget = Budget(examples=100, model_samples=100, lanes=1024)
     exact: Exact = Exact()
     images: ImageScale | None = None
+    identity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # JSON that tells these data from others, for data.json; without it data and test do
+    fitted: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    # arrays that the model took from the data, for data.npz
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,7 +76,8 @@ class Experiment:
     name: str
     unit: str  # of K in the tables
     presets: Mapping[str, Config]  # by name, "paper" among them: the defaults of all flags
-    helps: Mapping[str, str] = dataclasses.field(default_factory=dict)  # of flags of its own
+    helps: Mapping[str, str | Flag] = dataclasses.field(default_factory=dict)
+    # of flags of its own: help, or also the values that they take
     setup: Callable[[Config], Problem]
     figures: Callable[[Config, Problem, Any, Path], Figures] = lambda *_: ({}, {}, [])
     measures: Callable[..., tuple[dict, list[Row]]] = lambda *_: ({}, [])
@@ -118,11 +124,15 @@ def import_file(path: str | Path) -> None:
     """Run the Python file of an experiment of your own, which registers itself.
 
     Raises:
-        ValueError: for a path that is no Python file.
+        ValueError: for a path that is no Python file, and for one that does not run.
     """
     file = Path(path).expanduser()
     spec = importlib.util.spec_from_file_location(file.stem, file)
     if spec is None or spec.loader is None or not file.is_file():
         raise ValueError(f"experiment: expected a Python file, got {path}")
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        why = f"{type(error).__name__}: {error}"
+        raise ValueError(f"experiment: expected a file that runs, got {path}: {why}") from error

@@ -19,8 +19,8 @@ from dpm_jax.images import dequantisation, kernel, law
 from dpm_jax.images.resize import resize
 from dpm_jax.likelihood import Evaluation, discretized
 from dpm_jax.networks import registry
-from dpm_jax.runs import noise_floor
-from dpm_jax.runs.config import check_at_least, make_schedule
+from dpm_jax.runs import identity, noise_floor
+from dpm_jax.runs.config import make_schedule
 from dpm_jax.runs.experiment import Budget, Config, Exact, ImageScale, Problem, Row
 
 _FITTED_ON = 20_000  # patches of 32×32 for the Gaussian law of the linear skip
@@ -31,7 +31,7 @@ class ImageSet(NamedTuple):
 
     data: np.ndarray  # what training.fit holds: images, or photographs to be cropped
     draw: Callable[..., Any]  # (key, train, n) -> (n, H, W, C) of the same integers
-    test: np.ndarray  # (M, H, W, C) uint8 or uint16
+    test: np.ndarray  # (M, H, W, C) of the type of `levels`
     mean: float  # grey levels
     scale: float  # grey levels
     levels: int
@@ -39,6 +39,8 @@ class ImageSet(NamedTuple):
     whole: Any = ()  # (k, H, W, C): held-out images larger than those of the test set
     streams: bool = False  # each step reads its rows from disk
     validation: Any = None  # held out of training and test
+    held: Any = None  # what test rows are of, where that is not `test`; (): a generator's
+    files: dict[str, dict] | None = None  # of photographs: train_files, test_files, digests by name
 
     @property
     def event(self) -> tuple[int, ...]:
@@ -71,8 +73,11 @@ def setup(
         network = registry.by_name(config, read.outputs)
         models.build(gaussian.family(), schedule, network, event, read)
     images = make(config)
+    known = identity.of_images(images)  # before what the run keeps is put in
+    images = identity.in_kept_scaling(config, images)
+    skip = None if config["readout"] != "skip" else _law(config, images)
     prepare = _preparation(config, images)
-    build = _builder(config, images)
+    build = _builder(config, images, skip)
 
     def draw(key, rows, n):
         key_rows, key_noise = jax.random.split(key)
@@ -97,13 +102,24 @@ def setup(
         budget=budget,
         exact=Exact(ceiling=lambda seed, steps: _ceiling(config, images)),
         images=scaling,
+        identity=known,
+        fitted={} if skip is None else skip._asdict(),
     )
 
 
-def _builder(config: Config, images: ImageSet) -> Callable[..., models.Model]:
+def _law(config: Config, images: ImageSet) -> law.LinearSkip:
+    """The law of the run, where it began already; else of these images."""
+    kept = identity.kept_arrays(config.get("workdir"))
+    if not kept:
+        return fit_law(images, config["seed"])
+    return law.LinearSkip(**{name: jnp.asarray(value) for name, value in kept.items()})
+
+
+def _builder(
+    config: Config, images: ImageSet, skip: law.LinearSkip | None
+) -> Callable[..., models.Model]:
     """shape -> the model of images of this shape; convolutions alone serve every one."""
     schedule, family = make_schedule(config), gaussian.family()
-    skip = fit_law(images, config["seed"]) if config["readout"] == "skip" else None
     last_step = config["last_step"]
     if last_step == "discretized":
         last_step = discretized.last_step(_bins(images))
@@ -212,22 +228,22 @@ def to_8bit(problem: Problem, x) -> np.ndarray:
     """Images in the units of the model as 8 bits, for figures."""
     images = scale_of(problem)
     found = dequantisation.to_levels(jnp.asarray(x), images.mean, images.scale, images.levels)
-    return (np.asarray(found) // (images.levels // 256)).astype(np.uint8)
+    return dequantisation.shown(found, images.levels)
 
 
 def measures(
     problem: Problem, result: Evaluation, ceiling: float | None, per: str = "pixel"
 ) -> tuple[dict[str, float], list[Row]]:
-    """K per pixel (all its colours) or dim, and the 8-bit bits/dim, which is lower the better."""
+    """K per pixel (all its colours) or dim, and bits/dim of a level, which is lower the better."""
     bits, dims, scale = units.bits, problem.facts["dims"], scale_of(problem).scale
     size = dims if per == "dim" else problem.facts["pixels"]
     whole = callable(problem.model.last_step)  # K is then a log probability of integers
-    code, key = "8-bit code length", "bits_per_dim_8bit"
-    if whole:
-        code, key = "lossless code length", "bits_per_dim_lossless"
+    level = dequantisation.name(scale_of(problem).levels)
+    key = f"bits_per_dim_{'lossless' if whole else level.replace('-', '')}"
+    code = f"{'lossless ' if whole else ''}code length per {level} level"
 
     def code_length(K: float) -> float:
-        return -bits(K) / dims if whole else units.bits_per_dim_8bit(K, dims, scale)
+        return -bits(K) / dims if whole else units.bits_per_dim(K, dims, scale)
 
     error, gain_error = bits(result.K_error), bits(result.K_minus_L_null_error)
     ours = {
@@ -260,8 +276,5 @@ def measures(
 def _check(config: Config) -> None:
     if "baselines" in config:
         noise_floor.names(config)
-    check_at_least(config, num_eval=2, num_samples=1, passes=1)
-    if "scales" in config:
-        check_at_least(config, scales=1)
     if not 2 <= config["sample_steps"] <= config["T"]:
         raise ValueError(f"sample_steps: expected 2..{config['T']}, got {config['sample_steps']}")

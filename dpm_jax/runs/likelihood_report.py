@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from dpm_jax import likelihood, units
+from dpm_jax.images import dequantisation
 from dpm_jax.likelihood import Evaluation, LogLikelihood, Rows, standard_error
 from dpm_jax.runs import report
 from dpm_jax.runs.run import Run
@@ -35,6 +36,7 @@ def content(run: Run, found: Measured) -> dict[str, Any]:
             "last_step": run.model.last_step,
             "dims": math.prod(run.model.event_shape),
             "scale_levels": run.problem.facts.get("scale_levels"),
+            "levels": run.problem.facts.get("levels"),
             "K": found.bound._asdict(),
             "ceiling_of_K": found.ceiling,
             "likelihood": [each._asdict() for each in found.likelihoods],
@@ -89,7 +91,7 @@ def text(content) -> str:
     """The report: one table, and under it what its words mean and what to beware of."""
     heading = ["", "nats", "bits", "± examples", "± trajectories", "median ESS"]
     scale = content["scale_levels"]
-    table = [tuple(heading + (["bits/dim", "8-bit bits/dim"] if scale else []))]
+    table = [tuple(heading + (["bits/dim", _code(content)] if scale else []))]
     table += [_row(content, *cells) for cells in _rows(content)]
     steps = content["steps"]
     respaced = f", respaced to {steps} steps: a model of its own" if steps else ""
@@ -130,13 +132,18 @@ def _rows(content):
             yield name, pair[key], pair[f"{key}_error"], None, None, False
 
 
+def _code(content) -> str:
+    """What a code length is called: bits/dim of a level of the run's files."""
+    return f"{dequantisation.name(content['levels'] or dequantisation.LEVELS)} bits/dim"
+
+
 def _row(content, name, nats, examples=None, noise=None, ess=None, level=True) -> report.Row:
     scale, dims, number = content["scale_levels"], content["dims"], units.number
     bits = [None if v is None else units.bits(v) for v in (nats, examples, noise)]
     cells = [name, number(nats), number(bits[0]), number(bits[1]), number(bits[2]), ess or "–"]
     if scale:
         known = level and nats is not None
-        code = units.bits_per_dim_8bit(nats, dims, scale) if known else None
+        code = units.bits_per_dim(nats, dims, scale) if known else None
         cells += [number(None if bits[0] is None else bits[0] / dims, digits=4)]
         cells += [number(code, digits=4)]
     return tuple(cells)

@@ -21,15 +21,24 @@ from dpm_jax.likelihood import Rows
 from dpm_jax.runs import plots
 from dpm_jax.runs.config import check_at_least
 from dpm_jax.runs.experiment import Config, Problem
+from dpm_jax.runs.flags import Flag
 
 FLOORS = (0.002, 0.011, 0.041, 0.101)  # variances of noise at which models are compared
 _FEWEST = 1000  # patches: a block of 8×8 colours has a covariance of 192×192
 BLOCK = 8  # largest side of the blocks with a full covariance
 HELPS = {
-    "baselines": "Densities beside K in the noise-floor curve, a list of dct, blocks (8×8),"
-    " causal (scale mixture) and mcgsm (an hour for grey levels), or nothing.",
-    "baseline_patches": "Training patches that they are fitted on; as many pixels where these are"
-    " larger than 32×32.",
+    "baselines": Flag(
+        str,
+        "Densities beside K in the noise-floor curve, a list of dct, blocks (8×8), causal (scale"
+        " mixture) and mcgsm (an hour for grey levels), or nothing.",
+    ),
+    "baseline_patches": Flag(
+        int,
+        "Training patches that they are fitted on; as many pixels where these are larger than"
+        " 32×32.",
+        values=f"[{_FEWEST}, inf)",
+        bytes=256,
+    ),
 }
 
 

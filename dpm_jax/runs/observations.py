@@ -10,6 +10,7 @@ import numpy as np
 from dpm_jax import particles, posterior, replacement, sampling
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.family import Noise
+from dpm_jax.images import dequantisation
 from dpm_jax.likelihood import Rows, over_rows
 from dpm_jax.posterior.particles import Particles
 from dpm_jax.runs.execution import bar
@@ -42,7 +43,8 @@ def observe(config: Config, run: Run) -> Observations:
     known = read_mask(config, shape) if inpaint else np.ones(shape, bool)
     noise = 0.0 if inpaint else _noise(config, family.noise)
     if config["input"]:
-        y = np.where(known, read_values(config["input"], shape, run.problem.images), 0)
+        scaling = run.problem.images
+        y = read_values(config["input"], shape, scaling, known, noise)
         try:
             family.observe(y, noise)  # for its check of the values
         except ValueError as error:
@@ -116,7 +118,20 @@ def _tilt(config: Config, seen: Observations, chain: Chain, y) -> posterior.Tilt
 
 
 def read_mask(config: Config, shape: tuple[int, ...]) -> np.ndarray:
-    """Where x^0 is known, (*event) bool, by the name of what is hidden or from a file."""
+    """Where x^0 is known, (*event) bool, by the name of what is hidden or from a file.
+
+    Raises:
+        ValueError: naming the flag, also for a mask that hides nothing or everything.
+    """
+    known = np.asarray(_mask(config, shape))
+    if known.all() or not known.any():
+        hidden = f"{known.size - int(known.sum())} of {known.size} hidden"
+        what = f"{config['mask']}: {hidden}"
+        raise ValueError(f"mask: expected one that hides a part of {shape}, got {what}")
+    return known
+
+
+def _mask(config: Config, shape: tuple[int, ...]) -> np.ndarray:
     name = config["mask"]
     if name == "random":
         if not 0 < config["fraction"] < 1:
@@ -141,7 +156,20 @@ def read_mask(config: Config, shape: tuple[int, ...]) -> np.ndarray:
         return ~middle
     if not Path(name).expanduser().is_file():
         raise ValueError(f"mask: expected one of {MASKS} or a file, got {name!r}")
-    known = read_array(name, "mask") != 0
+    return _two_valued(read_array(name, "mask"), shape, name)
+
+
+def _two_valued(values: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
+    """Where the values of a mask are not 0; ValueError unless they are 0 and one other."""
+    if len(shape) == 3 and values.ndim == 3 and (values == values[..., :1]).all():
+        values = values[..., 0]  # a grey mask saved in colours
+    found = np.unique(values)
+    if len(found) > 2 or found[0] != 0:
+        got = f"{len(found)} values from {found[0]} to {found[-1]}"
+        if len(found) > 2:
+            got += " (a JPEG or a smooth edge? save it as PNG, without antialiasing)"
+        raise ValueError(f"mask: expected 0 where hidden and one other value, got {got} in {name}")
+    known = values != 0
     if len(shape) == 3 and known.shape == shape[:2]:
         known = np.broadcast_to(known[..., None], shape)
     if known.shape != shape:
@@ -149,8 +177,21 @@ def read_mask(config: Config, shape: tuple[int, ...]) -> np.ndarray:
     return known
 
 
-def read_values(path: str, shape: tuple[int, ...], scaling: ImageScale | None) -> np.ndarray:
-    """(n, *event) of a file in the units of the model; 8-bit grey levels are scaled as its data."""
+def read_values(
+    path: str,
+    shape: tuple[int, ...],
+    scaling: ImageScale | None,
+    known: np.ndarray | bool = True,
+    noise: float = 0.0,
+) -> np.ndarray:
+    """(n, *event) of a file in the units of the model, 0 where hidden.
+
+    Integers of an image run are its grey levels, and are scaled as its data, to the middle of a
+    level; all else is in the units of the model.
+
+    Raises:
+        ValueError: for another shape, and for levels or units that are not the run's.
+    """
     values = read_array(path, "input")
     if values.shape[-len(shape) :] != shape and len(shape) == 3 and shape[-1] == 1:
         values = values[..., None]
@@ -158,24 +199,64 @@ def read_values(path: str, shape: tuple[int, ...], scaling: ImageScale | None) -
         values = values[None]
     if values.shape[1:] != shape or not len(values):
         raise ValueError(f"input: expected shape {('n', *shape)}, got {values.shape} in {path}")
-    if values.dtype == np.uint8 and scaling is not None:
-        return (values + 0.5 - scaling.mean) / scaling.scale
-    return np.asarray(values, np.float64)
+    seen = np.where(known, values, np.zeros((), values.dtype))
+    if scaling is None or not np.isfinite(seen).all():  # which the family refuses
+        return np.asarray(seen, np.float64)
+    of = (scaling.mean, scaling.scale, scaling.levels)
+    if values.dtype.kind == "f":
+        dequantisation.check_units("input", seen, *of, noise)
+        return np.asarray(seen, np.float64)
+    levels = dequantisation.check_rows("input", seen, scaling.levels)
+    return np.where(known, (levels + 0.5 - scaling.mean) / scaling.scale, 0)
 
 
 def read_array(path: str, flag: str) -> np.ndarray:
-    """The array of a .npy file or the pixels of an image."""
-    file = Path(path).expanduser()
-    try:
-        if file.suffix == ".npy":
-            return np.load(file)
-        from PIL import Image
+    """The numbers of a .npy file, or the pixels of an image as deep as the file has them.
 
-        with Image.open(file) as image:
-            return np.asarray(image if image.mode in ("L", "RGB") else image.convert("L"))
-    except (OSError, ValueError) as error:
-        why = " ".join(str(error).split())
-        raise ValueError(f"{flag}: expected a .npy file or an image, got {path}: {why}") from error
+    Raises:
+        ValueError: for a file that does not read, holds no numbers, or an image with transparency
+            or of several pages.
+    """
+    file = Path(path).expanduser()
+    expected = f"{flag}: expected a .npy file or an image, got {path}"
+    try:
+        found = _load(file) if file.suffix == ".npy" else _pixels(file)
+    except Exception as error:  # NumPy and Pillow raise anything for what is damaged
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{expected}: {why}") from error
+    if found.dtype.kind not in "biuf" or not found.size:
+        raise ValueError(f"{expected}: {found.dtype} of shape {found.shape}, no numbers")
+    return found
+
+
+def _load(file: Path) -> np.ndarray:
+    found = np.load(file)
+    if not isinstance(found, np.ndarray):
+        raise ValueError("an archive of arrays; expected one array")
+    return found
+
+
+def _pixels(file: Path) -> np.ndarray:
+    from PIL import Image, ImageOps
+
+    from dpm_jax.data import pictures
+
+    with Image.open(file) as opened:
+        pages = getattr(opened, "n_frames", 1)
+        if pages > 1:
+            raise ValueError(f"{pages} pages; expected one")
+        if pictures.deep_colour(opened):
+            raise ValueError("colours of 16 bits, of which 8 would be read; give a .npy file")
+        image = ImageOps.exif_transpose(opened)
+        if image.has_transparency_data:
+            if np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
+                raise ValueError("transparency; expected an image without")
+            image = image.convert("RGBA").convert("RGB")
+        if image.mode in ("1", "L", "F") or image.mode[0] == "I":
+            return np.asarray(image)
+        pixels = np.asarray(image.convert("RGB"))
+        grey = opened.mode not in ("RGB", "RGBA") and (pixels == pixels[..., :1]).all()
+        return pixels[..., 0] if grey else pixels
 
 
 def _noise(config: Config, kind: Noise) -> float:

@@ -14,6 +14,11 @@ from dpm_jax.core.model import Model
 from dpm_jax.core.schedule import Schedule
 
 _FAMILIES = {"gaussian": gaussian.family, "binomial": binomial.family}
+_NETWORKS: dict[str, Any] = {
+    name: found
+    for name in networks.__all__
+    if isinstance(found := getattr(networks, name), type)  # a function is no network
+}
 _BY_VALUE = ("variance", "learn_schedule")
 
 
@@ -41,6 +46,8 @@ def decode(content: dict[str, Any]) -> Model:
     Raises:
         ValueError: naming the part that is only named there, or for content that does not read.
     """
+    if not isinstance(content, dict):
+        raise ValueError(f"model: does not read: expected an object, got {content!r}")
     own = [f"{n} = {v['own']}" for n, v in content.items() if isinstance(v, dict) and "own" in v]
     if own:
         raise ValueError(
@@ -83,7 +90,7 @@ def _family(family) -> dict[str, Any]:
 
 def _network(network: Any) -> dict[str, Any]:
     name = type(network).__name__
-    if getattr(networks, name, None) is not type(network):
+    if _NETWORKS.get(name) is not type(network):
         return _own(network)
     fields = [f.name for f in dataclasses.fields(network) if f.name not in ("parent", "name")]
     values = {field: getattr(network, field) for field in fields}
@@ -100,7 +107,7 @@ def _make_network(content: dict[str, Any]) -> Any:
     }
     if arguments.get("dtype") is not None:
         arguments["dtype"] = jnp.dtype(arguments["dtype"])
-    return getattr(networks, content["name"])(**arguments)
+    return _NETWORKS[content["name"]](**arguments)
 
 
 def _numbers(values) -> list:

@@ -1,11 +1,11 @@
 """The paper's figures as PNG files; matplotlib is imported here and nowhere else."""
 
+import os
 from pathlib import Path
 
-import matplotlib
 import numpy as np
 
-matplotlib.use("Agg")
+os.environ["MPLBACKEND"] = "agg"  # figures are files; a bad value would end the import
 from matplotlib import pyplot as plt
 
 from dpm_jax import files
@@ -162,7 +162,7 @@ def posterior_rows(path, seen, draws, title: str = "") -> Path:
         observed = np.where(seen.known, seen.y[i], np.nan)
         truth = np.full_like(observed, np.nan) if seen.truth is None else seen.truth[i]
         gap = np.full_like(observed, np.nan)
-        colours = matplotlib.colormaps["gray_r"].with_extremes(bad=(0.6, 0.75, 0.95))
+        colours = plt.colormaps["gray_r"].with_extremes(bad=(0.6, 0.75, 0.95))
         rows = np.stack([truth, gap, observed, gap, *x])
         axis.imshow(rows, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
         axis.set(xticks=[], yticks=[])

@@ -66,10 +66,10 @@ def _errors(problem: Problem, seen, found, mean, target) -> dict[str, Any]:
         guesses["linear (Wiener)"] = linear
     images = problem.images
 
-    def square(guess):  # no image has levels outside 0..255: all guesses are clipped alike
+    def square(guess):  # no image has levels outside its range: all guesses are clipped alike
         if images is not None:
-            low, high = (0.5 - images.mean) / images.scale, (255.5 - images.mean) / images.scale
-            guess = np.clip(guess, low, high)
+            ends = (0.5, images.levels - 0.5)
+            guess = np.clip(guess, *((end - images.mean) / images.scale for end in ends))
         return np.mean((guess - seen.truth)[:, target] ** 2, axis=1)
 
     squares = {name: square(guess) for name, guess in guesses.items()}
@@ -80,7 +80,7 @@ def _errors(problem: Problem, seen, found, mean, target) -> dict[str, Any]:
         error = np.sqrt(value)
         result[name] = {"rmse": [float(v) for v in error]}
         if images is not None:
-            psnr = 20 * np.log10(255 / (error * images.scale))
+            psnr = 20 * np.log10((images.levels - 1) / (error * images.scale))
             result[name]["psnr"] = [float(v) for v in psnr]
     return result
 
@@ -108,9 +108,10 @@ def wiener(problem, seen) -> np.ndarray | None:
 def text(content: dict[str, Any]) -> str:
     """The report: one table, mean and standard error over the problems."""
     held, number = content["settings"], units.number
-    what = (
-        f"variance or flip probability {content['noise']:g}" if content["noise"] else held["mask"]
-    )
+    hidden = content["elements"] - content["known_elements"]
+    what = f"{held['mask']}, {hidden} of {content['elements']} hidden"
+    if content["noise"]:
+        what = f"variance or flip probability {content['noise']:g}"
     title = (
         f"{content['experiment'] or 'own model'}, preset {content['preset'] or '–'}:"
         f" {held['task']} ({what}), method {held['method']}, {held['num_samples']} draws"
@@ -152,7 +153,8 @@ def draw(path: Path, run: Run, seen: Observations, found, title: str) -> Path:
     if scaling is not None:
 
         def levels(x):
-            return np.asarray(dequantisation.to_levels(x, scaling.mean, scaling.scale))
+            of = (scaling.mean, scaling.scale, scaling.levels)
+            return dequantisation.shown(dequantisation.to_levels(x, *of), scaling.levels)
 
         spread = np.sqrt(np.einsum("nk,nk...->n...", found.weight, (found.x - mean[:, None]) ** 2))
         columns = {} if seen.truth is None else {"x^0": levels(seen.truth)}

@@ -1,6 +1,8 @@
 """Values of flags that presets of several experiments share: data, to be read without a binary."""
 
+from dpm_jax.networks.multiscale_conv import NONLINEARITIES
 from dpm_jax.runs import noise_floor
+from dpm_jax.runs.flags import Flag
 
 COMMON = {
     "seed": 0,
@@ -52,14 +54,41 @@ IMAGES_BEST = {
     "weight_decay": 0.2,
     "batch_size": 32,
 }
+LEVELS = {
+    "levels": Flag(
+        int,
+        "Values that a pixel can take, such as 4096 for 12 bits in files of 16; 0: all that their"
+        " type has.",
+        values="[0, 65536]",
+    ),
+}
 IMAGE_HELPS = {
     **noise_floor.HELPS,
-    "final_ratio": "(1−ᾱ_T)/ᾱ_T of the geometric schedule.",
-    "scales": "Scales 2^k of the multi-scale layers; the image's sides must divide by the largest.",
-    "nonlinearity": "Of the multi-scale layers: softplus (the paper) or leaky_relu (its code).",
-    "bottleneck": "Units of the unet's dense layer over the whole image; 0: fully convolutional.",
-    "bfloat16": "Compute inside the network in bfloat16; K, schedule and loss stay in float32.",
-    "sample_steps": "Steps of the samples, at most T: the chain is respaced to them.",
-    "num_samples": "Samples drawn for the figure.",
-    "passes": "Stratified draws of t for each example of the final K.",
+    "final_ratio": Flag(float, "(1−ᾱ_T)/ᾱ_T of the geometric schedule.", values="(0, inf)"),
+    "scales": Flag(
+        int,
+        "Scales 2^k of the multi-scale layers; the image's sides must divide by the largest.",
+        values="[1, 16]",
+    ),
+    "nonlinearity": Flag(
+        str,
+        "Of the multi-scale layers: softplus (the paper) or leaky_relu (its code).",
+        values=tuple(NONLINEARITIES),
+    ),
+    "bottleneck": Flag(
+        int,
+        "Units of the unet's dense layer over the whole image; 0: fully convolutional.",
+        values="[0, inf)",
+        bytes=16,
+    ),
+    "bfloat16": Flag(
+        bool, "Compute inside the network in bfloat16; K, schedule and loss stay in float32."
+    ),
+    "sample_steps": Flag(
+        int, "Steps of the samples, at most T: the chain is respaced to them.", values="[2, inf)"
+    ),
+    "num_samples": Flag(int, "Samples drawn for the figure.", values="[1, inf)", bytes=64),
+    "passes": Flag(
+        int, "Stratified draws of t for each example of the final K.", values="[1, inf)", bytes=64
+    ),
 }

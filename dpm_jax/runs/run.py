@@ -10,13 +10,15 @@ import jax
 import numpy as np
 
 from dpm_jax import likelihood, training
+from dpm_jax.core.family import checked
 from dpm_jax.core.model import Model
+from dpm_jax.images import dequantisation
 from dpm_jax.likelihood import Evaluation, LogLikelihood, Rows
-from dpm_jax.runs import parts
+from dpm_jax.runs import identity, parts
 from dpm_jax.runs import workdir as workdirs
 from dpm_jax.runs.config import training_options
 from dpm_jax.runs.experiment import Config, Experiment, Problem, find
-from dpm_jax.training.checkpoint import Checkpoints
+from dpm_jax.training.checkpoint import CheckpointError, Checkpoints
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,23 +72,21 @@ class Run:
             if self.test is None:
                 raise ValueError("data: expected an array, since this run keeps no test set")
             return self.test, self.problem.prepare
+        if np.ma.is_masked(data):
+            raise ValueError("data: expected an array of numbers, got one with masked values")
         data = _shaped(np.asarray(data), self.model.event_shape)
         if self.problem.images is not None and data.dtype.kind in "iu":
             levels = self.problem.images.levels
-            if data.min() < 0 or data.max() >= levels:
-                got = f"{data.min()}..{data.max()}"
-                raise ValueError(f"data: expected grey levels 0..{levels - 1}, got {got}")
-            return data.astype(self.test.dtype), self.problem.prepare
+            return dequantisation.check_rows("data", data, levels), self.problem.prepare
         if self.problem.images is not None and callable(self.model.last_step):
             raise ValueError(
                 f"data: expected integers, whose probability this run has, got {data.dtype}"
             )
-        data = data.astype(np.float32)
-        try:
-            self.model.family.observe(data, 0.0)  # for its check of the values
-        except ValueError as error:
-            raise ValueError(f"data: {str(error).removeprefix('y: ')}") from error
-        return data, None
+        data = checked(self.model.family, self.model.event_shape, "data", data, many=True)
+        if self.problem.images is not None:
+            images = self.problem.images
+            dequantisation.check_units("data", data, images.mean, images.scale, images.levels)
+        return data.astype(np.float32), None
 
     def evaluate(
         self,
@@ -123,33 +123,34 @@ class Run:
         return likelihood.summarise(works)
 
 
-def load(workdir: str | Path, model: Model | None = None, **given) -> Run:
+def load(workdir: str | Path, model: Model | None = None, other_data: bool = False, **given) -> Run:
     """The run in a work directory.
 
     Args:
         workdir: directory of the run.
         model: of a run of `fit` or `save` some part of whose model is not the library's.
-        given: values for flags that say where data are or what is measured (data_dir, manual_dir,
-            num_eval, ...).
+        other_data: take data that are not those of the run, in its scaling.
+        given: values for flags that say where data are or what is measured (dataset, image_dir,
+            data_dir, manual_dir, num_eval, ...).
 
     Raises:
-        ValueError: for a directory that holds no run, no checkpoint, or another version's.
+        ValueError: for a directory that holds no run, no checkpoint, or another version's; for data
+            that are not those of the run, naming what differs.
         CheckpointError: where every checkpoint is damaged.
     """
     workdir = Path(workdir or "").expanduser()
-    path = workdir / "config.json"
-    if not path.is_file():
-        raise ValueError(f"workdir: expected a trained run, got {workdir}: no config.json")
-    held = workdirs.read(path)
+    path, held = workdir / "config.json", workdirs.read_config(workdir)
     if "model" in held:
         return _load_own(workdir, held, model)
     try:
         experiment = find(str(held.get("experiment")))
     except ValueError as error:
         raise ValueError(f"workdir: {path}: {error}") from error
-    config = _configuration(experiment, held, given, path)
+    config = workdirs.configuration(experiment, held, given, path)
     with _checkpoints(workdir) as checkpoints:
         problem = experiment.setup(config)
+        if not other_data:
+            _check_data(workdir, problem, config)
         params, step = _restore(checkpoints, problem.model, config)
     return Run(workdir, config, problem, params, step, experiment)
 
@@ -162,10 +163,54 @@ def save(workdir: str | Path, model: Model, params: Any) -> Run:
         CheckpointError: for one that already holds parameters: nothing is overwritten.
     """
     config = {"experiment": None, "model": parts.encode(model)}
-    place = workdirs.claim(Path(workdir), config, write=True)
-    with contextlib.closing(Checkpoints(place / "checkpoints")) as checkpoints:
+    place = workdirs.claim(Path(workdir), config, write=False)
+    with (
+        workdirs.locked(place),
+        contextlib.closing(Checkpoints(place / "checkpoints")) as checkpoints,
+    ):
+        workdirs.claim(place, config, write=True)
         checkpoints.save(0, {"params": params})
     return Run(place, config, Problem(model=model), params, 0)
+
+
+def starting_point(
+    path: str, model: Model, workdir: Path
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """What config.json says of the run that another starts from; and its parameters (EMA).
+
+    Args:
+        path: directory of the run to start from.
+        model: of the run that starts.
+        workdir: its directory; where it has a checkpoint already, that run is not read again.
+
+    Raises:
+        ValueError: where there is no run or no checkpoint, or of another architecture: names a
+            leaf that differs.
+    """
+    own = workdir / "config.json"
+    with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
+        if checkpoints.steps() and own.is_file():
+            held = workdirs.read(own)
+            return {name: held.get(name) for name in workdirs.INIT_FROM}, None
+    try:
+        config = workdirs.read_config(Path(path))
+        with _checkpoints(Path(path)) as checkpoints:
+            like = jax.eval_shape(model.init, jax.random.key(0))
+            found = checkpoints.restore(like, "ema" if "num_steps" in config else "params")
+            assert found is not None  # `_checkpoints` saw one
+            digest = checkpoints.digest(found[0])
+    except (ValueError, CheckpointError) as error:
+        raise ValueError(f"init_from: {str(error).removeprefix('workdir: ')}") from error
+    return dict(zip(workdirs.INIT_FROM, (found[0], digest))), found[1]
+
+
+def _check_data(workdir: Path, problem: Problem, config: Config) -> None:
+    """Refuse data that are not those of the run."""
+    places = [name for name in workdirs.PLACES_OF_DATA if name in config]
+    advice = "say where the same data are"
+    advice += f" ({', '.join(places)})" if places else ""
+    advice += ", or other_data to measure these"
+    identity.check(identity.kept(workdir), identity.of(problem, config), workdir, advice)
 
 
 def _load_own(workdir: Path, held: Config, model: Model | None) -> Run:
@@ -200,22 +245,6 @@ def _restore(checkpoints: Checkpoints, model: Model, config: Config) -> tuple[An
         raise ValueError(f"workdir: {error}") from error
     assert found is not None  # `_checkpoints` saw one
     return found[1]["params"], found[0]
-
-
-def _configuration(experiment: Experiment, held: Config, given: Config, path: Path) -> Config:
-    """The flags of the run: what it holds, and the defaults of what only measures."""
-    preset = experiment.presets.get(str(held.get("preset")), {})
-    free = workdirs.PLACES + workdirs.MEASURES
-    missing = [name for name in preset if name not in held and name not in free]
-    if missing or not preset:
-        raise ValueError(
-            f"workdir: {path} does not say {', '.join(missing) or 'its preset'}: of another version"
-        )
-    chosen = {name: value for name, value in given.items() if name in preset and value is not None}
-    config = {**preset, **held, **chosen, "seed": held["seed"], "workdir": str(path.parent)}
-    if "sample_steps" in config:  # not held, and the default may be more than this run's T
-        config["sample_steps"] = min(config["sample_steps"], config["T"])
-    return config
 
 
 def _shaped(data: np.ndarray, event: tuple[int, ...]) -> np.ndarray:

@@ -6,21 +6,33 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
+from absl import logging
 from tqdm import tqdm
 
 from dpm_jax import training, units
 from dpm_jax.data.streaming import Stream
+from dpm_jax.runs import identity
 from dpm_jax.runs.config import Invalid
 from dpm_jax.runs.experiment import Problem
-from dpm_jax.runs.metrics import MetricsFile
+from dpm_jax.runs.metrics import Board, MetricsFile
 from dpm_jax.training.checkpoint import Checkpoints
 
 
 def train(
-    problem: Problem, options: training.Options, workdir: Path
-) -> tuple[training.TrainState, float]:
-    """`training.fit` from the last checkpoint of a work directory: the final state, and seconds.
+    problem: Problem, options: training.Options, workdir: Path, params: Any = None
+) -> tuple[training.TrainState, dict[str, Any]]:
+    """`training.fit` from the last checkpoint of a work directory: the final state, and facts.
+
+    Args:
+        problem: model and data.
+        options: how to train.
+        workdir: the directory, claimed and locked.
+        params: where step 0 starts; None: `model.init`.
+
+    Returns:
+        The state; `seconds` of training, and the machines that it was `trained_on`.
 
     Raises:
         Invalid: for checkpoints of another model.
@@ -28,21 +40,33 @@ def train(
     """
     with contextlib.closing(Checkpoints(workdir / "checkpoints")) as checkpoints:
         try:
-            state = training.initial_state(problem.model, options, checkpoints)
+            state = training.initial_state(problem.model, options, checkpoints, params)
         except ValueError as error:  # a checkpoint of another tree or shape
             raise Invalid(f"--workdir: {error}") from error
-        metrics = MetricsFile(workdir / "metrics.csv")
-        if int(state.step) < options.num_steps:
+        metrics, step = MetricsFile(workdir / "metrics.csv", int(state.step)), int(state.step)
+        going_on = step < options.num_steps
+        machines = identity.note_machine(workdir, step) if going_on else identity.machines(workdir)
+        if going_on:
+            _warn_of_devices(workdir, machines, step)
             state = _fit(problem, options, workdir, checkpoints, state, metrics)
-    return state, metrics.seconds_at(int(state.step))
+    facts = {"seconds": metrics.seconds_at(int(state.step)), "trained_on": machines}
+    return state, facts
+
+
+def _warn_of_devices(workdir: Path, machines: list[dict[str, Any]], step: int) -> None:
+    if len(machines) > 1 and machines[-1]["from_step"] == step:
+        was, now = ("{devices} {backend} device(s)".format(**each) for each in machines[-2:])
+        logging.warning(
+            "%s: trained on %s up to step %d, on %s from here: K will not be that of a run on"
+            " one machine, to the bit",
+            workdir, was, step, now,
+        )  # fmt: skip
 
 
 def _fit(problem, options, workdir: Path, checkpoints, state, metrics: MetricsFile):
-    from tensorboardX import SummaryWriter
-
     start = int(state.step)
     with (
-        SummaryWriter(str(workdir / "tensorboard"), purge_step=start + 1) as board,
+        contextlib.closing(Board(workdir / "tensorboard", metrics.rows)) as board,
         tqdm(total=options.num_steps, initial=start, desc="train", unit="step") as bar,
         _signals_asked() as asked,
     ):
@@ -61,7 +85,7 @@ def _fit(problem, options, workdir: Path, checkpoints, state, metrics: MetricsFi
     return state
 
 
-def _logger(metrics: MetricsFile, board, bar, before: float):
+def _logger(metrics: MetricsFile, board: Board, bar, before: float):
     """on_log of `training.fit`: one row, the same to TensorBoard, and the bar."""
     begun = time.monotonic()
 
@@ -70,9 +94,7 @@ def _logger(metrics: MetricsFile, board, bar, before: float):
         seconds = round(before + time.monotonic() - begun, 2)
         row = {"step": step, "seconds": seconds, "K_bits": K}
         row |= {"grad_norm": float(state.grad_norm), "skipped": int(state.skipped)}
-        if metrics.append(**row):
-            for name in ("K_bits", "grad_norm", "skipped"):
-                board.add_scalar(name, row[name], step)
+        board.add(metrics.append(**row))
         bar.set_postfix_str(f"K = {K:.3f} bits", refresh=False)
         bar.update(step - bar.n)
 

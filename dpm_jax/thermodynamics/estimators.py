@@ -6,7 +6,7 @@ negative logarithm of the bracket of eq. 9, and K = −⟨W⟩.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -114,10 +114,17 @@ def jarzynski(work) -> Estimate:
     least = np.min(work[np.isfinite(work)], initial=np.inf)
     least = least if np.isfinite(least) else 0.0
     found = _estimate(jnp.asarray(work - least))
-    near = (found.value, found.K, found.low, found.high)
     traced = isinstance(found.value, jax.core.Tracer)
-    shifted = [(value if traced else np.float64(value)) - least for value in near]
-    return found._replace(**dict(zip(("value", "K", "low", "high"), shifted)))
+
+    def shift(value: Any) -> Any:
+        return (value if traced else np.float64(value)) - least
+
+    return found._replace(
+        value=shift(found.value),
+        K=shift(found.K),
+        low=shift(found.low),
+        high=shift(found.high),
+    )
 
 
 def _estimate(work: Array) -> Estimate:

@@ -35,7 +35,8 @@ def judge(log_weight: Array) -> Judged:
 
     It has two ends where k̂ is below `threshold` and M >= e^{s²}, with s the spread of log w
     from its median to the next standard deviation: a law as wide in its bulk, were it
-    log-normal, has M e^{−s²} effective weights. k̂ alone is deceived where no large weight was drawn; the bulk cannot be missed.
+    log-normal, has M e^{−s²} effective weights. k̂ alone is deceived where no large weight was
+    drawn; the bulk cannot be missed.
     Elsewhere the mean of M weights is a bound: low is its logarithm − ln 20, since by Markov's
     inequality P(p̂ >= 20 p) <= 1/20 for weights of any law, and high is +inf. NaN for NaN.
     """

@@ -8,7 +8,6 @@ after that is not damage, and is not hidden.
 """
 
 import contextlib
-import hashlib
 import json
 import logging
 import operator
@@ -25,10 +24,14 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
+from dpm_jax import files
+
 PyTree = Any
 
 _ORBAX_FOLDER = os.path.dirname(ocp.__file__)
 _CHECKSUMS = "checksums.json"
+# By any of these a folder is known as a checkpoint: ours, and orbax's.
+_FILES = (_CHECKSUMS, "_METADATA", "_CHECKPOINT_METADATA", "manifest.ocdbt", "ocdbt.process_0")
 _UNFINISHED = re.compile(r"\d+\.partial(\.orbax-checkpoint-tmp.*)?")  # our name, orbax's suffix
 _NAMED_DIFFERENCES = 4  # a wrong width changes every leaf: the first few say what is wrong
 
@@ -63,9 +66,13 @@ class Checkpoints:
         """Steps present, oldest first; not checked for damage, [] where there is no directory."""
         if not self._directory.exists():
             return []
-        names = [path.name for path in self._directory.iterdir() if path.is_dir()]
+        names = [path.name for path in self._directory.iterdir() if _is_ours(path)]
         # Orbax's temporary folders and our "damaged-40" are not plain numbers.
         return sorted(int(name) for name in names if name.isdecimal() and str(int(name)) == name)
+
+    def digest(self, step: int) -> str:
+        """SHA-256 of a step's checksums.json, and so of all that the step holds."""
+        return files.sha256(self._directory / str(step) / _CHECKSUMS)
 
     def save(self, step: int, state: PyTree) -> None:
         """Write `state`, a tree of arrays, as `step`; returns when it is on disk.
@@ -75,7 +82,8 @@ class Checkpoints:
         `max_to_keep` newest stay.
 
         Raises:
-            CheckpointError: the directory holds this step or a newer one.
+            CheckpointError: the directory holds this step or a newer one, or a folder of somebody
+                else's under its name.
             ValueError: a negative step, a state without numbers, or a leaf that JAX cannot hold
                 as it is.
         """
@@ -94,12 +102,13 @@ class Checkpoints:
         partial.rename(self._directory / str(step))
         self._drop_old()
 
-    def restore(self, like: PyTree) -> tuple[int, PyTree] | None:
+    def restore(self, like: PyTree, part: str = "") -> tuple[int, PyTree] | None:
         """The newest checkpoint that reads whole, as (step, state); None where there is none.
 
         `like` gives tree, shapes and dtypes, as arrays or jax.ShapeDtypeStruct. The state comes
         back bit for bit, as JAX arrays on the default device. Nothing on disk is changed; a
-        warning names each damaged step passed over.
+        warning names each damaged step passed over. With `part`, the first name of paths, only
+        what lies below it is read: of {part: like}, like.
 
         Raises:
             ValueError: tree, shape or dtype differ from `like`; names the paths.
@@ -114,9 +123,11 @@ class Checkpoints:
                 continue
             if damaged:
                 absl_logging.warning("%s", _fallback_message(self._directory, damaged, step))
-            state = _fill(like, arrays, step)
+            if part:
+                arrays = {name: x for name, x in arrays.items() if name.startswith(f"{part}/")}
+            state = _fill({part: like} if part else like, arrays, step)
             self._damaged = list(damaged)
-            return step, state
+            return step, state[part] if part else state
         if damaged:
             raise CheckpointError(
                 f"every checkpoint in {self._directory} is damaged: {_reasons(damaged)}. Put a "
@@ -145,29 +156,28 @@ class Checkpoints:
                 f"{self._directory} holds checkpoint step {newest}, so step {step} cannot be "
                 "saved there: restore and go on from it, or use another directory"
             )
+        place = self._directory / str(step)
+        if step not in self._damaged and (place.exists() or place.is_symlink()):
+            raise CheckpointError(f"{place} is no checkpoint and in the way of one: move it away")
 
     def _clear_way(self) -> None:
         """Make the directory, rename what was found damaged, drop what interrupted saves left."""
         self._directory.mkdir(parents=True, exist_ok=True)
         for step in set(self._damaged) & set(self.steps()):
-            aside, count = self._directory / f"damaged-{step}", 1
-            while aside.exists():
-                count += 1
-                aside = self._directory / f"damaged-{step}-{count}"
+            aside = files.free_name(self._directory / f"damaged-{step}")
             (self._directory / str(step)).rename(aside)
         self._damaged = []
         for path in self._directory.iterdir():
-            if _UNFINISHED.fullmatch(path.name) and path.is_dir():
+            named = _UNFINISHED.fullmatch(path.name)  # by orbax too: nobody else's
+            if _is_ours(path) if named and not named[1] else named and path.is_dir():
                 shutil.rmtree(path)
 
     def _drop_old(self) -> None:
         """Delete all but the newest `max_to_keep` checkpoints."""
         for step in self.steps()[: -self._max_to_keep]:
             folder = self._directory / str(step)
-            # A folder of the user's that happens to be called "7" is not ours to delete.
-            if (folder / _CHECKSUMS).exists():
-                # Under this name the next save finishes a deletion that was cut short.
-                shutil.rmtree(folder.rename(folder.with_name(f"{step}.partial")))
+            # Under this name the next save finishes a deletion that was cut short.
+            shutil.rmtree(folder.rename(folder.with_name(f"{step}.partial")))
 
 
 def _named_leaves(tree: PyTree) -> dict[str, Any]:
@@ -195,17 +205,19 @@ def _to_host(state: PyTree) -> dict[str, np.ndarray]:
     return jax.device_get(arrays)  # one call: the copies from the device overlap
 
 
+def _is_ours(folder: Path) -> bool:
+    """Whether a folder is a checkpoint, whole or not, and no folder or link of somebody else's."""
+    if folder.is_symlink() or not folder.is_dir():
+        return False
+    names = {path.name for path in folder.iterdir()}
+    return not names or not names.isdisjoint(_FILES)
+
+
 def _digests(folder: Path) -> dict[str, str]:
     """SHA-256 of every file below a folder, by its path from there."""
     # NFS keeps a deleted file that is still open as .nfs*, for a while: not part of anything.
-    files = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".nfs"))
-    return {path.relative_to(folder).as_posix(): _sha256(path) for path in sorted(files)}
-
-
-def _sha256(path: Path) -> str:
-    """SHA-256 of one file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    found = (p for p in folder.rglob("*") if p.is_file() and not p.name.startswith(".nfs"))
+    return {path.relative_to(folder).as_posix(): files.sha256(path) for path in sorted(found)}
 
 
 def _check_files(folder: Path) -> None:
@@ -218,7 +230,7 @@ def _check_files(folder: Path) -> None:
         raise _DamagedError(f"{_CHECKSUMS} does not read")
     for name, digest in saved.items():
         try:
-            found = _sha256(folder / name)
+            found = files.sha256(folder / name)
         except (OSError, ValueError) as error:
             raise _DamagedError(f"{name} is missing or does not read") from error
         if found != digest:
@@ -274,11 +286,7 @@ def _reasons(damaged: dict[int, str]) -> str:
 
 @contextlib.contextmanager
 def _quiet_orbax() -> Iterator[None]:
-    """Hold back orbax's log lines below ERROR.
-
-    They go through absl, as ours do: each save would print dozens at INFO, and one warning about
-    merging the folders of several processes, of which there is one.
-    """
+    """Hold back orbax's log lines below ERROR: each save would print dozens through absl."""
 
     def keep(record: logging.LogRecord) -> bool:
         of_orbax = record.pathname.startswith(_ORBAX_FOLDER)

@@ -14,7 +14,7 @@ import numpy as np
 import optax
 
 from dpm_jax import parallel
-from dpm_jax.core.family import Array
+from dpm_jax.core.family import Array, checked, numbers
 from dpm_jax.core.model import Model
 from dpm_jax.data.streaming import Stream
 from dpm_jax.training.objective import Loss, make_loss
@@ -33,8 +33,8 @@ class TrainState(NamedTuple):
     opt_state: Any
     skipped: Array  # int32: updates left out because loss or gradient was not finite
     bad_run: Array  # int32: how many of them in a row, up to now
-    K: Array  # nats: mean of K of the last ~50 batches
-    grad_norm: Array  # before clipping
+    K: Array  # nats: mean of K of the last ~50 batches; −inf before the first good one
+    grad_norm: Array  # before clipping; inf before the first batch
 
 
 class Diverged(RuntimeError):
@@ -76,8 +76,10 @@ def fit(
     check(options)
     streams = isinstance(data, Stream)
     if draw is None:
-        data = data if streams else np.asarray(data)
-        _check_data(model, next(data.batches(options.batch_size, 0, [0])) if streams else data)
+        data = (
+            data if streams else checked(model.family, model.event_shape, "data", data, many=True)
+        )
+    _check_data(model, data, draw, options)
     if state is None:
         state = initial_state(model, options, checkpoints)
     loss = make_loss(model, options.objective, options.num_t)
@@ -114,24 +116,33 @@ def _shard(draw: DrawBatch | None) -> DrawBatch:
     return shared
 
 
-def initial_state(model: Model, options: Options, checkpoints=None) -> TrainState:
+def initial_state(model: Model, options: Options, checkpoints=None, params=None) -> TrainState:
     """The last checkpoint that reads whole, else the state at step 0.
+
+    Args:
+        model: from `model.build`.
+        options: how to train.
+        checkpoints: a `checkpoint.Checkpoints`, or None.
+        params: where step 0 starts; None: `model.init`.
 
     Raises:
         ValueError: for a checkpoint of another tree or shape; names the difference.
         checkpoint.CheckpointError: where there are checkpoints and all are damaged.
     """
-    start = _state_at_0(model, make_optimizer(options), options.seed)
+    start = _state_at_0(model, make_optimizer(options), options.seed, params)
     restored = None if checkpoints is None else checkpoints.restore(start)
     return start if restored is None else restored[1]
 
 
-def _state_at_0(model: Model, optimizer, seed: int) -> TrainState:
-    params = model.init(jax.random.fold_in(jax.random.key(seed), 0x1A17))
+def _state_at_0(model: Model, optimizer, seed: int, params=None) -> TrainState:
+    if params is None:
+        params = model.init(jax.random.fold_in(jax.random.key(seed), 0x1A17))
     zero = jnp.zeros((), jnp.int32)
-    nan = jnp.full((), jnp.nan, jnp.result_type(float))  # no batch seen yet
+    unknown = jnp.full((), jnp.inf, jnp.result_type(float))  # not NaN: JAX_DEBUG_NANS may be set
     ema = jax.tree.map(jnp.copy, params)  # a buffer of its own: both are donated
-    return TrainState(zero, params, ema, optimizer.init(params), zero + 0, zero + 0, nan, nan + 0)
+    return TrainState(
+        zero, params, ema, optimizer.init(params), zero + 0, zero + 0, -unknown, unknown
+    )
 
 
 def draw_rows(key: Array, data: Array, n: int) -> Array:
@@ -148,7 +159,7 @@ def make_train_step(
     def train_step(state: TrainState, data, key: Array) -> TrainState:
         step_key = parallel.device_key(jax.random.fold_in(key, state.step))
         key_data, key_loss = jax.random.split(step_key)
-        batch = draw(key_data, data, per_device)
+        batch = numbers("draw", draw(key_data, data, per_device))
         # The gradient of a mean over devices is not reduced by itself: reduce the gradient.
         (value, K), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, key_loss, batch)
         value, K, gradient = parallel.mean((value, K, gradient))
@@ -245,9 +256,15 @@ def _steps_per_dispatch(model: Model, options: Options) -> int:
     return 1 if convolves else options.log_every
 
 
-def _check_data(model: Model, data: np.ndarray) -> None:
-    model.family.validate(data)
-    if tuple(data.shape[1:]) != model.event_shape:
-        raise ValueError(
-            f"data: expected events of shape {model.event_shape}, got {tuple(data.shape[1:])}"
-        )
+def _check_data(model: Model, data: Any, draw: DrawBatch | None, options: Options) -> None:
+    """Refuse data, or a first batch of what is read or drawn, outside the family's support."""
+    n = parallel.check_batch(options.batch_size)
+    rows, name = data, "data"
+    if isinstance(data, Stream):
+        rows = next(data.batches(n, 0, [0]))
+    if draw is not None:
+        rows, name = jax.jit(lambda k, d: draw(k, d, n))(jax.random.key(0), rows), "draw"
+        rows = np.nan_to_num(numbers(name, rows))  # updates that are not finite are left out
+    rows = checked(model.family, model.event_shape, name, rows, many=True)
+    if draw is None and model.family.trainable is not None:
+        model.family.trainable(np.asarray(rows))

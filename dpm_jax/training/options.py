@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import numbers
 
 import optax
 
@@ -35,6 +36,7 @@ class Options:
 
 def check(options: Options) -> None:
     """Refuse bad options: ValueError that names the field, what was expected and what came."""
+    _check_types(options)
     per_device = parallel.check_batch(options.batch_size)
     if options.num_t < -1 or (options.num_t > 0 and per_device % options.num_t):
         raise ValueError(
@@ -55,6 +57,16 @@ def check(options: Options) -> None:
     make_optimizer(options)
     if options.objective not in OBJECTIVES:
         raise ValueError(f"objective: expected one of {OBJECTIVES}, got {options.objective!r}")
+
+
+def _check_types(options: Options) -> None:
+    """A number where a number belongs, whole where the default is: 1.5 steps end nowhere."""
+    kinds: dict[type, tuple[type, str]] = {str: (str, "a name")}
+    kinds |= {int: (numbers.Integral, "an integer"), float: (numbers.Real, "a number")}
+    for field in dataclasses.fields(options):
+        value, (kind, name) = getattr(options, field.name), kinds[type(field.default)]
+        if isinstance(value, bool) or not isinstance(value, kind):
+            raise ValueError(f"{field.name}: expected {name}, got {value!r}")
 
 
 def make_optimizer(options: Options) -> optax.GradientTransformation:

@@ -1,0 +1,213 @@
+"""Every public entrance that takes data, and data that it must refuse: named, before any work."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpm_jax import (
+    binomial,
+    bound,
+    gaussian,
+    likelihood,
+    model,
+    networks,
+    posterior,
+    replacement,
+    training,
+)
+from dpm_jax import schedule as schedules
+from dpm_jax.images import dequantisation
+from dpm_jax.likelihood import Rows
+from dpm_jax.runs import Problem, Run
+
+KEY = jax.random.key(0)
+
+
+def built(family, **given):
+    steps = schedules.constant_fraction(3)
+    outputs = 1 if family.name == "binomial" else 2
+    readout = "x0" if family.name == "binomial" else "v"
+    return model.build(family, steps, networks.MLP(2, 1, outputs=outputs), (3,), readout, **given)
+
+
+MODELS = {"gaussian": built(gaussian.family()), "bits": built(binomial.family(0.5))}
+CHAINS = {name: m.chain(m.init(KEY)) for name, m in MODELS.items()}
+
+
+def fit(m, data, **given):
+    options = training.Options(num_steps=1, batch_size=8 * jax.local_device_count())
+    return training.fit(m, data, options, **given)
+
+
+def run(m):
+    return Run(None, {}, Problem(model=m), {}, 0)
+
+
+# Entrance -> the argument's name, and a call (name of the model, value).
+ROWS = {
+    "fit": ("data", lambda f, x: fit(MODELS[f], x)),
+    "evaluate": ("data", lambda f, x: likelihood.evaluate(MODELS[f], {}, x)),
+    "evaluate_works": ("data", lambda f, x: likelihood.evaluate_works(MODELS[f], {}, x, 2)),
+    "evaluate_dissipation": (
+        "data", lambda f, x: likelihood.evaluate_dissipation(MODELS[f], {}, x, 2)
+    ),
+    "evaluate_noise_floor": (
+        "data", lambda f, x: likelihood.evaluate_noise_floor(MODELS[f], {}, x, [1])
+    ),
+    "bound.estimate": ("x0", lambda f, x: bound.estimate(KEY, CHAINS[f], x)),
+    "bound.draw_terms": ("x0", lambda f, x: bound.draw_terms(KEY, CHAINS[f], x)),
+    "Run.evaluate": ("data", lambda f, x: run(MODELS[f]).evaluate(x)),
+    "Run.log_p": ("data", lambda f, x: run(MODELS[f]).log_p(x, 2)),
+}  # fmt: skip
+ONE = {
+    "bound.exact": ("x0", lambda f, x: bound.exact(KEY, CHAINS[f], x)),
+    "bound.exact_terms": ("x0", lambda f, x: bound.exact_terms(KEY, CHAINS[f], x)),
+    "bound.null": ("x0", lambda f, x: bound.null(CHAINS[f], x)),
+    "bound.noise_floor": ("x0", lambda f, x: bound.noise_floor(KEY, CHAINS[f], x, [1])),
+    "forward_work": ("x0", lambda f, x: likelihood.forward_work(KEY, CHAINS[f], x)),
+    "forward_works": ("x0", lambda f, x: likelihood.forward_works(KEY, CHAINS[f], x, 2)),
+    "estimate": ("x0", lambda f, x: likelihood.estimate(KEY, CHAINS[f], x, 2)),
+    "profile": ("x0", lambda f, x: likelihood.profile(KEY, CHAINS[f], x)),
+    "inpaint": ("known", lambda f, x: posterior.inpaint(CHAINS[f], np.ones(3, bool), x)),
+    "denoise": ("y", lambda f, x: posterior.denoise(CHAINS[f], x, 0.1)),
+    "replacement": (
+        "known", lambda f, x: replacement.sample(KEY, CHAINS[f], np.ones(3, bool), x)
+    ),
+}  # fmt: skip
+GOOD = np.array([0.0, 1.0, 1.0])
+NO_NUMBERS = {
+    "text": np.array(["a", "b", "c"]),
+    "complex": GOOD * 1j,
+    "dates": np.array(["2020-01-01"] * 3, "M8[D]"),
+    "structured": np.zeros(3, [("a", float), ("b", int)]),
+    "objects": np.array([None, {}, ()], object),
+    "masked": np.ma.array(GOOD, mask=[0, 1, 0]),
+}
+OUTSIDE = {
+    "NaN": ("gaussian", [0, np.nan, 1], "finite"),
+    "infinite": ("gaussian", [0, np.inf, 1], "finite"),
+    "±1": ("bits", [-1, 1, 1], "only 0 and 1"),
+    "0/255": ("bits", [0, 255, 255], "only 0 and 1"),
+    "grey": ("bits", [0.0, 0.5, 1.0], "only 0 and 1"),
+    "NaN bits": ("bits", [0, np.nan, 1], "only 0 and 1"),
+}
+
+
+def as_rows(entrance, x):
+    return np.stack([x, x]) if entrance in ROWS else x
+
+
+@pytest.mark.parametrize("entrance", [*ROWS, *ONE])
+@pytest.mark.parametrize("kind", NO_NUMBERS)
+def test_what_is_no_array_of_numbers(entrance, kind):
+    argument, call = {**ROWS, **ONE}[entrance]
+    x = NO_NUMBERS[kind]
+    if entrance in ROWS:
+        x = (np.ma if kind == "masked" else np).stack([x, x])
+    with pytest.raises((TypeError, ValueError), match=rf"^{argument}: expected .*numbers.* got "):
+        call("gaussian", x)
+
+
+@pytest.mark.parametrize("entrance", [*ROWS, *ONE])
+@pytest.mark.parametrize("kind", OUTSIDE)
+def test_values_outside_the_support(entrance, kind):
+    argument, call = {**ROWS, **ONE}[entrance]
+    family, values, expected = OUTSIDE[kind]
+    x = as_rows(entrance, np.array(values, np.float32))
+    for given in (x, jnp.asarray(x)):
+        with pytest.raises(ValueError, match=rf"^{argument}: expected {expected}"):
+            call(family, given)
+
+
+@pytest.mark.parametrize("entrance", [*ROWS, *ONE])
+@pytest.mark.parametrize("shape", [(2,), (4,), (3, 3, 1), ()])
+def test_another_shape(entrance, shape):
+    argument, call = {**ROWS, **ONE}[entrance]
+    x = np.zeros((2, *shape) if entrance in ROWS and shape else shape)
+    with pytest.raises(ValueError, match=rf"^{argument}: expected .*got .*\("):
+        call("bits", x)
+
+
+@pytest.mark.parametrize("mask", [np.ones(3), np.array(["a"] * 3), np.ones(3, "M8[D]"), [1, 0, 1]])
+def test_masks_are_bool(mask):
+    for call in (
+        lambda: posterior.inpaint(CHAINS["bits"], mask, GOOD),
+        lambda: posterior.denoise(CHAINS["bits"], GOOD, 0.1, mask=mask),
+        lambda: replacement.sample(KEY, CHAINS["bits"], mask, GOOD),
+    ):
+        with pytest.raises(ValueError, match=r"^mask: expected bool, True where known, got "):
+            call()
+
+
+@pytest.mark.parametrize("noise", ["a", 1j, None, np.nan, -1.0, np.zeros(2)])
+def test_noise_is_a_number(noise):
+    with pytest.raises((TypeError, ValueError), match=r"^noise: expected "):
+        posterior.denoise(CHAINS["gaussian"], GOOD, noise)
+
+
+def test_what_is_prepared_is_checked_and_so_is_what_is_drawn():
+    rows = np.zeros((4, 3), np.uint8)
+    for bad, message in (
+        (lambda key, x: x.astype(float) - 1, "only 0 and 1, got -1"),
+        (lambda key, x: jnp.zeros((len(x), 4)), r"shape \(n, 3\) .* got \(2, 4\)"),
+    ):
+        with pytest.raises(ValueError, match=f"^prepare: expected {message}"):
+            likelihood.evaluate(MODELS["bits"], {}, rows, rows=Rows(prepare=bad))
+    for draw, message in (
+        (lambda key, x, n: jnp.full((n, 3), -1.0), "only 0 and 1, got -1"),
+        (lambda key, x, n: jnp.zeros((n, 4)), r"shape \(n, 3\) "),
+    ):
+        with pytest.raises(ValueError, match=f"^draw: expected {message}"):
+            fit(MODELS["bits"], rows, draw=draw)
+
+
+def test_bits_and_integers_are_taken_as_the_numbers_they_are():
+    for name in ("bits", "gaussian"):
+        chain = CHAINS[name]
+        expected = likelihood.forward_work(KEY, chain, jnp.asarray(GOOD, jnp.float32))
+        for kind in (bool, np.uint8, int):
+            found = likelihood.forward_work(KEY, chain, GOOD.astype(kind))
+            np.testing.assert_array_equal(found, expected)
+    rows = np.stack([GOOD, GOOD])
+    m, params = MODELS["bits"], MODELS["bits"].init(KEY)
+    expected = likelihood.evaluate(m, params, rows)
+    assert likelihood.evaluate(m, params, rows.astype(bool)) == expected
+
+
+def test_under_jit_shape_and_type_are_checked_and_values_are_not():
+    chain = CHAINS["bits"]
+    work = jax.jit(lambda x: likelihood.forward_work(KEY, chain, x))
+    assert work(jnp.asarray([1, 0, 1])).dtype == jnp.float32
+    with pytest.raises(ValueError, match=r"^x0: expected shape \(3,\), got \(2,\)"):
+        work(jnp.zeros(2))
+    assert jnp.isfinite(work(jnp.full(3, 0.5)))
+
+
+# --- images: levels and units -------------------------------------------------------------------
+
+OF = (100.0, 50.0)  # mean and scale
+
+
+@pytest.mark.parametrize(
+    "levels, rows, message",
+    [
+        (65536, np.zeros(4, np.uint8), r"16-bit grey levels 0\.\.65535, .*uint16\), got uint8"),
+        (4096, np.zeros(4, np.uint8), r"12-bit grey levels 0\.\.4095, .*\(uint16\), got uint8"),
+        (256, np.zeros(4, np.uint16), r"8-bit grey levels 0\.\.255, .*\(uint8\), got uint16"),
+        (32, np.array([0, 32], np.uint8), r"5-bit grey levels 0\.\.31, .*, got 0\.\.32"),
+        (100, np.array([-1, 9]), r"100-level grey levels 0\.\.99, .*, got -1\.\.9"),
+        (256, np.array([True, False]), r"8-bit grey levels .* got bool"),
+    ],
+)
+def test_integers_are_levels_of_the_run(levels, rows, message):
+    with pytest.raises(ValueError, match=f"^input: expected {message}"):
+        dequantisation.check_rows("input", rows, levels)
+
+
+@pytest.mark.parametrize("x", [[0.0, 0.5, 1.0], [0.0, 255.0], [-9.0, 0.0]])
+def test_floats_are_in_the_units_of_the_model(x):
+    with pytest.raises(ValueError, match=r"^input: expected images in the units of the model"):
+        dequantisation.check_units("input", np.array(x), *OF, 256)
+    dequantisation.check_units("input", np.array([-2.0, 0.5, 3.1]), *OF, 256)
+    dequantisation.check_units("input", np.array([-9.0, 0.5]), *OF, 256, noise=1.0)
