@@ -48,6 +48,15 @@ def number(value: float | None, error: float | None = None, digits: int = 3) -> 
     return text if error is None or not math.isfinite(error) else f"{text} ± {error:.{digits}f}"
 
 
+def bounded(value: float, low: float, high: float, unit: str = "nats") -> str:
+    """An estimate with its 95 % interval; without an upper end it is a bound, and no error."""
+    if value == -math.inf or not math.isfinite(value):
+        return f"{number(value)} {unit}"
+    if not math.isfinite(high):
+        return f"bound: at least {number(value)} {unit} in the mean"
+    return f"{number(value)} {unit}, 95 % in {number(low)} … {number(high)}"
+
+
 def or_null(value: float | None) -> float | None:
     """The value for JSON: null where it is unknown or not finite."""
     return None if value is None or not math.isfinite(value) else float(value)

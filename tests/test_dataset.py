@@ -1,5 +1,10 @@
 """K of a data set: padding, two devices, means and errors, random t against the exact sum."""
 
+import ast
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -116,12 +121,50 @@ def test_random_t_is_unbiased_against_the_exact_sum():
     assert result.L_null == pytest.approx(null(DATA).mean(), rel=1e-5)
 
 
-def test_the_error_of_random_t_comes_from_batch_means():
-    built, rows = build(noiseless=False), Rows(at_once=2)
-    result = evaluate(built, PARAMS, np.tile(DATA, (4, 1)), 1, rows=rows)
-    assert result.examples == 28 and 0 < result.K_error < np.inf
-    one_batch = evaluate(built, PARAMS, DATA[:4], 1, rows=rows)
-    assert np.isnan(one_batch.K_error) and np.isfinite(one_batch.K)
+def test_the_error_of_random_t_comes_from_groups_of_examples():
+    built = build(noiseless=False)
+    result = evaluate(built, PARAMS, np.tile(DATA, (10, 1)), 1)  # 70 examples: groups of 3
+    assert result.examples == 70 and result.groups == 23 and 0 < result.K_error < np.inf
+    few = evaluate(built, PARAMS, DATA[:4], 1)
+    assert few.groups == 4 and 0 < few.K_error < np.inf
+    low, high = few.interval  # Student's t of 3 degrees of freedom
+    np.testing.assert_allclose((high - few.K) / few.K_error, 3.182, rtol=1e-3)
+    np.testing.assert_allclose((few.K - low) / few.K_error, 3.182, rtol=1e-3)
+    assert np.isnan(evaluate(built, PARAMS, DATA[:1], 1).K_error)
+
+
+def test_the_errors_of_random_t_are_those_of_the_seeds():
+    built, data = build(noiseless=False), np.tile(DATA, (20, 1))
+    found = [evaluate(built, PARAMS, data, 1, rows=Rows(seed)) for seed in range(40)]
+    spread = np.std([f.K for f in found], ddof=1)  # of the draws of t alone
+    assert 0.8 * spread < np.mean([f.K_error for f in found])
+
+
+COUNTED = """
+import jax, numpy as np, test_dataset as d
+assert jax.local_device_count() == {devices}
+found = d.evaluate(d.build(False), d.PARAMS, np.tile(d.DATA, (22, 1))[:150], 2)
+print(repr([float(v) for v in found]))
+"""
+
+
+def test_the_error_of_random_t_is_that_of_any_number_of_devices():
+    found = []
+    for devices in (1, 8):
+        flags = f"--xla_force_host_platform_device_count={devices}"
+        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
+        result = subprocess.run(
+            [sys.executable, "-c", COUNTED.format(devices=devices)],
+            cwd=Path(__file__).parent,
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+        assert result.returncode == 0, result.stderr
+        found.append(ast.literal_eval(result.stdout))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    assert found[0][1] > 0 and found[0][-1] == 21
 
 
 def test_the_seed_decides():

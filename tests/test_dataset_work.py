@@ -155,6 +155,26 @@ def test_log_p_of_a_data_set_is_the_closed_form():
 
 def test_a_log_likelihood_is_written_with_its_error_and_ess():
     found = summarise(np.full((3, 4), -2.5))
-    assert str(found) == "log p = 2.500 ± 0.000 nats (M = 4, median ESS 4.0, 3 examples)"
-    impossible = summarise(np.full((1, 4), np.inf))
-    assert str(impossible) == "log p = −inf nats (M = 4, median ESS 0.0, 1 examples)"
+    assert str(found) == (
+        "log p = bound: at least 2.500 nats in the mean (M = 4, 0% of the estimates values,"
+        " median ESS 4.0, 3 examples)"
+    )
+    known = summarise(np.full((3, 40), -2.5))
+    assert str(known).startswith("log p = 2.500 ± 0.000 nats (M = 40, 100% of the estimates")
+    assert known.is_value and known.interval == (2.5, 2.5)
+    assert str(summarise(np.full((1, 4), np.inf))).startswith("log p = −inf nats (M = 4, 0% of")
+
+
+def test_intervals_of_a_mean_hold_the_bias_and_bounds_have_no_upper_end():
+    rng = np.random.default_rng(0)
+    covered = []
+    for _ in range(100):
+        log_p, sigma = rng.normal(-3, 0.02, 50), 0.8
+        work = -log_p[:, None] + sigma**2 / 2 + sigma * rng.normal(size=(50, 64))
+        found = summarise(work)
+        assert found.values > 0.5 and found.is_value
+        low, high = found.interval
+        covered.append(low <= -3 <= high)
+    assert np.mean(covered) > 0.88
+    wide = summarise(3 * rng.normal(size=(50, 64)))
+    assert not wide.is_value and wide.interval[1] == np.inf and wide.values < 0.1

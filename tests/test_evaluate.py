@@ -159,6 +159,7 @@ def test_a_run_of_another_version_or_experiment(copy_of_run):
 
 def test_impossible_data_and_loose_bounds_are_said_in_words():
     found = {"num": 16, "examples": 3, "impossible": 1, "poor": 0.0, "not_a_number": 0}
+    found |= {"low": None, "high": None, "values": 0.0, "k_hat": None}
     found["dissipation"] = None
     content = {"sum_of_p": None, "likelihood": [found]}
     assert "1 of 3 examples have log p = −inf" in likelihood_report.notes(content)[-1]

@@ -41,7 +41,7 @@ ROOMS = {
     "images": {"core", "units"},
     "data": {"files", "images.dequantisation"},
     "likelihood": {"core", "thermodynamics", "parallel", "units"},
-    "posterior": {"core", "units"},
+    "posterior": {"core", "thermodynamics", "units"},
     "exact": {"core", "data"},
     "training": {"core", "likelihood", "parallel", "data.streaming", "files"},
 }

@@ -15,6 +15,7 @@ from conftest import ROOT
 from dpm_jax import thermodynamics, units
 from dpm_jax.experiments import jarzynski as experiment
 from dpm_jax.runs import work_report
+from dpm_jax.thermodynamics import weights
 
 INF = math.inf
 
@@ -107,6 +108,111 @@ def test_gradient_is_minus_the_normalised_weights(work):
 def test_works_of_another_shape_are_refused(shape):
     with pytest.raises(ValueError, match=r"work: expected shape \(M,\) with M >= 1, got"):
         thermodynamics.jarzynski(jnp.zeros(shape))
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e5, 1e7, 1e8, -1e8])
+def test_a_common_offset_of_float64_works_costs_no_digits(offset):
+    works = np.random.default_rng(0).normal(0, 1, 1000)
+    near, far = thermodynamics.jarzynski(works), thermodynamics.jarzynski(works + offset)
+    for name in ("value", "K", "low", "high"):
+        shifted = getattr(far, name) + offset
+        assert shifted == pytest.approx(getattr(near, name), abs=1e-6 + 3e-16 * abs(offset) * 10)
+    np.testing.assert_allclose(far.error, near.error, rtol=1e-5)
+    np.testing.assert_allclose(far.k_hat, near.k_hat, rtol=1e-3)
+
+
+@pytest.mark.parametrize("gap", [20.0, 100.0, 1e4, INF])
+def test_the_jackknife_where_one_weight_dominates(gap, x64):
+    """Without it the others are all there is: no NaN, and +inf where they are 0."""
+    works = np.array([0.0, gap, gap, gap])
+    found = thermodynamics.jarzynski(jnp.asarray(works, jnp.float32)).jackknife
+    others = np.array([-gap, *[math.log(1 / 3)] * 3])
+    expected = math.sqrt(0.75 * np.sum((others - others.mean()) ** 2)) if gap < INF else INF
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+# --- value or bound -----------------------------------------------------------------------------
+
+
+SHAPE = jax.jit(jax.vmap(weights.pareto_shape))
+ESTIMATE = jax.jit(jax.vmap(thermodynamics.jarzynski))
+
+
+def pareto(shape, size, seed=0):
+    """Logarithms of weights of a Pareto law of this shape."""
+    return shape * np.random.default_rng(seed).exponential(size=size)
+
+
+@pytest.mark.parametrize("shape", [0.2, 0.5, 0.8, 1.2])
+def test_k_hat_is_the_shape_of_the_largest_weights(shape):
+    k_hat = SHAPE(jnp.asarray(pareto(shape, (200, 4096))))
+    n = weights.tail_length(4096)  # k̂ is drawn to 1/2 by 10 of n + 10
+    spread = (1 + shape) / math.sqrt(n)
+    assert float(k_hat.mean()) == pytest.approx((n * shape + 5) / (n + 10), abs=0.03)
+    assert float(k_hat.std()) == pytest.approx(spread, rel=0.2)
+
+
+def test_k_hat_moves_with_nothing_but_the_shape_and_knows_its_limits():
+    log_weight = jnp.asarray(pareto(0.5, 500))
+    k_hat = weights.pareto_shape(log_weight)
+    np.testing.assert_allclose(weights.pareto_shape(log_weight - 50), k_hat, rtol=1e-3)
+    np.testing.assert_allclose(weights.pareto_shape(log_weight[::-1]), k_hat, rtol=1e-5)
+    assert weights.pareto_shape(log_weight[: weights.LEAST - 1]) == INF
+    assert weights.pareto_shape(jnp.zeros(100)) == -INF
+    assert weights.pareto_shape(jnp.full(100, -INF)) == INF
+    assert np.isnan(weights.pareto_shape(log_weight.at[3].set(math.nan)))
+    assert weights.threshold(100) == 0.5 and weights.threshold(10**6) == 0.7
+
+
+def test_a_bound_has_no_upper_end_and_markovs_lower_one():
+    found = thermodynamics.jarzynski(jnp.asarray(-pareto(1.5, 1000)))
+    assert not found.is_value and found.interval[1] == INF and found.k_hat > 0.7
+    assert float(found.value - found.low) == pytest.approx(math.log(20), rel=1e-5)
+    few = jax.vmap(thermodynamics.jarzynski)(jnp.zeros((2, 16)))
+    assert few.is_value.shape == (2,) and not few.is_value.any()
+    exact = thermodynamics.jarzynski(jnp.full(25, 3.0))
+    assert exact.is_value and np.asarray(exact.interval) == pytest.approx(-3, abs=1e-5)
+    broken = thermodynamics.jarzynski(jnp.zeros(30).at[0].set(math.nan))
+    assert not broken.is_value and np.isnan(broken.interval).all()
+    half = thermodynamics.jarzynski(jnp.where(jnp.arange(200) % 2 == 0, INF, 1.0))
+    assert half.is_value and half.low < -1 - math.log(2) < half.high
+
+
+def test_a_wide_bulk_is_a_bound_though_no_large_weight_was_drawn():
+    """log w of spread 3 and M = 64: where k̂ is low the largest weights are merely missing."""
+    works = 3 * np.random.default_rng(0).standard_normal((1000, 64)) + 4.5
+    found = ESTIMATE(jnp.asarray(works))
+    assert np.mean(found.k_hat < weights.threshold(64)) > 0.03
+    assert np.mean(found.is_value) < 0.01
+
+
+def works_by_name(name, n, M):
+    """(n, M) works, and log⟨e^{−W}⟩."""
+    rng = np.random.default_rng(5)
+    if name == "trap":
+        done = jnp.linspace(0.0, 1.0, 51)
+        W = DRAW(keys(n * M, 5), 3 * done, 1 + 3 * done, 0.2)
+        return np.asarray(W).reshape(n, M), -math.log(2)
+    if name == "student":  # kernels too wide by 1.3, five of them: w = Π p(x)/q(x)
+        x = rng.standard_normal((n, M, 5))
+        return 0.5 * math.log(1.3) * 5 - 0.5 * (1 - 1 / 1.3) * (x**2).sum(axis=-1), 0.0
+    s = float(name)
+    return s * rng.standard_normal((n, M)) + s**2 / 2, 0.0
+
+
+@pytest.mark.parametrize("M", [64, 256])
+@pytest.mark.parametrize("name", ["0.5", "1.0", "1.5", "trap", "student"])
+def test_intervals_cover_where_a_value_is_said(name, M):
+    """95 % ± 2 %, and three standard errors of what 1,000 repetitions can show."""
+    works, truth = works_by_name(name, 1000, M)
+    found = ESTIMATE(jnp.asarray(works))
+    value = np.asarray(found.is_value)
+    low, high = (np.asarray(end)[value] for end in found.interval)
+    covered = np.mean((low <= truth) & (truth <= high))
+    assert value.mean() > 0.2
+    margin = 0.02 + 3 * math.sqrt(0.95 * 0.05 / value.sum())
+    assert abs(covered - 0.95) < margin, f"{covered:.3f} of {value.mean():.2f}"
+    assert np.mean(np.asarray(found.low)[~value] <= truth) > 0.95 or value.all()
 
 
 # --- the master equation ------------------------------------------------------------------------
@@ -311,14 +417,14 @@ def test_shifting_all_works_shifts_the_free_energy():
     far, far_crossing = (
         f(forward, reverse) for f in (thermodynamics.bennett, thermodynamics.crooks)
     )
-    np.testing.assert_allclose(np.array(far) - [1e4, 0, 0], near, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(np.array(far) - [1e4, 0, 0, 0, 0], near, rtol=1e-6, atol=1e-6)
     np.testing.assert_allclose(np.array(far_crossing) - [1e4, 0, 0, 0], near_crossing, atol=1e-6)
 
 
 def test_swapping_the_directions_negates_the_free_energy():
     forward, reverse = gaussian_works(200, 500, 1.5, 0.8, 3)
     there, back = thermodynamics.bennett(forward, reverse), thermodynamics.bennett(reverse, forward)
-    np.testing.assert_allclose(there, np.array(back) * [-1, 1, 1], rtol=1e-9)
+    np.testing.assert_allclose(there, np.array(back)[[0, 1, 2, 4, 3]] * [-1, 1, 1, 1, 1], rtol=1e-9)
     there, back = thermodynamics.crooks(forward, reverse), thermodynamics.crooks(reverse, forward)
     np.testing.assert_allclose(there, np.array(back) * [-1, 1, 1, 1], rtol=1e-6)
 
@@ -328,7 +434,34 @@ def test_without_overlap_bennett_says_so_and_nothing_crosses():
     assert forward.min() > -reverse.min()
     assert np.isnan(thermodynamics.crooks(forward, reverse)).all()
     bennett = thermodynamics.bennett(forward, reverse)
-    assert bennett.ess < 2 and -reverse.min() - 10 < bennett.value < forward.min() + 10
+    assert np.isnan(bennett[:2]).all() and bennett[2:] == (0, 1, 1)
+    assert str(bennett) == "unknown: no work of one side lies among the other's"
+
+
+def two_states(n, seed):
+    """One sudden switch of two states, n works each way, and ΔF."""
+    rng = np.random.default_rng(seed)
+    A, B = np.array([0.0, 10.0]), np.array([20.0, 5.0])
+    P = [np.exp(-E[1]) / np.exp(-E).sum() for E in (A, B)]
+    forward, reverse = ((rng.random(n) < p).astype(int) for p in P)
+    return (B - A)[forward], (A - B)[reverse], np.log(np.exp(-A).sum() / np.exp(-B).sum())
+
+
+def test_narrow_works_far_apart_are_no_overlap():
+    """All works of a side may be one number: their effective number says nothing of the gap."""
+    forward, reverse, delta_F = two_states(1000, 0)
+    found = thermodynamics.bennett(forward, reverse)
+    assert np.isnan(found[:2]).all() and found.ess == 0
+    work = np.random.default_rng(1).normal(100, 1, 1000)
+    for side in (work, -work):  # the second breaks Crooks' theorem
+        assert np.isnan(thermodynamics.bennett(side, side)[:2]).all()
+    forward, reverse, _ = two_states(200_000, 1)  # some 9 forward works of the rare kind
+    found = thermodynamics.bennett(forward, reverse)
+    assert abs(found.value - delta_F) < 4 * found.error < 3
+    assert found.forward_beyond > 0.99 and 2 <= found.ess < 50
+    rare = np.append(np.full(999, 20.0), -5.0), np.full(1000, 5.0)
+    found = thermodynamics.bennett(*rare)  # one work is no error
+    assert np.isnan(found.error) and found.ess < 2 and " ± unknown nats" in str(found)
 
 
 def test_few_and_scattered_works_give_finite_numbers_wherever_they_overlap():
@@ -340,7 +473,10 @@ def test_few_and_scattered_works_give_finite_numbers_wherever_they_overlap():
             scale * rng.normal(0.5, 1, rng.integers(2, 6)),
             scale * rng.normal(size=4),
         )
-        assert np.isfinite(thermodynamics.bennett(forward, reverse)).all()
+        apart = forward.min() > -reverse.min() or forward.max() < -reverse.max()
+        found = thermodynamics.bennett(forward, reverse)
+        assert np.isfinite(found.value) == (not apart)
+        assert np.isfinite(found.error) == (not apart and found.ess >= 2)
         apart = forward.min() >= -reverse.min() or forward.max() <= -reverse.max()
         assert np.isfinite(thermodynamics.crooks(forward, reverse)).all() == (not apart)
         crossed += not apart
@@ -403,9 +539,10 @@ def test_experiment_says_where_works_are_too_few(tmp_path, short_ring):
     report = json.loads((tmp_path / "report.json").read_text())
     assert all(d["crossing"] is None for d in report["drivings"])
     assert text.count("no overlap: ΔF unknown") == 3
-    warn = {"bennett_ess": 9.0, "ess": 3.0, "dissipation_reverse": 5.0}
+    warn = {"bennett_ess": 9.0, "dissipation_reverse": 5.0, "jarzynski_low": 0.1, "k_hat": 0.9}
     assert work_report._warning(warn, 100) == "M < e^D: a bound in the mean"
-    assert work_report._warning({**warn, "ess": 1.9}, 1000) == "ESS < 2: a bound in the mean"
+    bound = {**warn, "jarzynski_low": -INF}
+    assert work_report._warning(bound, 1000) == "k̂ = 0.90: a bound in the mean"
     assert work_report._warning(warn, 1000) == ""
 
 
@@ -466,17 +603,22 @@ def test_binary_refuses_in_one_line(tmp_path):
 
 
 def test_an_estimate_reads_as_its_value_with_what_it_rests_on():
-    one = thermodynamics.Estimate(-4.2361, 0.0456, 0.05, 12.34, -5.0, 0.1)
-    assert str(one) == f"{one}" == "−4.236 ± 0.046 nats (ESS 12.3)"
+    one = thermodynamics.Estimate(-4.2361, 0.0456, 0.05, 12.34, -5.0, 0.1, 0.4, -4.3, -4.1)
+    assert str(one) == f"{one}" == "−4.236 nats, 95 % in −4.300 … −4.100 (k̂ 0.40, ESS 12.3)"
     assert repr(one).startswith("Estimate(value=-4.2361, error=0.0456,")
-    assert str(thermodynamics.jarzynski(jnp.full(3, INF))) == "−inf nats (ESS 0.0)"
-    assert str(thermodynamics.jarzynski(jnp.array([2.5]))) == "−2.500 nats (ESS 1.0)"
+    bound = one._replace(k_hat=0.9, high=INF)
+    assert str(bound) == "bound: at least −4.236 nats in the mean (k̂ 0.90, ESS 12.3)"
+    assert str(thermodynamics.jarzynski(jnp.full(3, INF))).startswith("−inf nats (")
+    alone = str(thermodynamics.jarzynski(jnp.array([2.5])))
+    assert alone == "bound: at least −2.500 nats in the mean (k̂ –, ESS 1.0)"
 
 
 def test_a_batch_of_estimates_reads_as_its_summary():
     works = jnp.stack([jnp.full(8, 1.0), jnp.full(8, 2.0), jnp.full(8, 6.0)])
     batch = jax.vmap(thermodynamics.jarzynski)(works)
-    assert str(batch) == "3 estimates, mean value −3.000 nats, median ESS 8.0"
+    assert str(batch) == (
+        "3 estimates, mean −3.000 nats, 0 of them values and the others bounds, median ESS 8.0"
+    )
 
 
 def test_an_estimate_under_jit_reads_as_its_record():

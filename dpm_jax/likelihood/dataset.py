@@ -1,6 +1,6 @@
 """K (eq. 14) of a data set with its standard error, and at every noise of the data."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
@@ -11,9 +11,18 @@ from dpm_jax import units
 from dpm_jax.core.family import Array
 from dpm_jax.core.model import Model
 from dpm_jax.likelihood import bound
-from dpm_jax.likelihood.rows import Rows, check_counts, check_rows, over_rows, standard_error
+from dpm_jax.likelihood.rows import (
+    Groups,
+    Rows,
+    check_counts,
+    check_rows,
+    over_rows,
+    standard_error,
+    t_quantile,
+)
 
 _AT_ONCE = 100  # examples a device holds
+_GROUP, _GROUPS = 50, 20  # examples whose t are stratified together: at most; groups: at least
 
 
 class Evaluation(NamedTuple):
@@ -25,6 +34,13 @@ class Evaluation(NamedTuple):
     K_minus_L_null: float
     K_minus_L_null_error: float
     examples: int
+    groups: int = 0  # of examples whose t are stratified together, behind the errors; 0: each alone
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """(low, high) of K, 95 % by Student's t."""
+        reach = t_quantile((self.groups or self.examples) - 1) * self.K_error
+        return self.K - reach, self.K + reach
 
     def __str__(self) -> str:
         K = units.number(self.K, self.K_error)
@@ -47,13 +63,15 @@ def evaluate(
         params: its parameters, e.g. ``state.ema``.
         data: (n, *) rows; `rows.prepare` makes examples of them.
         passes: None: the exact sum over all t, one x^t each. Otherwise so many draws of t for
-            each example, stratified within a batch (bound.estimate).
+            each example, stratified within groups of examples (bound.estimate): of 50, or of n/20
+            where that is less, so that there are 20 of them on any number of devices.
         steps: respace the chain to so many steps first.
         rows: how they are gone through; a device holds 100 by default.
 
     Returns:
-        Evaluation. Standard errors are over examples, or over batch means where t is stratified;
-        NaN (unknown) for a single batch. They hold the spread of the examples as well as the noise.
+        Evaluation. Standard errors are over examples, or over the means of the groups where t is
+        stratified; NaN (unknown) for a single one. They hold the spread of the examples as well as
+        the noise.
 
     Raises:
         ValueError: for no data, or passes or rows.at_once below 1.
@@ -61,20 +79,33 @@ def evaluate(
     data = check_rows(model, data, rows)
     check_counts(data=len(data), at_once=rows.at_once, passes=passes)
 
-    def kernel(params, part: Array, key: Array) -> Array:
+    at_once = rows.at_once or _AT_ONCE
+    size = 1 if passes is None else max(1, min(_GROUP, at_once, len(data) // _GROUPS))
+
+    def exact(params, part: Array, key: Array) -> Array:
         key_rows, key_t = jax.random.split(key)
         x0, chain = rows.examples(key_rows, part), model.chain(params, steps)
         null = jax.vmap(lambda x: bound.null(chain, x))(x0)
-        if passes is None:
-            each = jax.vmap(lambda k, x: bound.exact(k, chain, x).K)
-            K = each(jax.random.split(key_t, x0.shape[0]), x0)
-        else:
-            keys = jax.random.split(key_t, passes)
-            K = jnp.mean(jax.lax.map(lambda k: bound.estimate(k, chain, x0), keys), axis=0)
+        each = jax.vmap(lambda k, x: bound.exact(k, chain, x).K)
+        K = each(jax.random.split(key_t, x0.shape[0]), x0)
         return jnp.stack([K, null], axis=-1)
 
-    parts = list(over_rows(kernel, params, data, rows.at_once or _AT_ONCE, rows))
-    return _summary(parts, by_batch=passes is not None)
+    def drawn(params, part: Array, key: Array) -> Array:
+        def group(part: Array, key: Array) -> Array:
+            key_rows, key_t = jax.random.split(key)
+            x0, chain = rows.examples(key_rows, part), model.chain(params, steps)
+            null = jax.vmap(lambda x: bound.null(chain, x))(x0)
+            keys = jax.random.split(key_t, passes or 1)
+            K = jnp.mean(jax.lax.map(lambda k: bound.estimate(k, chain, x0), keys), axis=0)
+            return jnp.stack([K, null], axis=-1)
+
+        return jax.vmap(group)(part, key)
+
+    if passes is None:
+        return _summary(np.concatenate(list(over_rows(exact, params, data, at_once, rows))))
+    groups = over_rows(drawn, params, Groups(data, size), max(1, at_once // size), rows, True)
+    values = np.concatenate(list(groups)).reshape(-1, 2)[: len(data)]
+    return _summary(values, size)
 
 
 class NoiseFloor(NamedTuple):
@@ -141,22 +172,23 @@ def evaluate_noise_floor(
     )
 
 
-def _summary(parts: list[np.ndarray], by_batch: bool) -> Evaluation:
-    values = np.concatenate(parts)
+def _summary(values: np.ndarray, size: int | None = None) -> Evaluation:
+    """Of K and L_null (n, 2); errors over the examples, or over groups of `size` of them."""
     gain = values[:, 0] - values[:, 1]
+    full = 0 if size is None else len(values) // size
 
-    def error(column: Callable[[np.ndarray], np.ndarray]) -> float:
-        if not by_batch:
-            return standard_error(column(values))
-        size = len(parts[0])
-        means = np.array([column(r).mean() for r in parts if len(r) == size])
-        return float(standard_error(means) * np.sqrt(len(means) * size / len(values)))
+    def error(column: np.ndarray) -> float:
+        if size is None:
+            return standard_error(column)
+        means = column[: full * size].reshape(full, size).mean(axis=1)
+        return float(standard_error(means) * np.sqrt(full * size / len(values)))
 
     return Evaluation(
         K=float(values[:, 0].mean()),
-        K_error=error(lambda v: v[:, 0]),
+        K_error=error(values[:, 0]),
         L_null=float(values[:, 1].mean()),
         K_minus_L_null=float(gain.mean()),
-        K_minus_L_null_error=error(lambda v: v[:, 0] - v[:, 1]),
+        K_minus_L_null_error=error(gain),
         examples=len(values),
+        groups=full,
     )

@@ -14,7 +14,14 @@ from dpm_jax import units
 from dpm_jax.core.family import Array
 from dpm_jax.core.model import Model
 from dpm_jax.likelihood import work
-from dpm_jax.likelihood.rows import Rows, check_counts, check_rows, over_rows, standard_error
+from dpm_jax.likelihood.rows import (
+    Rows,
+    check_counts,
+    check_rows,
+    over_rows,
+    standard_error,
+    t_quantile,
+)
 from dpm_jax.thermodynamics.estimators import jarzynski
 
 _AT_ONCE = 1024  # trajectories a device holds
@@ -35,10 +42,27 @@ class LogLikelihood(NamedTuple):
     impossible: int  # examples with log p = −inf
     not_a_number: int  # examples whose log p is NaN: something is broken
     examples: int
+    values: float = 0.0  # share of the estimates that are values (weights.py), the others bounds
+    k_hat: float = float("inf")  # median Pareto shape of the largest weights of an estimate
+    low: float = float("-inf")  # 95 % of the mean, by Student's t over the examples
+    high: float = float("inf")  # +inf where fewer than half of the estimates are values: a bound
+
+    @property
+    def is_value(self) -> bool:
+        """Whether log_p is a value; False: a lower bound, in the mean."""
+        return self.high < float("inf")
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """(low, high) of the mean log p, 95 %; high is +inf of a bound."""
+        return self.low, self.high
 
     def __str__(self) -> str:
+        said = units.number(self.log_p, self.error) + " nats"
+        if self.log_p > float("-inf") and not self.is_value:
+            said = units.bounded(self.log_p, self.low, self.high)
         return (
-            f"log p = {units.number(self.log_p, self.error)} nats (M = {self.num}, median ESS"
+            f"log p = {said} (M = {self.num}, {self.values:.0%} of the estimates values, median ESS"
             f" {self.ess:.1f}, {self.examples} examples)"
         )
 
@@ -105,18 +129,21 @@ def summarise(works: np.ndarray, num: int | None = None) -> LogLikelihood:
         raise ValueError(f"num: expected 1..{M}, got {num}")
     groups = works[:, : M // num * num].reshape(n, -1, num)
     with jax.enable_x64(True):
-        each = jax.vmap(jax.vmap(jarzynski))(jnp.asarray(groups, jnp.float64))
-        each = jax.tree.map(np.asarray, each)
+        flat = jnp.asarray(groups, jnp.float64).reshape(-1, num)
+        each = jax.lax.map(jarzynski, flat, batch_size=min(1024, len(flat)))
+        each = jax.tree.map(lambda a: np.asarray(a).reshape(groups.shape[:2]), each)
     log_p, K = each.value.mean(axis=1), each.K.mean(axis=1)
     if groups.shape[1] > 1:  # the spread of the groups, sounder than the delta method at small M
         noise = each.value.std(axis=1, ddof=1) / np.sqrt(groups.shape[1])
     else:
         noise = each.error[:, 0]
     possible = np.isfinite(log_p)
+    error = standard_error(log_p) if possible.all() else float("nan")
+    values = float(np.mean(each.is_value))
     return LogLikelihood(
         num=num,
         log_p=float(log_p.mean()),
-        error=standard_error(log_p) if possible.all() else float("nan"),
+        error=error,
         trajectory_error=float(np.sqrt(np.sum(noise**2)) / n),
         K=float(K.mean()),
         dissipation=float(np.mean(log_p - K)) if np.isfinite(K).all() else float("nan"),
@@ -126,7 +153,19 @@ def summarise(works: np.ndarray, num: int | None = None) -> LogLikelihood:
         impossible=int(np.sum(log_p == -np.inf)),
         not_a_number=int(np.isnan(log_p).sum()),
         examples=n,
+        values=values,
+        k_hat=float(np.median(each.k_hat)),
+        **_interval(log_p, error, each.error if values >= 0.5 else None),
     )
+
+
+def _interval(log_p: np.ndarray, error: float, noise: np.ndarray | None) -> dict[str, float]:
+    """95 % of the mean: Student's t, and above it half the variance, by which log p̂ is too low."""
+    reach = t_quantile(len(log_p) - 1) * error
+    high = float("inf")
+    if noise is not None and np.isfinite(reach):
+        high = log_p.mean() + reach + np.mean(noise**2) / 2
+    return {"low": float(log_p.mean() - reach), "high": float(high)}
 
 
 def evaluate_sandwich(

@@ -50,10 +50,32 @@ def check_rows(model: Model, data: Any, rows: Rows) -> Any:
     return data
 
 
+class Groups:
+    """Rows of a data set in groups of `size`; the last is filled with the last row."""
+
+    def __init__(self, data, size: int):
+        self.data, self.size = data, size
+        self.shape = (len(self), size, *data.shape[1:])
+
+    def __len__(self) -> int:
+        return -(-len(self.data) // self.size)
+
+    def __getitem__(self, index: np.ndarray) -> np.ndarray:
+        rows = np.minimum(index[:, None] * self.size + np.arange(self.size), len(self.data) - 1)
+        return np.asarray(self.data[rows.ravel()]).reshape(len(index), *self.shape[1:])
+
+
 def over_rows(
-    kernel: Callable[[Any, Array, Array], Any], params, data, per_device: int, rows: Rows
+    kernel: Callable[[Any, Array, Array], Any],
+    params,
+    data,
+    per_device: int,
+    rows: Rows,
+    keyed: bool = False,
 ) -> Iterator[Any]:
     """kernel(params, rows, key) -> (rows, ...) over all data and devices; float64, batch by batch.
+
+    With `keyed` there is a key for each row, by its number, whatever the devices: (rows,) keys.
 
     What the kernel returns may be a pytree of such arrays. The last batch is padded with the last
     row, and cut again.
@@ -66,13 +88,26 @@ def over_rows(
         index = np.minimum(np.arange(start, start + batch), n - 1)
         chunk = jnp.asarray(np.asarray(data[index])).reshape(devices, per_device, *data.shape[1:])
         key = jax.random.fold_in(jax.random.key(rows.seed), start)
-        result = compiled(params, chunk, jax.random.split(key, devices))
+        keys = jax.random.split(key, devices)
+        if keyed:
+            number = jnp.asarray(index.reshape(devices, per_device))
+            keys = jax.vmap(jax.vmap(lambda i: jax.random.fold_in(jax.random.key(rows.seed), i)))(
+                number
+            )
+        result = compiled(params, chunk, keys)
         yield jax.tree.map(partial(_joined, kept=min(batch, n - start)), result)
 
 
 def standard_error(values: np.ndarray) -> float:
     """Standard error of the mean of independent values; NaN (unknown) for fewer than two."""
     return float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def t_quantile(degrees: int) -> float:
+    """The 97.5 % quantile of Student's t, by which a standard error makes a 95 % interval."""
+    from scipy import special  # here: `import dpm_jax` costs JAX alone
+
+    return float(special.stdtrit(degrees, 0.975)) if degrees > 0 else float("nan")
 
 
 def check_counts(**counts: int | None) -> None:

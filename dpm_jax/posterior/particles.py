@@ -23,6 +23,7 @@ from dpm_jax import units
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.family import Array
 from dpm_jax.posterior.tilt import Tilt, check_T, tilted, warn_beyond_reach
+from dpm_jax.thermodynamics import weights
 
 
 class Particles(NamedTuple):
@@ -35,6 +36,18 @@ class Particles(NamedTuple):
     least_ess: Array  # the smallest at any t: where it is a few, so were the ancestors
     resampled: Array  # number of t at which they were resampled
     lost_t: Array  # the t whose step left no weight (or a NaN); 0 where all went well
+    k_hat: Array | float = float("inf")  # Pareto shape of the weights: the larger of that at the
+    # end and that where they were least even; +inf: unknown
+
+    @property
+    def is_value(self) -> Array:
+        """False: the spread of log_z is not known from one filter; it takes several keys."""
+        return jnp.zeros(jnp.shape(self.log_z), bool)
+
+    @property
+    def interval(self) -> tuple[Array, Array]:
+        """(low, high) of log Z~, 95 %: by Markov's inequality P(Ẑ >= 20 Z~) <= 1/20; high: +inf."""
+        return self.log_z - weights.MARKOV, jnp.full(jnp.shape(self.log_z), jnp.inf)
 
     @property
     def mean(self) -> Array:
@@ -56,7 +69,8 @@ class Particles(NamedTuple):
         num = self.weight.shape[0]
         return (
             f"log Z~ = {units.number(float(self.log_z))} nats ({num} particles, ESS"
-            f" {float(self.ess):.1f} at the end, {float(self.least_ess):.1f} at the least)"
+            f" {float(self.ess):.1f} at the end, {float(self.least_ess):.1f} at the least; k̂"
+            f" {units.number(float(self.k_hat), digits=2)}; its spread: from several keys)"
         )
 
     def _averaged(self, values: Array) -> Array:
@@ -96,12 +110,14 @@ def _filter(key: Array, chain: Chain, tilt: Tilt, num: int, threshold: float) ->
         lost = ~jnp.isfinite(norm)
         log_w = jnp.where(lost, uniform, total - norm)
         ess = 1 / jnp.sum(jnp.exp(2 * log_w))
+        k_hat = jnp.where(ess < carry.least_ess, weights.pareto_shape(log_w), carry.k_hat)
         return carry._replace(
             x=x,
             weight=log_w,
             log_z=carry.log_z + norm,
             ess=ess,
             least_ess=jnp.minimum(carry.least_ess, ess),
+            k_hat=k_hat.astype(log_w.dtype),
             lost_t=jnp.where(lost & (carry.lost_t == 0), t, carry.lost_t),
         )
 
@@ -125,10 +141,11 @@ def _filter(key: Array, chain: Chain, tilt: Tilt, num: int, threshold: float) ->
     x_T = jax.vmap(lambda k: chain.family.sample(k, start))(keys)
     change = jax.vmap(lambda x: tilt.log_z(chain.prior, x, last))(x_T)
     zero, count = jnp.zeros((), uniform.dtype), jnp.zeros_like(last)
-    carry = Particles(x_T, uniform, zero, zero, zero + num, count, count)
+    carry = Particles(x_T, uniform, zero, zero, zero + num, count, count, zero - jnp.inf)
     carry = weigh(carry, x_T, uniform + change, last)
     carry, _ = jax.lax.scan(body, carry, jnp.arange(chain.T, 0, -1))
-    return carry._replace(weight=jnp.exp(carry.weight))
+    k_hat = jnp.maximum(carry.k_hat, weights.pareto_shape(carry.weight).astype(zero.dtype))
+    return carry._replace(weight=jnp.exp(carry.weight), k_hat=k_hat)
 
 
 def systematic(key: Array, weight: Array) -> Array:

@@ -9,7 +9,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from dpm_jax.core.chain import Chain
-from dpm_jax.core.family import Array, LogR, Params, numbers
+from dpm_jax.core.family import Array, Family, LogR, Params, numbers
 from dpm_jax.posterior.tilt import R_T, Tilt
 
 
@@ -85,9 +85,15 @@ def perturb(chain: Chain, log_r: LogR, r_t: str = "constant") -> Tilt:
     def log_z(params: Params, x: Array, t: Array) -> Array:
         new = family.perturb(params, scaled(t - 1))
         same = [a == b for a, b in zip(jax.tree.leaves(params), jax.tree.leaves(new))]
+        still = jnp.stack(same).all(axis=0)
+        # A coordinate that did not move (a known one above all) has no ratio, not inf − inf, nor a
+        # gradient of one: there both are read at laws of the prior.
+        prior = family.prior(x.shape)
+        params, new = (
+            jax.tree.map(lambda a, b: jnp.where(still, a, b), prior, p) for p in (params, new)
+        )
         ratio = _each(family.log_prob, params, x) - _each(family.log_prob, new, x)
-        # A coordinate that did not move (a known one above all) has no ratio, not inf − inf.
-        ratio = jnp.where(jnp.stack(same).all(axis=0), 0.0, ratio)
+        ratio = jnp.where(still, 0.0, ratio)
         return jnp.sum(ratio) + jnp.sum(scaled(t - 1)(x))
 
     return Tilt(
@@ -96,7 +102,30 @@ def perturb(chain: Chain, log_r: LogR, r_t: str = "constant") -> Tilt:
         log_r=lambda x, t: jnp.sum(scaled(t)(x)),
         log_z=log_z,
         curvature=lambda params, t: family.curvature(params, scaled(t - 1)),
+        bend=lambda params, t: _bend(family, params, scaled(t - 1)),
     )
+
+
+def _bend(family: Family, params: Params, log_r: LogR) -> Array:
+    """How far log r is from linear over a step, in standard deviations of it (tilt.bend)."""
+    new = family.perturb(params, log_r)
+    second = family.perturb(new, log_r)
+    # The change of the shift from its beginning to its end: 0 where log r is linear.
+    bent = jax.tree.map(lambda p, n, s: s - 2 * n + 2 * p, params, new, second)
+    still = jnp.stack([a == b for a, b in zip(*map(jax.tree.leaves, (params, new)))]).all(axis=0)
+    prior = family.prior(still.shape)
+    bent, base, moved = (
+        jax.tree.map(lambda a, b: jnp.where(still, a, b), prior, p) for p in (bent, params, new)
+    )
+    change = jnp.sqrt(2 * jnp.maximum(family.kl(bent, base), 0.0))
+
+    def log_z(key: Array) -> Array:
+        x = family.sample(key, new)
+        ratio = _each(family.log_prob, base, x) - _each(family.log_prob, moved, x)
+        return jnp.sum(jnp.where(still, 0.0, ratio)) + jnp.sum(log_r(x))
+
+    spread = jnp.std(jax.vmap(log_z)(jax.random.split(jax.random.key(0), 32)))
+    return jnp.maximum(change, spread / max(still.size, 1) ** 0.5)
 
 
 def seen(chain: Chain, mask: Any, argument: str, values: Any) -> tuple[Array, Array]:

@@ -34,6 +34,9 @@ Kernel = Callable[[Params, Array], Params]  # params, t -> params
 REACH = 0.5  # of the first-order form: the largest Σ ∂²log r at which it is not warned of
 
 
+STEEP = 1.0  # the largest bend at which it is not warned of
+
+
 class Tilt(NamedTuple):
     """r(x^t) for all t, and what it makes of a kernel; `tilt(params, t)` is eq. 22.
 
@@ -47,6 +50,7 @@ class Tilt(NamedTuple):
     log_r: Callable[[Array, Array], Array]  # x^t, t in 1..T -> log r(x^t)
     log_z: Callable[[Params, Array, Array], Array]  # params, x^{t-1}, t -> log p r / p~
     curvature: Callable[[Params, Array], Array] | None = None  # of a first-order tilt (eq. 61)
+    bend: Callable[[Params, Array], Array] | None = None  # as curvature, over the reach of a step
     singular: bool = False  # r(x^t) is a delta at t > 0, of which `particles` has no weight
 
     def __call__(self, params: Params, t: Array) -> Params:
@@ -109,12 +113,17 @@ def compose(*tilts: Tilt) -> Tilt:
         parts = [tilt.curvature(p, t) for tilt, p in each if tilt.curvature]
         return jnp.sum(jnp.stack(parts))  # no less than that of the product
 
+    def bend(params: Params, t: Array) -> Array:
+        each = ((first, params), (rest, first(params, t)))
+        return jnp.sum(jnp.stack([tilt.bend(p, t) for tilt, p in each if tilt.bend]))
+
     return Tilt(
         T=first.T,
         apply=lambda params, t: rest(first(params, t), t),
         log_r=lambda x, t: first.log_r(x, t) + rest.log_r(x, t),
         log_z=log_z,
         curvature=curvature if first.curvature or rest.curvature else None,
+        bend=bend if first.bend or rest.bend else None,
         singular=first.singular or rest.singular,
     )
 
@@ -124,9 +133,23 @@ def curvature(key: Array, chain: Chain, tilt: Tilt) -> Array:
 
     The form is good where this is small, a half too far at 0.5, and diverges above 2.
     """
-    if tilt.curvature is None:
+    return _largest(key, chain, tilt, tilt.curvature)
+
+
+def bend(key: Array, chain: Chain, tilt: Tilt) -> Array:
+    """How far log r is from linear where a step of a first-order tilt (eq. 61) goes; 0 if exact.
+
+    The largest, on one trajectory of its own, of two measures in units of √Σ: by how much the
+    shift Σ ∂log r is another at its end, and the spread of log p r/p~ over draws of p~. Small
+    ∂²log r at the mean says nothing of a steep r: this does.
+    """
+    return _largest(key, chain, tilt, tilt.bend)
+
+
+def _largest(key: Array, chain: Chain, tilt: Tilt, size) -> Array:
+    if size is None:
         return jnp.zeros(())
-    size, used = tilt.curvature, tilted(chain, tilt)
+    used = tilted(chain, tilt)
 
     def body(carry, t: Array):
         x, largest = carry
@@ -150,6 +173,15 @@ def warn_beyond_reach(key: Array, chain: Chain, tilt: Tilt | Kernel) -> None:
             f"perturb: the first-order form (eq. 61) needs small Σ ∂²log r, got {float(size):.3g}"
             " (at 0.5 it goes half too far, above 2 it diverges): more steps, a weaker r,"
             " or `denoise` where r is Gaussian",
+            stacklevel=3,
+        )
+        return
+    size = bend(key, chain, tilt)
+    if not isinstance(size, jax.core.Tracer) and not size < STEEP:
+        warnings.warn(
+            f"perturb: the first-order form (eq. 61) needs a log r that is nearly linear over a"
+            f" step, got one that bends by {float(size):.3g} of its standard deviation: log Z~ and"
+            " draws may be far off whatever the ESS; more steps, or a smoother r",
             stacklevel=3,
         )
 

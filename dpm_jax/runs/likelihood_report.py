@@ -111,10 +111,13 @@ def _rows(content):
     yield "K − L_null", *gain, None, None, False
     yield "K = −⟨W⟩, examples below", many[-1]["K"]
     for found in many:
-        name = f"log p, M = {found['num']} ({found['examples']} examples)"
+        bound = found["high"] is None  # no error is told of a bound
+        is_bound = ", at least" if bound else ""
+        name = f"log p, M = {found['num']} ({found['examples']} examples){is_bound}"
         value = float("-inf") if found["impossible"] else found["log_p"]
         ess = units.number(found["ess"], digits=1)
-        yield name, value, found["error"], found["trajectory_error"], ess
+        errors = (None, None) if bound else (found["error"], found["trajectory_error"])
+        yield name, value, *errors, ess
     yield "dissipation, log p − K", many[-1]["dissipation"], None, None, None, False
     if content["truth"] is not None:
         yield "truth: exact kernels, same examples", content["truth"]
@@ -156,6 +159,13 @@ def notes(content) -> list[str]:
     if total is not None:
         value = units.number(total["value"], total["error"], 4)
         said.append(f"{total['of']}, M = {total['trajectories']}: {value}")
+    if best["high"] is not None:
+        low, high = (units.number(units.bits(best[end])) for end in ("low", "high"))
+        said.append(f"log p, M = {best['num']}: 95 % in {low} … {high} bits.")
+    said.append(
+        f"{best['values']:.0%} of the estimates are values by the Pareto shape of their largest"
+        f" weights (median k̂ {units.number(best['k_hat'], digits=2)}), the others lower bounds."
+    )
     if best["not_a_number"]:
         said.append(f"WARNING: log p is NaN for {best['not_a_number']} examples: not a result.")
     if best["impossible"]:

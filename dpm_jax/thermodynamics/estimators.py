@@ -6,7 +6,7 @@ negative logarithm of the bracket of eq. 9, and K = −⟨W⟩.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from dpm_jax import units
+from dpm_jax.thermodynamics import weights
 
 
 class Estimate(NamedTuple):
@@ -25,6 +26,19 @@ class Estimate(NamedTuple):
     ess: Array  # effective sample size (Σ w)²/Σ w², 1..M; below 2 `value` is a bound, not a value
     K: Array  # −⟨W⟩, the bound of eq. 12
     K_error: Array  # its standard error
+    k_hat: Array  # Pareto shape of the largest weights (weights.py); +inf: unknown
+    low: Array  # 95 % interval of the truth
+    high: Array  # +inf where `value` is no more than a bound
+
+    @property
+    def is_value(self) -> Array:
+        """Whether `value` is one, with an interval about it; False: a lower bound, in the mean."""
+        return self.high < jnp.inf
+
+    @property
+    def interval(self) -> tuple[Array, Array]:
+        """(low, high) of log⟨e^{−W}⟩, 95 %; high is +inf of a bound."""
+        return self.low, self.high
 
     @property
     def dissipation(self) -> Array:
@@ -32,14 +46,16 @@ class Estimate(NamedTuple):
         return self.value - self.K
 
     def __str__(self) -> str:
-        """The value with its error and effective sample size; of a batch a summary."""
+        """The value with its interval, or what it bounds; of a batch a summary."""
         if any(isinstance(field, jax.core.Tracer) for field in self):
             return repr(self)
         value, ess = np.asarray(self.value), np.asarray(self.ess)
         if value.ndim == 0:
-            return f"{units.number(float(value), float(self.error))} nats (ESS {ess:.1f})"
+            said = units.bounded(float(value), float(self.low), float(self.high))
+            return f"{said} (k̂ {units.number(float(self.k_hat), digits=2)}, ESS {ess:.1f})"
         return (
-            f"{value.size} estimates, mean value {units.number(float(value.mean()))} nats,"
+            f"{value.size} estimates, mean {units.number(float(value.mean()))} nats,"
+            f" {int(np.sum(self.is_value))} of them values and the others bounds,"
             f" median ESS {np.median(ess):.1f}"
         )
 
@@ -48,12 +64,17 @@ class Difference(NamedTuple):
     """Bennett's estimate of ΔF."""
 
     value: float  # nats
-    error: float  # asymptotic standard error; far too small where ess is below 2
+    error: float  # asymptotic standard error; NaN (unknown) where ess is below 2
     ess: float  # effective number of works in the overlap, on the side that has fewer
+    forward_beyond: float = 0.0  # share of the works W_F outside the range of the −W_R
+    reverse_beyond: float = 0.0  # share of the −W_R outside the range of the W_F
 
     def __str__(self) -> str:
-        """The value with its error and effective sample size."""
-        return f"{units.number(self.value, self.error)} nats (ESS {self.ess:.1f})"
+        """The value with its error and effective sample size, or that it is unknown."""
+        if self.forward_beyond == self.reverse_beyond == 1:
+            return "unknown: no work of one side lies among the other's"
+        error = "" if math.isfinite(self.error) else " ± unknown"
+        return f"{units.number(self.value, self.error)}{error} nats (ESS {self.ess:.1f})"
 
 
 class Crossing(NamedTuple):
@@ -70,11 +91,13 @@ class Crossing(NamedTuple):
         return f"{units.number(self.value, self.error)} nats (slope {slope})"
 
 
-def jarzynski(work: Array) -> Estimate:
+def jarzynski(work) -> Estimate:
     """Jarzynski's estimate of log⟨e^{−W}⟩ from M works (eq. 9), with errors and what it rests on.
 
     Args:
-        work: (M,) nats, of independent trajectories; +inf is legal (a trajectory of weight 0).
+        work: (M,) nats, of independent trajectories; +inf is legal (a trajectory of weight 0). Of
+            NumPy works or a list the least is subtracted in float64, so that a common offset costs
+            no digits, and value, K, low and high are float64.
 
     Returns:
         Estimate. With M = 1 the errors are NaN: unknown. Where every work is +inf, value and K are
@@ -85,7 +108,26 @@ def jarzynski(work: Array) -> Estimate:
 
     Source: Jarzynski 1997, eq. 2; Neal 2001 (annealed importance sampling); Burda et al. 2015.
     """
-    work = jnp.asarray(work)
+    if isinstance(work, Array):
+        return _estimate(work)
+    work = np.asarray(work, np.float64)
+    least = np.min(work[np.isfinite(work)], initial=np.inf)
+    least = least if np.isfinite(least) else 0.0
+    found = _estimate(jnp.asarray(work - least))
+    traced = isinstance(found.value, jax.core.Tracer)
+
+    def shift(value: Any) -> Any:
+        return (value if traced else np.float64(value)) - least
+
+    return found._replace(
+        value=shift(found.value),
+        K=shift(found.K),
+        low=shift(found.low),
+        high=shift(found.high),
+    )
+
+
+def _estimate(work: Array) -> Estimate:
     if work.ndim != 1 or work.shape[0] < 1:
         raise ValueError(f"work: expected shape (M,) with M >= 1, got {work.shape}")
     m = work.shape[0]
@@ -94,25 +136,38 @@ def jarzynski(work: Array) -> Estimate:
     least = jax.lax.stop_gradient(jnp.where(possible, jnp.min(work), 0.0))
     weight = jnp.where(possible, jnp.exp(least - work), jnp.ones_like(work))
     total = jnp.sum(weight)
-    others = jnp.log(jnp.maximum(total - weight, 0.0) / max(m - 1, 1))  # log mean without the i-th
     unknown = jnp.where(possible & (m > 1), 0.0, jnp.nan)
     spread = jnp.sum((weight - total / m) ** 2) / max(m - 1, 1)
-    centred = jnp.sum((others - jnp.mean(others)) ** 2)
     K_spread = jnp.sum((work - jnp.mean(work)) ** 2) / max(m - 1, 1)
     return Estimate(
-        value=jnp.where(possible, jnp.log(total / m) - least, -jnp.inf),
-        error=jnp.sqrt(spread / m) / (total / m) + unknown,
-        jackknife=jnp.sqrt(centred * (m - 1) / m) + unknown,
-        ess=jnp.where(possible, total**2 / jnp.sum(weight**2), 0.0),
-        K=-jnp.mean(work),
-        K_error=jnp.sqrt(K_spread / m) + unknown,
+        jnp.where(possible, jnp.log(total / m) - least, -jnp.inf),
+        jnp.sqrt(spread / m) / (total / m) + unknown,
+        _jackknife(jax.lax.stop_gradient(work)) + unknown,
+        jnp.where(possible, total**2 / jnp.sum(weight**2), 0.0),
+        -jnp.mean(work),
+        jnp.sqrt(K_spread / m) + unknown,
+        *weights.judge(-work),
     )
+
+
+def _jackknife(work: Array) -> Array:
+    """Standard error by the jackknife; +inf where all but one of the weights are 0."""
+    m, first = work.shape[0], jnp.argmin(work)
+    weight = jnp.exp(jnp.min(work) - work)
+    # The largest weight is left out by a sum without it: in `total − weight` the others drown.
+    rest = jax.nn.logsumexp(jnp.where(jnp.arange(m) == first, -jnp.inf, -work)) + work[first]
+    others = jnp.log(jnp.maximum(jnp.sum(weight) - weight, 1e-30))
+    others = jnp.where(jnp.arange(m) == first, rest, others)
+    centred = jnp.sum((others - jnp.mean(others)) ** 2)
+    return jnp.where(rest == -jnp.inf, jnp.inf, jnp.sqrt(centred * (m - 1) / m))
 
 
 def bennett(forward_work, reverse_work) -> Difference:
     """Bennett's acceptance ratio: Σ_F f(W − ΔF + M) = Σ_R f(W + ΔF − M), M = log(n_F/n_R).
 
     f(x) = 1/(1+e^x). Given Crooks' theorem, no other estimate has less variance. Runs on the host.
+    Where W_F and −W_R have no range in common, ΔF is anywhere between: value and error are NaN and
+    ess is 0.
 
     Args:
         forward_work, reverse_work: (n_F,), (n_R,) nats, independent, finite, at least 2 of each.
@@ -126,6 +181,9 @@ def bennett(forward_work, reverse_work) -> Difference:
 
     forward, reverse = _works("forward_work", forward_work), _works("reverse_work", reverse_work)
     shift = math.log(len(forward) / len(reverse))
+    beyond = _outside(forward, -reverse), _outside(-reverse, forward)
+    if min(beyond) == 1:
+        return Difference(math.nan, math.nan, 0.0, *beyond)
 
     def balance(d: float) -> float:  # logarithms: far from the root both sums underflow
         return special.logsumexp(special.log_expit(d - forward)) - special.logsumexp(
@@ -138,7 +196,9 @@ def bennett(forward_work, reverse_work) -> Difference:
     log_f = [special.log_expit(d - forward), special.log_expit(-d - reverse)]
     ess = [math.exp(2 * special.logsumexp(f) - special.logsumexp(2 * f)) for f in log_f]
     variance = 1 / ess[0] - 1 / len(forward) + 1 / ess[1] - 1 / len(reverse)
-    return Difference(d + shift, math.sqrt(max(variance, 0.0)), min(ess))
+    known = min(ess) >= 2
+    error = math.sqrt(max(variance, 0.0)) if known else math.nan
+    return Difference(d + shift, error, min(ess), *beyond)
 
 
 def crooks(forward_work, reverse_work) -> Crossing:
@@ -185,6 +245,11 @@ def _logistic(design: np.ndarray, label: np.ndarray):
         if np.abs(step).max() < 1e-9 * (1 + np.abs(beta).max()):
             break
     return beta, np.linalg.inv(information)
+
+
+def _outside(work: np.ndarray, other: np.ndarray) -> float:
+    """Share of the works outside the range of the others."""
+    return float(np.mean((work < other.min()) | (work > other.max())))
 
 
 def _works(name: str, work) -> np.ndarray:
