@@ -107,6 +107,12 @@ def test_learned_starts_at_the_given_schedule(name, x64):
     np.testing.assert_array_equal(again.network_t, s.network_t)
 
 
+def test_learned_starts_where_steps_are_tiny():
+    s = schedule.geometric(1000, 1e-6)  # β_2 is 1.9e-8
+    again = schedule.learned(s.beta[1], schedule.to_logits(s))
+    close(again.beta[2:-1], s.beta[2:-1], rtol=1e-5)
+
+
 def test_learned_keeps_beta_1_and_has_finite_gradients():
     def total(logits):
         s = schedule.learned(1e-5, logits)

@@ -157,9 +157,9 @@ def by_name(name: str, T: int, beta_1: float | None = None) -> Schedule:
 def to_logits(schedule: Schedule) -> Array:
     """Free parameters of the learned schedule: logit β_2..β_T, (T−1,), from a starting schedule.
 
-    β is kept inside [1e-6, 1−1e-3] at the start, since a logit of 1 would be infinite.
+    β is kept inside [1e-12, 1−1e-3] at the start, since a logit of 1 would be infinite.
     """
-    beta = jnp.clip(schedule.beta[2:], 1e-6, 1 - 1e-3)
+    beta = jnp.clip(schedule.beta[2:], 1e-12, 1 - 1e-3)
     return jnp.log(beta) - jnp.log1p(-beta)
 
 
@@ -169,7 +169,7 @@ def learned(beta_1: Array, logits: Array) -> Schedule:
     β_1 is fixed because maximising K over it would overfit: it sets the noise floor of the data.
     """
     # σ(17) is 1 in float32 and the derivative of √(1−β) infinite there: learning stops short of it.
-    logits = jnp.clip(logits, -15.0, 15.0)
+    logits = jnp.clip(logits, -30.0, 15.0)
     first = jnp.asarray(beta_1, logits.dtype)
     beta = jnp.concatenate([jnp.stack([jnp.zeros_like(first), first]), jax.nn.sigmoid(logits)])
     steps = jnp.concatenate([jnp.log1p(-first)[None], jax.nn.log_sigmoid(-logits)])

@@ -105,22 +105,6 @@ def sample(key: Array, chain: Chain, tilt: Tilt, num: int, threshold: float = 0.
 def _filter(key: Array, chain: Chain, tilt: Tilt, num: int, threshold: float) -> Particles:
     uniform = jnp.full((num,), -np.log(num), chain.schedule.beta.dtype)
 
-    def weigh(carry: Particles, x: Array, total: Array, t: Array):
-        norm = jax.nn.logsumexp(total)
-        lost = ~jnp.isfinite(norm)
-        log_w = jnp.where(lost, uniform, total - norm)
-        ess = 1 / jnp.sum(jnp.exp(2 * log_w))
-        k_hat = jnp.where(ess < carry.least_ess, weights.pareto_shape(log_w), carry.k_hat)
-        return carry._replace(
-            x=x,
-            weight=log_w,
-            log_z=carry.log_z + norm,
-            ess=ess,
-            least_ess=jnp.minimum(carry.least_ess, ess),
-            k_hat=k_hat.astype(log_w.dtype),
-            lost_t=jnp.where(lost & (carry.lost_t == 0), t, carry.lost_t),
-        )
-
     def body(carry: Particles, t: Array):
         key_draw, key_resample = jax.random.split(jax.random.fold_in(key, t))
         uneven = carry.ess < threshold * num
@@ -134,7 +118,7 @@ def _filter(key: Array, chain: Chain, tilt: Tilt, num: int, threshold: float) ->
             return x_prev, tilt.log_z(params, x_prev, t) - tilt.log_r(x, t)
 
         x, change = jax.vmap(move)(jax.random.split(key_draw, num), x)
-        return weigh(carry, x, log_w + change, t), None
+        return _weigh(carry, x, log_w + change, t), None
 
     last, start = jnp.asarray(chain.T + 1), tilted(chain, tilt).prior
     keys = jax.random.split(jax.random.fold_in(key, last), num)
@@ -142,10 +126,28 @@ def _filter(key: Array, chain: Chain, tilt: Tilt, num: int, threshold: float) ->
     change = jax.vmap(lambda x: tilt.log_z(chain.prior, x, last))(x_T)
     zero, count = jnp.zeros((), uniform.dtype), jnp.zeros_like(last)
     carry = Particles(x_T, uniform, zero, zero, zero + num, count, count, zero - jnp.inf)
-    carry = weigh(carry, x_T, uniform + change, last)
+    carry = _weigh(carry, x_T, uniform + change, last)
     carry, _ = jax.lax.scan(body, carry, jnp.arange(chain.T, 0, -1))
     k_hat = jnp.maximum(carry.k_hat, weights.pareto_shape(carry.weight).astype(zero.dtype))
     return carry._replace(weight=jnp.exp(carry.weight), k_hat=k_hat)
+
+
+def _weigh(carry: Particles, x: Array, total: Array, t: Array) -> Particles:
+    """The particles at x with weights `total`, as logarithms not yet of sum 1."""
+    norm = jax.nn.logsumexp(total)
+    lost = ~jnp.isfinite(norm)
+    log_w = jnp.where(lost, -np.log(len(total)), total - norm)
+    ess = 1 / jnp.sum(jnp.exp(2 * log_w))
+    k_hat = jnp.where(ess < carry.least_ess, weights.pareto_shape(log_w), carry.k_hat)
+    return carry._replace(
+        x=x,
+        weight=log_w,
+        log_z=carry.log_z + norm,
+        ess=ess,
+        least_ess=jnp.minimum(carry.least_ess, ess),
+        k_hat=k_hat.astype(log_w.dtype),
+        lost_t=jnp.where(lost & (carry.lost_t == 0), t, carry.lost_t),
+    )
 
 
 def systematic(key: Array, weight: Array) -> Array:

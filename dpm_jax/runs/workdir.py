@@ -51,7 +51,9 @@ def claim(workdir: Path, config: Config, write: bool) -> Path:
     wanted = {n: v for n, v in config.items() if n not in PLACES + MEASURES}
     if path.exists():
         held = {**{n: v for n, v in ADDED.items() if n in wanted}, **read(path)}
-        if began(workdir) or "experiment" not in held or not _only_ours(workdir):
+        marked = any((workdir / name).exists() for name in ("lock", "data.json"))
+        ours = marked and _only_ours(workdir)  # a config.json alone may be anybody's
+        if began(workdir) or "experiment" not in held or not ours:
             _check_same(workdir, held, wanted)
             return workdir
     else:
