@@ -291,7 +291,7 @@ def test_the_first_reverse_kernel_is_close_to_the_readouts_own():
     steps = schedule.geometric(T, 1e-3)
     params, x = start(small())
     built = model.build(gaussian.family(), steps, small(), x.shape, "code", "eq64")
-    mean, variance = jax.jit(built.chain({"network": params}).reverse)(x, jnp.asarray(50))
+    mean, variance, _ = jax.jit(built.chain({"network": params}).reverse)(x, jnp.asarray(50))
     beta = float(steps.beta[50])
     assert np.max(np.abs(mean - np.sqrt(1 - beta) * x)) < 0.3 * np.sqrt(beta)
     np.testing.assert_allclose(variance, np.full(x.shape, beta), rtol=0.3)

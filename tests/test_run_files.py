@@ -195,7 +195,7 @@ def test_a_photograph_more_does_not_move_the_split(tmp_path):
     folder.mkdir()
     for i in range(10):
         photograph(folder / f"{i}.png", i)
-    config = bark.PRESETS["paper"] | {"size": 8, "num_eval": 2, "image_dir": str(folder)}
+    config = bark.EXPERIMENT.presets["paper"] | {"size": 8, "num_eval": 2, "image_dir": str(folder)}
     config |= {"workdir": str(tmp_path / "run")}
 
     def facts():

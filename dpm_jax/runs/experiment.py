@@ -112,7 +112,8 @@ class Experiment:
         if not self.presets:
             raise ValueError("presets: expected one or more, got none")
         first = next(iter(self.presets.values()))
-        whole = {name: {**DEFAULTS, **first, **values} for name, values in self.presets.items()}
+        first = {**first, **{n: value for n, value in DEFAULTS.items() if n not in first}}
+        whole = {name: {**first, **values} for name, values in self.presets.items()}
         object.__setattr__(self, "presets", whole)
 
     @property

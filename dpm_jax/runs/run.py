@@ -165,9 +165,9 @@ def save(workdir: str | Path, model: Model, params: Any) -> Run:
         CheckpointError: for one that already holds parameters: nothing is overwritten.
     """
     config = {"experiment": None, "model": parts.encode(model)}
+    place = workdirs.claim(Path(workdir), config, write=False)
     if not _alike(params, jax.eval_shape(model.init, jax.random.key(0))):
         raise ValueError("params: expected those of the model, as model.init makes them")
-    place = workdirs.claim(Path(workdir), config, write=False)
     with (
         workdirs.locked(place),
         contextlib.closing(Checkpoints(place / "checkpoints")) as checkpoints,

@@ -263,7 +263,8 @@ def _check_data(model: Model, data: Any, draw: DrawBatch | None, options: Option
     if isinstance(data, Stream):
         rows = next(data.batches(n, 0, [0]))
     if draw is not None:
-        rows, name = jax.jit(lambda k, d: draw(k, d, n))(jax.random.key(0), rows), "draw"
+        once = parallel.over_devices(lambda key, d: draw(key, d, n), num_args=2)
+        rows, name = once(jax.random.key(0), jax.tree.map(jnp.asarray, rows)), "draw"
         rows = np.nan_to_num(numbers(name, rows))  # updates that are not finite are left out
     rows = checked(model.family, model.event_shape, name, rows, many=True)
     if draw is None and model.family.trainable is not None:
