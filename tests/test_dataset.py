@@ -261,3 +261,18 @@ def test_an_evaluation_is_written_with_its_errors_where_it_has_them():
     nan = float("nan")
     alone = found._replace(K_error=nan, K_minus_L_null_error=nan, examples=1)
     assert str(alone) == "K = 1.235 nats, K − L_null = 0.735 nats (1 examples)"
+
+
+def test_a_second_call_compiles_nothing():
+    built, traced = build(noiseless=False), []
+
+    def prepare(key, rows):
+        traced.append(len(rows))
+        return rows
+
+    first = evaluate(built, PARAMS, DATA, rows=Rows(0, prepare))
+    count = len(traced)
+    again = evaluate(built, PARAMS, DATA, rows=Rows(0, prepare))
+    other = evaluate(built, PARAMS, DATA, rows=Rows(1, prepare))
+    # One call of `prepare` each is the check of the first rows.
+    assert again == first and other.K != first.K and len(traced) == count + 2

@@ -130,7 +130,7 @@ def summarise(works: np.ndarray, num: int | None = None) -> LogLikelihood:
     groups = works[:, : M // num * num].reshape(n, -1, num)
     with jax.enable_x64(True):
         flat = jnp.asarray(groups, jnp.float64).reshape(-1, num)
-        each = jax.lax.map(jarzynski, flat, batch_size=min(1024, len(flat)))
+        each = _estimates(flat)
         each = jax.tree.map(lambda a: np.asarray(a).reshape(groups.shape[:2]), each)
     log_p, K = each.value.mean(axis=1), each.K.mean(axis=1)
     if groups.shape[1] > 1:  # the spread of the groups, sounder than the delta method at small M
@@ -166,6 +166,11 @@ def _interval(log_p: np.ndarray, error: float, noise: np.ndarray | None) -> dict
     if noise is not None and np.isfinite(reach):
         high = log_p.mean() + reach + np.mean(noise**2) / 2
     return {"low": float(log_p.mean() - reach), "high": float(high)}
+
+
+@jax.jit
+def _estimates(works: Array):
+    return jax.lax.map(jarzynski, works, batch_size=min(1024, len(works)))
 
 
 def evaluate_sandwich(

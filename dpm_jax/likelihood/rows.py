@@ -83,7 +83,7 @@ def over_rows(
     n, devices = len(data), jax.local_device_count()
     per_device = min(per_device, -(-n // devices))
     batch = per_device * devices
-    compiled = parallel.over_devices(kernel, num_args=3, sharded=(1, 2))
+    compiled = _compiled(kernel)
     for start in rows.progress(range(0, n, batch)):
         index = np.minimum(np.arange(start, start + batch), n - 1)
         chunk = jnp.asarray(np.asarray(data[index])).reshape(devices, per_device, *data.shape[1:])
@@ -96,6 +96,27 @@ def over_rows(
             )
         result = compiled(params, chunk, keys)
         yield jax.tree.map(partial(_joined, kept=min(batch, n - start)), result)
+
+
+_KEPT: dict[tuple, tuple] = {}  # the last kernels compiled, with what they close over
+_MOST_KEPT = 16
+
+
+def _compiled(kernel: Callable) -> Callable:
+    """`kernel` on all devices; the same where the last ones have its code and close over the same.
+
+    A second call of `evaluate` and its kin with the same model then compiles nothing.
+    """
+    held = [cell.cell_contents for cell in kernel.__closure__ or ()]
+    held = [value.prepare if isinstance(value, Rows) else value for value in held]
+    plain = (int, str, type(None))
+    key = (kernel.__code__, *(v if isinstance(v, plain) else id(v) for v in held))
+    if key not in _KEPT:
+        while len(_KEPT) >= _MOST_KEPT:
+            _KEPT.pop(next(iter(_KEPT)))
+        # What is held is kept alive, so that no other object takes its id.
+        _KEPT[key] = held, parallel.over_devices(kernel, num_args=3, sharded=(1, 2))
+    return _KEPT[key][1]
 
 
 def standard_error(values: np.ndarray) -> float:
