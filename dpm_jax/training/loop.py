@@ -170,7 +170,7 @@ def make_train_step(
         params = optax.apply_updates(state.params, updates)
         age = state.step.astype(norm.dtype)
         decay = jnp.minimum(options.ema_decay, (1 + age) / (10 + age))
-        ema = jax.tree.map(lambda a, b: decay * a + (1 - decay) * b, state.ema, params)
+        ema = optax.incremental_update(params, state.ema, 1 - decay)
         new = (params, ema, opt_state)
         old = (state.params, state.ema, state.opt_state)
         params, ema, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
