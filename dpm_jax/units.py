@@ -53,7 +53,7 @@ def bounded(value: float, low: float, high: float, unit: str = "nats") -> str:
     if value == -math.inf or not math.isfinite(value):
         return f"{number(value)} {unit}"
     if not math.isfinite(high):
-        return f"bound: at least {number(value)} {unit} in the mean"
+        return f"{number(value)} {unit}, in the mean a lower bound; 95 % above {number(low)}"
     return f"{number(value)} {unit}, 95 % in {number(low)} … {number(high)}"
 
 

@@ -112,7 +112,7 @@ def _rows(content):
     yield "K = −⟨W⟩, examples below", many[-1]["K"]
     for found in many:
         bound = found["high"] is None  # no error is told of a bound
-        is_bound = ", at least" if bound else ""
+        is_bound = ", in the mean a bound" if bound else ""
         name = f"log p, M = {found['num']} ({found['examples']} examples){is_bound}"
         value = float("-inf") if found["impossible"] else found["log_p"]
         ess = units.number(found["ess"], digits=1)

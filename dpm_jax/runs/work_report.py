@@ -82,10 +82,10 @@ def trap_table(config: Config, rows: list[dict[str, Any]], delta_F: float) -> st
 
 
 def _jarzynski(n: dict[str, Any]) -> str:
-    """Jarzynski's estimate of ΔF with its interval; a bound from above without an error."""
+    """Jarzynski's estimate of ΔF with its interval; of a bound the end that it has."""
     number, low = units.number, n["jarzynski_low"]
     if low is None:
-        return f"≤ {number(n['jarzynski'])}"
+        return f"below {number(n['jarzynski_high'])}"
     return f"{number(n['jarzynski'])} in {number(low)} … {number(n['jarzynski_high'])}"
 
 
