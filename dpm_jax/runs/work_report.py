@@ -122,12 +122,14 @@ def _draw(path: Path, sweep, works, free_energy: float) -> Path:
     left.plot(time, sweep["exact"], color="tab:gray", label="exact")
     for axis, name, colour, shift in (
         (left, "dissipation", "black", 1.0),
-        (right, "jarzynski", "tab:red", 0.96),
         (right, "bennett", "tab:blue", 1.04),
     ):
         label = "measured" if name == "dissipation" else name.capitalize()
         axis.errorbar(time * shift, sweep[name], sweep[f"{name}_error"], c=colour, fmt="o", ms=4)
         axis.plot([], [], "o", ms=4, c=colour, label=f"{label}, ± one standard error")
+    _draw_intervals(
+        right, 0.96 * time, *(sweep[f"jarzynski{end}"] for end in ("", "_low", "_high"))
+    )
     right.axhline(free_energy, color="black", lw=1, ls="--", label=r"exact $\Delta F$")
     left.set(title="dissipated work", ylabel=r"$\langle W\rangle - \Delta F$, $k_BT$")
     if np.min(sweep["exact"]) > 0:
@@ -141,6 +143,17 @@ def _draw(path: Path, sweep, works, free_energy: float) -> Path:
         axis.set_title(f"work, switching time {duration:g}")
         _work_histograms(axis, forward, reverse, free_energy)
     return plots.save(figure, path)
+
+
+def _draw_intervals(axis, time, value, low, high) -> None:
+    """Jarzynski's estimates with their 95 % intervals; of a bound (low is NaN) its end alone."""
+    known = np.isfinite(low)
+    below, above = (np.maximum(v[known], 0) for v in (value - low, high - value))
+    axis.errorbar(time[known], value[known], (below, above), c="tab:red", fmt="o", ms=4)
+    axis.plot([], [], "o", ms=4, c="tab:red", label="Jarzynski, 95 %")
+    axis.plot(
+        time[~known], high[~known], "v", ms=6, c="tab:red", label="Jarzynski, below this, 95 %"
+    )
 
 
 def _work_histograms(axis, forward, reverse, free_energy: float) -> None:
