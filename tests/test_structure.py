@@ -33,17 +33,18 @@ HEAVY = (
 ROOMS = {
     "units": set(),
     "files": set(),
-    "parallel": set(),
+    "hosts": set(),
+    "parallel": {"hosts"},
     "networks": set(),
     "core": {"units"},
     "thermodynamics": {"units"},
     "baselines": {"units", "files"},
     "images": {"core", "units"},
-    "data": {"files", "images.dequantisation"},
+    "data": {"files", "hosts", "images.dequantisation"},
     "likelihood": {"core", "thermodynamics", "parallel", "units"},
     "posterior": {"core", "thermodynamics", "units"},
     "exact": {"core", "data"},
-    "training": {"core", "likelihood", "parallel", "data.streaming", "files"},
+    "training": {"core", "likelihood", "hosts", "parallel", "data.streaming", "files"},
 }
 ROOMS["runs"] = {*ROOMS, *dpm_jax.__all__}  # all of it, by its short names too
 # The same within core, module by module: the records, the columns, and what is done with a chain.

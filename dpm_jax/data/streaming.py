@@ -21,9 +21,35 @@ class Stream(NamedTuple):
     source: Any  # as in `stream`
     read: Read | None = None
 
-    def batches(self, batch: int, seed: int, steps: Iterable[int]) -> Generator[np.ndarray]:
-        """The batches of these steps, as `stream` gives them."""
-        return stream(self.source, batch, seed, steps, self.read)
+    def batches(
+        self,
+        batch: int,
+        seed: int,
+        steps: Iterable[int],
+        part: slice = slice(None),
+        ahead: int = 4,
+    ) -> Generator[np.ndarray]:
+        """The batches of these steps, as `stream` gives them.
+
+        Args:
+            batch, seed, steps, ahead: as there.
+            part: what one of several processes reads of each batch: the rows it would see there.
+        """
+        _check_at_least(1, batch=batch, ahead=ahead)
+        _check_at_least(0, seed=seed)
+        fetch, n = _items(self.source, self.read) if self.read else _rows(self.source)
+        if n == 0:
+            raise ValueError("source: expected at least one example, got none")
+
+        def make(step: int) -> np.ndarray:
+            # Philox is counter-based: (seed, step) is its key, so no step depends on another.
+            key = np.array([seed, step], np.uint64)
+            rows = np.random.Generator(np.random.Philox(key=key)).integers(0, n, batch)
+            # Each row of a batch has a generator of its own: another stretch of the counter.
+            own = (np.random.Philox(key=key, counter=[0, 0, 0, i + 1]) for i in range(batch)[part])
+            return fetch(rows[part], map(np.random.Generator, own))
+
+        return _ahead(make, steps, ahead)
 
 
 def stream(
@@ -46,7 +72,7 @@ def stream(
         seed: not negative.
         steps: the numbers of the steps, not negative: range(k, num_steps) resumes at k.
         read: turns an item and a NumPy generator into an example: (path, rng) -> array, all of one
-            shape and type (`folders.read_crop`, say). Its draws depend on (seed, step) alone too.
+            shape and type (`folders.read_crop`, say). Its draws depend on (seed, step, row) alone.
         ahead: batches that are kept ready, at least 1.
 
     Returns:
@@ -57,18 +83,7 @@ def stream(
         ValueError: for an empty source, files that differ in shape or type, and a number that is
             out of its range.
     """
-    _check_at_least(1, batch=batch, ahead=ahead)
-    _check_at_least(0, seed=seed)
-    fetch, n = _items(source, read) if read else _rows(source)
-    if n == 0:
-        raise ValueError("source: expected at least one example, got none")
-
-    def make(step: int) -> np.ndarray:
-        # Philox is counter-based: (seed, step) is its key, so no step depends on those before it.
-        rng = np.random.Generator(np.random.Philox(key=np.array([seed, step], np.uint64)))
-        return fetch(rng.integers(0, n, batch), rng)
-
-    return _ahead(make, steps, ahead)
+    return Stream(source, read).batches(batch, seed, steps, ahead=ahead)
 
 
 def _check_at_least(least: int, **values: int) -> None:
@@ -90,7 +105,7 @@ def _rows(source: Any) -> tuple[Callable, int]:
                 raise ValueError(f"{path}: expected rows {first} as in {paths[0]}, got {kind}")
     ends = np.cumsum([len(part) for part in parts])
 
-    def fetch(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def fetch(rows: np.ndarray, _) -> np.ndarray:
         found = np.empty((len(rows), *parts[0].shape[1:]), parts[0].dtype)
         which = np.searchsorted(ends, rows, side="right")
         for k in np.unique(which):
@@ -112,8 +127,8 @@ def _items(items: Sequence, read: Read) -> tuple[Callable, int]:
     """(rows, rng) -> the examples that `read` makes of the items of these numbers."""
     items = list(items)
 
-    def fetch(rows: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        examples = [read(items[row], rng) for row in rows]
+    def fetch(rows: np.ndarray, each: Iterable[np.random.Generator]) -> np.ndarray:
+        examples = [read(items[row], rng) for row, rng in zip(rows, each)]
         for row, example in zip(rows, examples):
             kind, first = (f"{x.dtype} {x.shape}" for x in (example, examples[0]))
             if kind != first:

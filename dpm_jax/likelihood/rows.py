@@ -1,4 +1,4 @@
-"""A function of rows over a whole data set: on all local devices, in chunks of constant memory."""
+"""A function of rows over a whole data set: on all devices, in chunks of constant memory."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -80,7 +80,7 @@ def over_rows(
     What the kernel returns may be a pytree of such arrays. The last batch is padded with the last
     row, and cut again.
     """
-    n, devices = len(data), jax.local_device_count()
+    n, devices = len(data), parallel.count()
     per_device = min(per_device, -(-n // devices))
     batch = per_device * devices
     compiled = _compiled(kernel)

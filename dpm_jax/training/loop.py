@@ -19,6 +19,7 @@ from dpm_jax.core.model import Model
 from dpm_jax.data.streaming import Stream
 from dpm_jax.training.objective import Loss, make_loss
 from dpm_jax.training.options import Options, check, make_optimizer
+from dpm_jax.training.watch import watched
 
 DrawBatch = Callable[[Array, Any, int], Array]  # key, data, n -> batch (n, *event)
 MAX_BAD_RUN = 10  # non-finite updates in a row that end a run
@@ -91,7 +92,11 @@ def fit(
     dispatch = make_dispatch(step, looped=per_dispatch > 1)
     with contextlib.closing(_feed(data, options, int(state.step))) as feed:
         state = parallel.replicate(state)
-        return _loop(state, feed, options, dispatch, per_dispatch, checkpoints, on_log, stop)
+        try:
+            return _loop(state, feed, options, dispatch, per_dispatch, checkpoints, on_log, stop)
+        finally:
+            if checkpoints is not None:
+                checkpoints.settle()
 
 
 def _feed(data: Any, options: Options, start: int) -> Generator[Any]:
@@ -101,7 +106,9 @@ def _feed(data: Any, options: Options, start: int) -> Generator[Any]:
         while True:
             yield data
     steps = range(start, options.num_steps)
-    with contextlib.closing(data.batches(options.batch_size, options.seed, steps)) as batches:
+    mine = parallel.my_rows(options.batch_size)
+    made = data.batches(options.batch_size, options.seed, steps, mine)
+    with contextlib.closing(made) as batches:
         for batch in batches:
             yield parallel.replicate(jax.tree.map(jnp.asarray, batch))
 
@@ -207,27 +214,29 @@ def make_dispatch(step, looped: bool):
 def _loop(state, feed, options, dispatch, per_dispatch, checkpoints, on_log, stop) -> TrainState:
     key = parallel.replicate(jax.random.key(options.seed))
     step = int(state.step)
-    blocking = jax.default_backend() == "cpu" and jax.local_device_count() > 1
+    blocking = jax.default_backend() == "cpu" and parallel.count() > 1
     saved = step if checkpoints is not None and step else None  # nothing is saved at step 0
-    while step < options.num_steps:
-        ahead = [per_dispatch, options.num_steps - step]
-        ahead += [every - step % every for every in (options.log_every, options.checkpoint_every)]
-        num = min(ahead)
-        state = dispatch(state, next(feed), key, jnp.asarray(num, jnp.int32))
-        step += num
-        last = step == options.num_steps or (stop is not None and stop())
-        if blocking:  # collectives of several queued steps can deadlock on few cores
-            jax.block_until_ready(state)
-        if step % options.log_every == 0 or last:
-            _stop_if_diverged(state, saved)
-            if on_log is not None:
-                on_log(state)
-        if checkpoints is not None and (step % options.checkpoint_every == 0 or last):
-            _stop_if_diverged(state, saved)
-            checkpoints.save(step, state)
-            saved = step
-        if last:
-            break
+    with watched() as beat:
+        while step < options.num_steps:
+            ahead = [per_dispatch, options.num_steps - step]
+            marks = (options.log_every, options.checkpoint_every)
+            num = min(ahead + [every - step % every for every in marks])
+            state = dispatch(state, next(feed), key, jnp.asarray(num, jnp.int32))
+            step += num
+            last = step == options.num_steps or (stop is not None and stop())
+            if blocking:  # collectives of several queued steps can deadlock on few cores
+                jax.block_until_ready(state)
+            beat()
+            if step % options.log_every == 0 or last:
+                _stop_if_diverged(state, saved)
+                if on_log is not None:
+                    on_log(state)
+            if checkpoints is not None and (step % options.checkpoint_every == 0 or last):
+                _stop_if_diverged(state, saved)
+                checkpoints.save(step, state, wait=last)
+                saved = step
+            if last:
+                break
     return state
 
 
