@@ -35,7 +35,7 @@ class Cluster(NamedTuple):
 
 
 DETECTED = Cluster()
-_joined = DETECTED
+_joined: Cluster | None = None
 
 
 def join(cluster: Cluster = DETECTED) -> None:
@@ -174,7 +174,7 @@ def check_same(what: dict[str, Any]) -> None:
         what: values by name, such as flags and versions; the same are expected in every process.
 
     Raises:
-        ValueError: in every process, naming what differs, and on which host.
+        Elsewhere: in every process, naming what differs, and on which host.
     """
     if not many():
         return
@@ -183,7 +183,7 @@ def check_same(what: dict[str, Any]) -> None:
         differ = [k for k in {**each[0], **other} if each[0].get(k) != other.get(k)]
         if differ:
             k = differ[0]
-            raise ValueError(
+            raise Elsewhere(
                 f"{k}: expected the same in every process, got {each[0].get(k)} in process 0 and"
                 f" {other.get(k)} in process {number} on {hosts()[number]}"
             )
@@ -255,13 +255,13 @@ def barrier(what: str, timeout: float) -> None:
 
 def peer_timeout() -> int:
     """Seconds after which a process that died, or hangs, ends the others."""
-    return _joined.peer_timeout
+    return (_joined or DETECTED).peer_timeout
 
 
 def exit_now(code: int, line: str = "") -> None:
     """End this process at once, without waiting for others at the barrier of jax.distributed."""
     if line:
-        os.write(2, f"{line}\n".encode())
+        os.write(2, f"\n{line}\n".encode())
     os._exit(code)
 
 
@@ -270,7 +270,7 @@ def leave(code: int) -> None:
 
     Where they do not come this process ends at once: after 10 seconds where it failed.
     """
-    if not many():
+    if _joined is None or not many():
         return
     try:
         barrier("end", 10 if code not in (0, 130) else 24 * 3600)

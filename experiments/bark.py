@@ -12,11 +12,11 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from dpm_jax import posterior, replacement, runs, sampling
 from dpm_jax.data import folders
 from dpm_jax.runs import binary, identity, images, noise_floor, plots, presets
+from dpm_jax.runs.bars import bar
 from dpm_jax.runs.flags import Flag
 
 _SHARED = {
@@ -125,9 +125,9 @@ def _figure5(config, problem, params):
     for name, method in (("paper", paper), ("replacement", replaced)):
         run = jax.jit(method)
         keys = jax.random.split(jax.random.key(config["seed"] + 11), len(x0))
-        bar = tqdm(list(zip(keys, x0)), desc=f"inpaint, {name}", leave=False)
+        pairs = bar(list(zip(keys, x0)), f"inpaint, {name}")
         columns[f"inpainted, {name}"] = jnp.stack(
-            [jax.block_until_ready(run(params, k, y)) for k, y in bar]
+            [jax.block_until_ready(run(params, k, y)) for k, y in pairs]
         )
         filled = np.asarray(columns[f"inpainted, {name}"])[:, ~np.asarray(known)]
         facts[f"figure5_sd_inside_{name}"] = float(filled.std())

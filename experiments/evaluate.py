@@ -14,12 +14,12 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from dpm_jax import files, likelihood, runs
+from dpm_jax import files, hosts, likelihood, runs
 from dpm_jax.likelihood import Rows
-from dpm_jax.runs import Invalid, binary, flags, plots
+from dpm_jax.runs import Invalid, binary, flags, places, plots
 from dpm_jax.runs import likelihood_report as report
+from dpm_jax.runs.bars import batches
 from dpm_jax.runs.config import check_at_most, name_flag
-from dpm_jax.runs.execution import bar
 from dpm_jax.runs.flags import Flag
 from dpm_jax.runs.observations import read_array
 from dpm_jax.runs.workdir import PLACES_OF_DATA as PLACES
@@ -84,7 +84,7 @@ def execute(config) -> str:
     steps = config["steps"]
 
     def go(offset: int, name: str, **more) -> Rows:
-        return Rows(seed + offset, at_once=budget["lanes"], progress=bar(name))._replace(**more)
+        return Rows(seed + offset, at_once=budget["lanes"], progress=batches(name))._replace(**more)
 
     K_rows = rows[: run.config.get("num_eval", len(rows))]
     bound = run.evaluate(K_rows, steps=steps, rows=go(0, "K", at_once=None))
@@ -103,6 +103,7 @@ def execute(config) -> str:
     wrote = [run.workdir / f"likelihood{suffix}.json", run.workdir / figure]
     files.write_json(wrote[0], content)
     _draw(run, x0, steps, go(4, "profile"), wrote[1])
+    places.bring(run.workdir)
     return "\n".join([report.text(content), "", *(f"wrote {file}" for file in wrote)])
 
 
@@ -133,6 +134,10 @@ def _load(config, most: int):
         runs.import_file(config["experiment"])
     given = {name: config[name] for name in (*PLACES, "num_eval", "passes")}
     run = runs.load(config["workdir"], other_data=config["other_data"], **given)
+    return run, hosts.together(_rows, config, run, most)
+
+
+def _rows(config, run, most: int):
     check_writable(run.workdir)
     if config["passes"] is not None and "passes" not in run.config:
         got = config["passes"]
@@ -151,7 +156,7 @@ def _load(config, most: int):
     for name in ("examples", "model_samples"):
         count = config[name] or vars(run.problem.budget)[name]
         flags.check_memory("trajectories", most, 8.0 * most * count)
-    return run, found
+    return found
 
 
 def _check(config) -> list[int]:

@@ -24,10 +24,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
-from dpm_jax import files, thermodynamics
-from dpm_jax.runs import Invalid, binary, flags, work_report
+from dpm_jax import files, hosts, thermodynamics
+from dpm_jax.runs import Invalid, binary, flags, places, work_report
+from dpm_jax.runs.bars import bar
 from dpm_jax.runs.config import name_flag
 from dpm_jax.runs.flags import Flag
 from dpm_jax.runs.workdir import claim
@@ -60,12 +60,14 @@ def execute(config: dict[str, Any]) -> str:
     """
     try:
         config = {"experiment": "jarzynski", **check(config)}
-        workdir = claim(Path(config["workdir"]), config, write=True)
+        hosts.check_same(config)
+        workdir = places.local(config["workdir"])
+        hosts.together(claim, workdir, config, True)
     except (ValueError, OSError) as error:
         raise Invalid(name_flag(error, config)) from error
     delta_F = 0.5 * math.log(config["stiffness_B"] / config["stiffness_A"])
     rows, works = [], []
-    for i, duration in enumerate(tqdm(config["durations"], desc="drive", unit="speed")):
+    for i, duration in enumerate(bar(config["durations"], "drive", "speed", leave=True)):
         key = jax.random.fold_in(jax.random.key(config["seed"]), i)
         forward, reverse, mean = drive(config, duration, key)
         works.append((duration, forward, reverse))
@@ -85,6 +87,7 @@ def execute(config: dict[str, Any]) -> str:
         "config": {name: value for name, value in config.items() if name != "workdir"},
     }
     files.write_json(wrote[0], content)
+    places.bring(workdir)
     tables = (
         work_report.trap_table(config, rows, delta_F),
         "",

@@ -18,7 +18,7 @@ from dpm_jax import likelihood, runs, units
 from dpm_jax.baselines import parzen
 from dpm_jax.data import images as data
 from dpm_jax.runs import binary, images, plots, presets
-from dpm_jax.runs.execution import bar
+from dpm_jax.runs.bars import batches
 from dpm_jax.runs.flags import Flag
 
 VALIDATION = 10_000  # the last training images: held out, as in Goodfellow et al. 2014
@@ -98,7 +98,7 @@ def figures(config, problem, params, folder: Path):
         problem.test[: min(1000, config["num_eval"])],
         config["passes"],
         steps,
-        likelihood.Rows(config["seed"] + 4, problem.prepare, progress=bar("sampled chain")),
+        likelihood.Rows(config["seed"] + 4, problem.prepare, progress=batches("sampled chain")),
     )
     bad = int((~np.isfinite(samples)).any(axis=(1, 2, 3)).sum())
     gain = units.bits(chain.K_minus_L_null) / problem.facts["dims"]

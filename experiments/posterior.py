@@ -17,8 +17,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from dpm_jax import files, runs
-from dpm_jax.runs import Invalid, binary, flags, observations
+from dpm_jax import files, hosts, runs
+from dpm_jax.runs import Invalid, binary, flags, observations, places
 from dpm_jax.runs import posterior_report as report
 from dpm_jax.runs.config import check_at_most, name_flag
 from dpm_jax.runs.flags import Flag
@@ -91,22 +91,11 @@ def execute(config) -> str:
         _check(config)
         if config["experiment"]:
             runs.import_file(config["experiment"])
-        places = {name: config[name] for name in PLACES_OF_DATA}
-        run = runs.load(config["workdir"], other_data=config["other_data"], **places)
-        run.model.chain(run.params, config["steps"])  # a bad --steps ends here
-        if run.test is not None and not config["input"]:
-            check_at_most(config, examples=len(run.test))
-        config = _defaults(config, run)
-        num = config["num_samples"]
-        flags.check_memory("num_samples", num, 8.0 * num * math.prod(run.model.event_shape))
-        out = _folder(config, run)
-        seen = observations.observe(config, run)
-        held = {name: config[name] for name in _HELD}
-        held |= {"steps": config["steps"], "num_samples": config["num_samples"]}
-        held |= {"train_steps": run.step, "problems": len(seen.y)}
-        if config["other_data"]:
-            held["other_data"] = config["dataset"] or config["image_dir"] or "in the same place"
-        _claim(out, held)
+        given = {name: config[name] for name in PLACES_OF_DATA}
+        run = runs.load(config["workdir"], other_data=config["other_data"], **given)
+        config, seen = hosts.together(_observe, config, run)
+        out = places.local(config["out"]) if config["out"] else run.workdir / _name(config)
+        held = hosts.together(_claimed, config, run, seen, out)
         found = observations.draw(config, run, seen)
     except (ValueError, OSError) as error:
         raise Invalid(name_flag(error, config)) from error
@@ -118,7 +107,33 @@ def execute(config) -> str:
     report.draw(wrote[2], run, seen, found, f"{config['task']}, {config['method']}")
     report.save_arrays(wrote[1], seen, found)
     files.write_json(wrote[0], content)
+    places.bring(run.workdir)
+    places.bring(out)
     return "\n".join([report.text(content), "", *(f"wrote {file}" for file in wrote)])
+
+
+def _observe(config, run):
+    """The flags with the defaults of this run, and what is observed; ValueError for bad ones."""
+    run.model.chain(run.params, config["steps"])  # a bad --steps ends here
+    if run.test is not None and not config["input"]:
+        check_at_most(config, examples=len(run.test))
+    config = _defaults(config, run)
+    num = config["num_samples"]
+    flags.check_memory("num_samples", num, 8.0 * num * math.prod(run.model.event_shape))
+    if not config["out"]:  # no link may lead elsewhere
+        check_writable(run.workdir, _name(config))
+    return config, observations.observe(config, run)
+
+
+def _claimed(config, run, seen, out: Path) -> dict[str, Any]:
+    """What the question is, once the folder is seen to be free for its answer."""
+    held = {name: config[name] for name in _HELD}
+    held |= {"steps": config["steps"], "num_samples": config["num_samples"]}
+    held |= {"train_steps": run.step, "problems": len(seen.y)}
+    if config["other_data"]:
+        held["other_data"] = config["dataset"] or config["image_dir"] or "in the same place"
+    _claim(out, held)
+    return held
 
 
 def _check(config) -> None:
@@ -146,13 +161,9 @@ def _defaults(config, run) -> dict[str, Any]:
     return {**config, **defaults, **given, "steps": None if steps == T else steps}
 
 
-def _folder(config, run) -> Path:
-    """Where the result goes: by default a folder of the run, to which no link leads elsewhere."""
-    if config["out"]:
-        return Path(config["out"]).expanduser()
-    names = f"posterior/{config['task']}_{config['method']}"
-    check_writable(run.workdir, names)
-    return run.workdir / names
+def _name(config) -> str:
+    """The folder of the run that a result goes into."""
+    return f"posterior/{config['task']}_{config['method']}"
 
 
 def _claim(out: Path, held: dict[str, Any]) -> None:

@@ -94,7 +94,8 @@ def test_a_run_keeps_what_it_took_from_its_data(trained):
     assert (held["mean"], held["scale"]) == (run.problem.images.mean, run.problem.images.scale)
     assert held["levels"] == 256
     assert held["trained_on"] == run.report["trained_on"]
-    assert held["trained_on"] == [{"from_step": 0, "devices": DEVICES, "backend": "cpu"}]
+    here = {"devices": DEVICES, "processes": 1, "backend": "cpu", "jax": jax.__version__}
+    assert held["trained_on"] == [{"from_step": 0, **here}]
     with np.load(run.workdir / "data.npz") as arrays:
         assert set(arrays) == {"mean", "axes", "power"}
 

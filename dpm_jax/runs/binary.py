@@ -7,7 +7,6 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from importlib import metadata
 from logging import ERROR
 from pathlib import Path
 from typing import NoReturn
@@ -15,7 +14,8 @@ from typing import NoReturn
 import jax
 from absl import flags, logging
 
-from dpm_jax.runs import execution
+from dpm_jax import hosts
+from dpm_jax.runs import cluster, execution, places
 from dpm_jax.runs import flags as values
 from dpm_jax.runs.config import HELP, Invalid, configure, flag_of_path, flags_of
 from dpm_jax.runs.experiment import Config, Experiment
@@ -71,21 +71,24 @@ def run(
     """
     _print_anything()
     given: Config = {}
+    known = {**known, **cluster.FLAGS}
     try:
         argv = sys.argv[1:] if argv is None else argv
         if {"--help", "-help", "--helpfull", "-h"} & set(argv):
             _print(_help(program, known))
         else:
             given |= _parse(program, known, argv)
+            logging.set_verbosity(logging.WARNING)
             _check(given, known)
             _keep_memory()
-            logging.set_verbosity(logging.WARNING)
             logging.get_absl_logger().addFilter(_is_no_error)
-            _print(execute(dict(given)))
+            text = execute(dict(given))
+            if hosts.first():
+                _print(places.shown(text))
         code, line = 0, ""
     except KeyboardInterrupt:
         after = f"; {if_interrupted}" if if_interrupted else ""
-        code, line = _INTERRUPTED, f"\n{program}: interrupted{after}"
+        code, line = _INTERRUPTED, f"\n{program}: interrupted{after}" if hosts.first() else ""
     except BrokenPipeError:
         code, line = _DEAD_PIPE, ""
     except Exception as error:
@@ -97,11 +100,25 @@ def _told(program: str, error: Exception, given: Config) -> tuple[int, str]:
     """Exit code and last line; the traceback of what nobody expected goes before it."""
     why = _mendable(error, given)
     if why is not None:
-        return _INVALID, f"{program}: {' '.join(why.split())}"
+        said = f"{program}: {places.shown(' '.join(why.split()))}"
+        return _INVALID, "" if _says_another(error) else said
+    if isinstance(error, jax.errors.JaxRuntimeError) and hosts.many():
+        why = " ".join(str(error).split())[:200]
+        return _BUG, f"{program}: {hosts.name()}: another process died or hangs ({why})"
     with contextlib.suppress(OSError):
         traceback.print_exception(error)
-    what = f"{type(error).__name__}, a bug of dpm_jax {_version()}: please report it with the"
+    what = (
+        f"{type(error).__name__}, a bug of dpm_jax {execution.version()}: please report it with the"
+    )
     return _BUG, f"{program}: {what} command and the lines above"
+
+
+def _says_another(error: BaseException) -> bool:
+    """Whether process 0 says for all what went wrong, and this is another."""
+    found: BaseException | None = error
+    while found is not None and not isinstance(found, (hosts.Elsewhere, Diverged)):
+        found = found.__cause__
+    return found is not None and not hosts.first()
 
 
 def _mendable(error: BaseException | None, given: Config) -> str | None:
@@ -184,6 +201,7 @@ def _check(given: Config, known: Mapping[str, Flag]) -> None:
     """The values, and the devices that the environment asks for."""
     try:
         values.check(given, known, optional=True)
+        cluster.join(given)
     except ValueError as error:
         raise Invalid(f"--{error}") from error
     try:
@@ -253,13 +271,8 @@ def _leave(code: int, line: str) -> NoReturn:
             stream.flush()
         except OSError:  # else the interpreter tries again, and says so
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    hosts.leave(code)
     sys.exit(code)
-
-
-def _version() -> str:
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return metadata.version("dpm_jax")
-    return "of unknown version"
 
 
 def _keep_memory() -> None:

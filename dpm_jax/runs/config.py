@@ -9,7 +9,7 @@ from typing import Any
 from dpm_jax.core import binomial, gaussian, schedule
 from dpm_jax.core.schedule import Schedule
 from dpm_jax.networks import registry
-from dpm_jax.runs import flags
+from dpm_jax.runs import flags, places
 from dpm_jax.runs.experiment import Config, Experiment
 from dpm_jax.runs.flags import Flag
 from dpm_jax.training import Options
@@ -150,7 +150,9 @@ def configure(experiment: Experiment, preset: str, workdir: Any, given: Config) 
 def with_init_from(config: Config) -> Config:
     """The same with the whole path in "init_from", which only runs that start from another have."""
     start = config.pop("init_from", None)
-    return config | ({"init_from": str(Path(start).expanduser().absolute())} if start else {})
+    if start and not places.is_url(start):
+        start = str(Path(start).expanduser().absolute())
+    return config | ({"init_from": str(start)} if start else {})
 
 
 def training_options(config: Config) -> Options:

@@ -3,18 +3,19 @@
 import contextlib
 import dataclasses
 import math
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from tqdm import tqdm
 
-from dpm_jax import files, likelihood, training, units
+from dpm_jax import files, hosts, likelihood, training, units
 from dpm_jax.core.model import Model
 from dpm_jax.likelihood import Evaluation, Rows, bound
-from dpm_jax.runs import identity, parts, plots, report
+from dpm_jax.runs import identity, parts, places, plots, report
 from dpm_jax.runs import workdir as workdirs
+from dpm_jax.runs.bars import batches
 from dpm_jax.runs.config import (
     Invalid,
     check,
@@ -82,13 +83,13 @@ def fit(
     config = {"experiment": None, **dataclasses.asdict(options), "model": parts.encode(model)}
     config |= with_init_from(_init_from(init_from))
     with contextlib.ExitStack() as held:
-        place, config, params = _claimed(Path(workdir), config, problem, held)
+        place, config, params = _claimed(places.local(workdir), config, problem, held)
         try:
             state, facts = train(problem, options, place, params)
         except Invalid as error:
             raise ValueError(str(error).removeprefix("--")) from error
         if test is not None:
-            rows = Rows(options.seed + 1, progress=bar("bound"))
+            rows = Rows(options.seed + 1, progress=batches("bound"))
             found = likelihood.evaluate(model, state.ema, test, rows=rows)
             content = {**report.of_bound(found), **_of_training(state, facts), "unit": "bits"}
             beta = model.chain(state.ema).schedule.beta
@@ -122,42 +123,76 @@ def _execute(experiment, config: Config, held: contextlib.ExitStack) -> tuple[Ru
     return Run(workdir, config, problem, state.ema, int(state.step), experiment), text
 
 
-def bar(name: str):
-    """A progress bar over batches, for `Rows.progress`; it goes when they are done."""
-    return lambda batches: tqdm(batches, desc=name, unit="batch", leave=False)
+def version() -> str:
+    """The version of this library, as it is installed."""
+    try:
+        return metadata.version("dpm_jax")
+    except metadata.PackageNotFoundError:
+        return "of unknown version"
 
 
 def _prepare(experiment: Experiment, config: Config, held: contextlib.ExitStack):
     """Everything that can be refused, and the directory claimed once nothing was."""
     try:
-        if not config["workdir"]:
-            raise ValueError("workdir: expected a directory for the run, got none")
-        check(config, experiment)
-        options = training_options(config)
-        training.check(options)
-        workdir = workdirs.claim(Path(config["workdir"]), config, write=False)
-        problem = experiment.setup(config)
-        _check_sizes(problem, options, config)
-        training.make_loss(problem.model, options.objective, options.num_t)
-        workdir, config, params = _claimed(workdir, config, problem, held)
+        hosts.together(_check_flags, experiment, config)
+        hosts.check_same(_started_with(config))
+        config = config | {"workdir": str(places.local(config["workdir"]))}
+        problem = hosts.together(_set_up, experiment, config)
+        workdir, config, params = _claimed(Path(config["workdir"]), config, problem, held)
     except (ValueError, OSError) as error:
         raise Invalid(name_flag(error, config, experiment)) from error
     return workdir, config, problem, params
 
 
+def _check_flags(experiment: Experiment, config: Config) -> None:
+    if not config["workdir"]:
+        raise ValueError("workdir: expected a directory for the run, got none")
+    check(config, experiment)
+    training.check(training_options(config))
+
+
+def _started_with(config: Config) -> Config:
+    """What must be the same in every process: flags and versions."""
+    same = {name: v for name, v in config.items() if name not in workdirs.PLACES_OF_DATA}
+    return same | {"dpm_jax": version(), "jax": jax.__version__}
+
+
+def _set_up(experiment: Experiment, config: Config) -> Problem:
+    workdirs.claim(Path(config["workdir"]), config, write=False)
+    options, problem = training_options(config), experiment.setup(config)
+    _check_sizes(problem, options, config)
+    training.make_loss(problem.model, options.objective, options.num_t)
+    return problem
+
+
 def _claimed(workdir: Path, config: Config, problem: Problem, held: contextlib.ExitStack):
     """The directory, locked, with config.json and data.json; and where step 0 starts, if given."""
-    workdir, params = workdirs.claim(workdir, config, write=False), None
-    facts = identity.of(problem, config)
-    advice = "put the same data back, or choose another directory"
-    identity.check(identity.kept(workdir), facts, workdir, advice)
+    facts, params = hosts.together(_facts, workdir, config, problem), None
+    theirs = hosts.on_first(lambda: facts)
+    advice = "give every process the same data"
+    hosts.together(identity.check, theirs, facts, workdir, advice)
     if "init_from" in config:
         source, params = starting_point(config["init_from"], problem.model, workdir)
         config = config | source
-        workdirs.claim(workdir, config, write=False)
+    hosts.together(_take, workdir, config, problem, facts, held)
+    places.bring(workdir)
+    return workdir, config, params
+
+
+def _facts(workdir: Path, config: Config, problem: Problem) -> dict[str, Any]:
+    """data.json of the problem; ValueError where that is not the directory's."""
+    workdirs.claim(workdir, config, write=False)
+    facts = identity.of(problem, config)
+    advice = "put the same data back, or choose another directory"
+    identity.check(identity.kept(workdir), facts, workdir, advice)
+    return facts
+
+
+def _take(workdir: Path, config: Config, problem: Problem, facts, held) -> None:
+    workdirs.claim(workdir, config, write=False)
     held.enter_context(workdirs.locked(workdir))
     identity.keep(workdir, facts, problem.fitted)
-    return workdirs.claim(workdir, config, write=True), config, params
+    workdirs.claim(workdir, config, write=True)
 
 
 def _init_from(run: str | Path | Run | None) -> Config:
@@ -180,11 +215,12 @@ def _check_sizes(problem: Problem, options: training.Options, config: Config) ->
     each = 4.0 * math.prod(problem.model.event_shape)
     if options.num_t == 0:  # the sum over all t
         each *= config.get("T", 1)
-    check_memory("batch_size", options.batch_size, options.batch_size * each, free)
+    here = options.batch_size / jax.process_count()
+    check_memory("batch_size", options.batch_size, here * each, free)
 
 
 def _bound(problem: Problem, params, config: Config) -> Evaluation:
-    rows = Rows(config["seed"] + 1, problem.prepare, progress=bar("bound"))
+    rows = Rows(config["seed"] + 1, problem.prepare, progress=batches("bound"))
     test = problem.test[: config["num_eval"]]
     return likelihood.evaluate(problem.model, params, test, config.get("passes"), rows=rows)
 
@@ -209,4 +245,5 @@ def _draw_bound_terms(problem: Problem, params, config: Config, folder: Path) ->
 def _write(workdir: Path, content: dict[str, Any]) -> dict[str, Any]:
     content = {k: units.or_null(v) if isinstance(v, float) else v for k, v in content.items()}
     files.write_json(workdir / "report.json", content)
+    places.bring(workdir)
     return content

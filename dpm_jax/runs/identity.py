@@ -131,7 +131,8 @@ def keep(workdir: Path, found: Mapping[str, Any], arrays: Mapping[str, Any]) -> 
 
 def note_machine(workdir: Path, step: int) -> list[dict[str, Any]]:
     """Write into data.json on what the training goes on from `step`; all of them up to now."""
-    here = {"devices": jax.local_device_count(), "backend": jax.default_backend()}
+    here = {"devices": jax.device_count(), "processes": jax.process_count()}
+    here |= {"backend": jax.default_backend(), "jax": jax.__version__}
     held = machines(workdir)
     past = [each for each in held if each["from_step"] < step]
     if not past or {name: past[-1].get(name) for name in here} != here:

@@ -8,18 +8,19 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from dpm_jax import units
-from dpm_jax.core import gaussian
+from dpm_jax.core import gaussian, sampling
 from dpm_jax.core import model as models
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.readout import Readout
 from dpm_jax.images import dequantisation, kernel, law
 from dpm_jax.images.resize import resize
-from dpm_jax.likelihood import Evaluation, discretized
+from dpm_jax.likelihood import Evaluation, Rows, discretized
+from dpm_jax.likelihood.rows import over_rows
 from dpm_jax.networks import registry
 from dpm_jax.runs import identity, noise_floor
+from dpm_jax.runs.bars import batches
 from dpm_jax.runs.config import make_schedule
 from dpm_jax.runs.experiment import Budget, Config, Exact, ImageScale, Problem, Row
 
@@ -200,15 +201,19 @@ def draw_rows(key, rows, n):
 def samples(
     config: Config, model: models.Model, params, num: int, seed: int = 2, chunk: int = 0
 ) -> np.ndarray:
-    """`num` samples of the model in --sample_steps, a few (or `chunk`) at a time."""
+    """`num` samples of the model in --sample_steps, on all devices, a few (or `chunk`) at a time.
+
+    Each has a key of its own, by its number: any number of devices gives the same.
+    """
     chunk = chunk or max(1, min(num, 65536 // math.prod(model.event_shape[:2])))
-    draw = jax.jit(lambda p, key: models.sample(model, p, key, chunk, config["sample_steps"]))
-    root = jax.random.key(config["seed"] + seed)
-    parts = [
-        np.asarray(draw(params, jax.random.fold_in(root, i)))
-        for i in tqdm(range(-(-num // chunk)), desc="sample", leave=False)
-    ]
-    return np.concatenate(parts)[:num]
+
+    def draw(params, rows, keys):
+        chain = model.chain(params, config["sample_steps"])
+        return jax.vmap(lambda key: sampling.sample(key, chain))(keys)
+
+    rows = Rows(config["seed"] + seed, progress=batches("sample"))
+    parts = over_rows(draw, params, np.arange(num), chunk, rows, keyed=True)
+    return np.concatenate(list(parts)).astype(np.float32)
 
 
 def sampled_chain(config: Config, model: models.Model, params) -> Chain:

@@ -12,13 +12,13 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tqdm import tqdm
 
 from dpm_jax import likelihood, units
 from dpm_jax.baselines import blocks, causal, mcgsm
 from dpm_jax.images import law as laws
 from dpm_jax.likelihood import Rows
 from dpm_jax.runs import plots
+from dpm_jax.runs.bars import bar, batches
 from dpm_jax.runs.config import check_at_least
 from dpm_jax.runs.experiment import Config, Problem
 from dpm_jax.runs.flags import Flag
@@ -83,7 +83,7 @@ def measure(config: Config, problem: Problem, params, folder: Path):
         problem.test[: config["num_eval"]],
         t0.tolist(),
         4 * config["passes"],
-        Rows(config["seed"] + 12, problem.prepare, progress=_batches),
+        Rows(config["seed"] + 12, problem.prepare, progress=batches("noise floor")),
     )
     pixels, dims = problem.facts["pixels"], problem.facts["dims"]
     unit = units.LN2 * pixels
@@ -123,7 +123,7 @@ def _beside(config, problem, noise, ours, ceiling, unit: float) -> dict[str, Cur
     test = _Noised(keys[2], problem.prepare(keys[3], rows))
     work = [(name, i) for i in range(len(noise)) for name in names(config)]
     values: dict[str, list] = {}
-    for name, i in tqdm(work, desc="other densities", leave=False):
+    for name, i in bar(work, "other densities"):
         x = test.at(noise[i])
         label, density = _FITS[name](train.at(noise[i]))
         gain = (density(x) - blocks.isotropic(x)) / unit
@@ -175,12 +175,8 @@ def _mcgsm(train):
     return "MCGSM", partial(causal.log_density, mcgsm.fit(train, progress=_cases))
 
 
-def _batches(batches):
-    return tqdm(batches, desc="noise floor", unit="batch", leave=False)
-
-
 def _cases(cases):
-    return tqdm(cases, desc="borders", unit="case", leave=False)
+    return bar(cases, "borders", "case")
 
 
 _FITS = {"dct": _dct, "blocks": _blocks, "causal": _causal, "mcgsm": _mcgsm}

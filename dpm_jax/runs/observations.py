@@ -13,7 +13,7 @@ from dpm_jax.core.family import Noise
 from dpm_jax.images import dequantisation
 from dpm_jax.likelihood import Rows, over_rows
 from dpm_jax.posterior.particles import Particles
-from dpm_jax.runs.execution import bar
+from dpm_jax.runs.bars import batches
 from dpm_jax.runs.experiment import Config, ImageScale
 from dpm_jax.runs.run import Run
 
@@ -79,7 +79,7 @@ def draw(config: Config, run: Run, seen: Observations) -> Particles:
         return each(jax.random.split(key, len(rows)), rows)
 
     per_device = max(1, run.problem.budget.lanes // num)
-    rows = Rows(config["seed"] + 1, progress=bar("posterior"))
+    rows = Rows(config["seed"] + 1, progress=batches("posterior"))
     parts = over_rows(kernel, run.params, seen.y, per_device, rows)
     return particles.check(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))
 

@@ -30,7 +30,8 @@ def of_training(state: TrainState, seconds: float) -> dict[str, Any]:
         "train_steps": int(state.step),
         "skipped_updates": int(state.skipped),
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
-        "devices": jax.local_device_count(),
+        "devices": jax.device_count(),
+        "processes": jax.process_count(),
         "backend": jax.default_backend(),
         "jax": jax.__version__,
     }

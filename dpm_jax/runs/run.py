@@ -9,12 +9,12 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpm_jax import likelihood, training
+from dpm_jax import hosts, likelihood, training
 from dpm_jax.core.family import checked
 from dpm_jax.core.model import Model
 from dpm_jax.images import dequantisation
 from dpm_jax.likelihood import Evaluation, LogLikelihood, Rows
-from dpm_jax.runs import identity, parts
+from dpm_jax.runs import identity, parts, places
 from dpm_jax.runs import workdir as workdirs
 from dpm_jax.runs.config import training_options
 from dpm_jax.runs.experiment import Config, Experiment, Problem, find
@@ -57,7 +57,7 @@ class Run:
         what = "a model of its own" if self.experiment is None else self.experiment.name
         preset = f", preset {self.config['preset']}" if self.config.get("preset") else ""
         steps = f"{self.step} training steps" if self.step else "saved"
-        return f"{self.workdir}: {what}{preset}, {steps}"
+        return f"{places.shown(str(self.workdir))}: {what}{preset}, {steps}"
 
     def rows(self, data: Any) -> tuple[np.ndarray, Callable | None]:
         """Data of the user's as rows, and what makes examples of them, scaled as the run's.
@@ -139,7 +139,7 @@ def load(workdir: str | Path, model: Model | None = None, other_data: bool = Fal
             that are not those of the run, naming what differs.
         CheckpointError: where every checkpoint is damaged.
     """
-    workdir = Path(workdir or "").expanduser()
+    workdir = places.local(workdir or "")
     path, held = workdir / "config.json", workdirs.read_config(workdir)
     if "model" in held:
         return _load_own(workdir, held, model)
@@ -149,9 +149,9 @@ def load(workdir: str | Path, model: Model | None = None, other_data: bool = Fal
         raise ValueError(f"workdir: {path}: {error}") from error
     config = workdirs.configuration(experiment, held, given, path)
     with _checkpoints(workdir) as checkpoints:
-        problem = experiment.setup(config)
+        problem = hosts.together(experiment.setup, config)
         if not other_data:
-            _check_data(workdir, problem, config)
+            hosts.together(_check_data, workdir, problem, config)
         params, step = _restore(checkpoints, problem.model, config)
     return Run(workdir, config, problem, params, step, experiment)
 
@@ -165,7 +165,7 @@ def save(workdir: str | Path, model: Model, params: Any) -> Run:
         CheckpointError: for one that already holds parameters: nothing is overwritten.
     """
     config = {"experiment": None, "model": parts.encode(model)}
-    place = workdirs.claim(Path(workdir), config, write=False)
+    place = hosts.together(workdirs.claim, places.local(workdir), config, False)
     if not _alike(params, jax.eval_shape(model.init, jax.random.key(0))):
         raise ValueError("params: expected those of the model, as model.init makes them")
     with (
@@ -174,6 +174,7 @@ def save(workdir: str | Path, model: Model, params: Any) -> Run:
     ):
         workdirs.claim(place, config, write=True)
         checkpoints.save(0, {"params": params})
+    places.bring(place)
     return Run(place, config, Problem(model=model), params, 0)
 
 
@@ -202,8 +203,9 @@ def starting_point(
             held = workdirs.read(own)
             return {name: held.get(name) for name in workdirs.INIT_FROM}, None
     try:
-        config = workdirs.read_config(Path(path))
-        with _checkpoints(Path(path)) as checkpoints:
+        start = places.local(path)
+        config = workdirs.read_config(start)
+        with _checkpoints(start) as checkpoints:
             like = jax.eval_shape(model.init, jax.random.key(0))
             found = checkpoints.restore(like, "ema" if "num_steps" in config else "params")
             assert found is not None  # `_checkpoints` saw one
