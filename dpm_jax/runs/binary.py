@@ -88,7 +88,7 @@ def run(
         code, line = 0, ""
     except KeyboardInterrupt:
         after = f"; {if_interrupted}" if if_interrupted else ""
-        code, line = _INTERRUPTED, f"\n{program}: interrupted{after}" if hosts.first() else ""
+        code, line = _INTERRUPTED, f"\n{program}: interrupted{after}"
     except BrokenPipeError:
         code, line = _DEAD_PIPE, ""
     except Exception as error:
@@ -100,8 +100,7 @@ def _told(program: str, error: Exception, given: Config) -> tuple[int, str]:
     """Exit code and last line; the traceback of what nobody expected goes before it."""
     why = _mendable(error, given)
     if why is not None:
-        said = f"{program}: {places.shown(' '.join(why.split()))}"
-        return _INVALID, "" if _says_another(error) else said
+        return _INVALID, f"{program}: {places.shown(' '.join(why.split()))}"
     if isinstance(error, jax.errors.JaxRuntimeError) and hosts.many():
         why = " ".join(str(error).split())[:200]
         return _BUG, f"{program}: {hosts.name()}: another process died or hangs ({why})"
@@ -111,14 +110,6 @@ def _told(program: str, error: Exception, given: Config) -> tuple[int, str]:
         f"{type(error).__name__}, a bug of dpm_jax {execution.version()}: please report it with the"
     )
     return _BUG, f"{program}: {what} command and the lines above"
-
-
-def _says_another(error: BaseException) -> bool:
-    """Whether process 0 says for all what went wrong, and this is another."""
-    found: BaseException | None = error
-    while found is not None and not isinstance(found, (hosts.Elsewhere, Diverged)):
-        found = found.__cause__
-    return found is not None and not hosts.first()
 
 
 def _mendable(error: BaseException | None, given: Config) -> str | None:
@@ -262,7 +253,19 @@ def _print_anything() -> None:
 
 
 def _leave(code: int, line: str) -> NoReturn:
-    """Say the last line and exit; what a dead pipe or a full disk did not take is let go."""
+    """Say the last line and exit; what a dead pipe or a full disk did not take is let go.
+
+    What every process was refused for, process 0 says alone.
+    """
+    speaks = code == _BUG or hosts.first()
+    _say(line if speaks else "")
+    if not hosts.leave(code):
+        _say("" if speaks else line)
+        hosts.exit_now(code or _BUG)
+    sys.exit(code)
+
+
+def _say(line: str) -> None:
     with contextlib.suppress(OSError):
         if line:
             print(line, file=sys.stderr, flush=True)
@@ -271,8 +274,6 @@ def _leave(code: int, line: str) -> NoReturn:
             stream.flush()
         except OSError:  # else the interpreter tries again, and says so
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    hosts.leave(code)
-    sys.exit(code)
 
 
 def _keep_memory() -> None:

@@ -1,0 +1,48 @@
+"""Several processes as one program: they begin together, agree, hear of failures, end together.
+
+Every process runs the same code on its own devices (SPMD). What process 0 alone may do (read and
+write the work directory) goes through `on_first`; what may fail on one host alone through
+`together`. With one process every function here is the identity, and costs nothing.
+"""
+
+from dpm_jax.hosts.agreement import (
+    Elsewhere,
+    check_same,
+    gather,
+    in_turn,
+    names,
+    on_first,
+    texts,
+    together,
+)
+from dpm_jax.hosts.membership import (
+    Cluster,
+    barrier,
+    exit_now,
+    first,
+    join,
+    leave,
+    many,
+    name,
+    peer_timeout,
+)
+
+__all__ = [
+    "Cluster",
+    "Elsewhere",
+    "barrier",
+    "check_same",
+    "exit_now",
+    "first",
+    "gather",
+    "in_turn",
+    "join",
+    "leave",
+    "many",
+    "name",
+    "names",
+    "on_first",
+    "peer_timeout",
+    "texts",
+    "together",
+]
