@@ -142,7 +142,7 @@ def _fails():
 
 def test_an_unknown_engine_is_refused(monkeypatch):
     monkeypatch.setenv("DPM_ENGINE", "wild")
-    with pytest.raises(ValueError, match="DPM_ENGINE: expected one of .* got 'wild'"):
+    with pytest.raises(ValueError, match=r"DPM_ENGINE: expected one of .* got 'wild'"):
         parallel.over_devices(lambda x: x, 1)
 
 

@@ -18,6 +18,7 @@ from dpm_jax.hosts.agreement import (
 from dpm_jax.hosts.membership import (
     Cluster,
     barrier,
+    end_on_signal,
     exit_now,
     first,
     join,
@@ -32,6 +33,7 @@ __all__ = [
     "Elsewhere",
     "barrier",
     "check_same",
+    "end_on_signal",
     "exit_now",
     "first",
     "gather",

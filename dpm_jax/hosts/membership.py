@@ -1,6 +1,7 @@
 """Who takes part: processes join, wait for each other, and end together."""
 
 import os
+import signal
 import socket
 import threading
 import time
@@ -109,6 +110,15 @@ def _why_not(error: Exception, cluster: Cluster, where: str) -> str:
         "distributed: expected SLURM, Open MPI, Kubernetes or a TPU pod, got none that JAX detects"
         f" ({where}: {text}): give coordinator_address, num_processes and process_id"
     )
+
+
+def end_on_signal() -> None:
+    """Let SIGTERM end this process at once, where no loop of dispatches will ask for it.
+
+    The handler of jax.distributed takes it for a notice, and does nothing else.
+    """
+    if many() and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def many() -> bool:

@@ -128,7 +128,12 @@ def time_law(chain: Chain) -> Array:
 
 
 def draw_terms(
-    key: Array, chain: Chain, x0: Array, num_t: int = -1, law: Array | None = None
+    key: Array,
+    chain: Chain,
+    x0: Array,
+    num_t: int = -1,
+    law: Array | None = None,
+    part: tuple[Array | int, int] = (0, 1),
 ) -> Terms:
     """One term of K (eq. 14) for each example of a batch, at `num_t` stratified random t.
 
@@ -139,12 +144,14 @@ def draw_terms(
         num_t: number of distinct draws of t, dividing n; equal groups of examples share one, which
             dense networks with weights of their own for each t need. −1: one for each example.
         law: (T+1,) probabilities of t, 0 where t is never drawn; None: those of `time_law`.
+        part: (i, m): the terms of the i-th of m equal parts alone, drawn as those of the whole.
 
     Returns:
-        Terms of length n.
+        Terms of length n, or n/m.
 
     Raises:
-        ValueError: where num_t does not divide n.
+        ValueError: where num_t does not divide n; for an m that divides neither num_t nor the
+            examples that share a t.
     """
     x0 = checked(chain.family, chain.shape, "x0", x0, many=True)
     n = x0.shape[0]
@@ -156,13 +163,30 @@ def draw_terms(
     t = _stratified(key_t, law, num_t)
     groups = x0.reshape(num_t, n // num_t, *x0.shape[1:])
     keys = jax.random.split(key_x, (num_t, n // num_t))
+    t, groups, keys = _part(t, groups, keys, *part)
 
     def one(key: Array, x: Array, t: Array) -> Array:
         return term(key, chain, x, t)
 
     terms = jax.vmap(jax.vmap(one, (0, 0, None)))(keys, groups, t)
-    t = jnp.repeat(t, n // num_t)
-    return Terms(t, terms.reshape(n), law[t])
+    t = jnp.repeat(t, terms.shape[1])
+    return Terms(t, terms.reshape(-1), law[t])
+
+
+def _part(t: Array, groups: Array, keys: Array, i: Array | int, of: int):
+    """The i-th part of (num_t,) draws of t and of (num_t, examples, ...): draws, or examples."""
+    num_t, examples = groups.shape[:2]
+    if of == 1:
+        return t, groups, keys
+    if num_t % of == 0:
+        return tuple(x.reshape(of, num_t // of, *x.shape[1:])[i] for x in (t, groups, keys))
+    if examples % of:
+        raise ValueError(
+            f"microbatches: expected a divisor of num_t = {num_t}, or of the {examples} examples"
+            f" that share a t on a device, got {of}"
+        )
+    shared = (x.reshape(num_t, of, examples // of, *x.shape[2:])[:, i] for x in (groups, keys))
+    return t, *shared
 
 
 def estimate(key: Array, chain: Chain, x0: Array, num_t: int = -1) -> Array:

@@ -1,5 +1,7 @@
 """Time-conditioned perceptrons for vectors and small images, conditioned on log-SNR."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -11,6 +13,11 @@ def log_snr_features(log_snr: Array, num: int = 16) -> Array:
     frequency = 0.1 * 2.0 ** jnp.linspace(0.0, 5.0, num)
     phase = log_snr * frequency
     return jnp.concatenate([log_snr[None] / 10, jnp.sin(phase), jnp.cos(phase)])
+
+
+def remat(module: type[nn.Module], wanted: bool) -> Any:
+    """The class of a module that, where wanted, computes itself again for the gradient."""
+    return nn.remat(module) if wanted else module
 
 
 class MLP(nn.Module):

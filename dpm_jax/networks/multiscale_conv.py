@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax.networks.dense import remat
 from dpm_jax.networks.paper import bumps
 
 # Means over a standard normal, which the nonlinearities below are less: constants that the next
@@ -101,6 +102,7 @@ class MultiScaleConv(nn.Module):
         condition: what the bumps are functions of, "t" (the paper) or "log_snr", which lets one
             network serve every schedule; then the centres lie over log_snr_range.
         dtype: of the computation, None for that of x; parameters and outputs stay float32.
+        remat: compute layers again for the gradient: less memory, a third more work.
     """
 
     T: int
@@ -117,14 +119,16 @@ class MultiScaleConv(nn.Module):
     condition: str = "t"
     log_snr_range: tuple[float, float] = (-10.0, 10.0)
     dtype: Any = None
+    remat: bool = False
 
     @nn.compact
     def __call__(self, x: Array, t: Array, log_snr: Array) -> Array:
         """x (H, W, C) -> raw outputs (H, W, C, outputs)."""
         self._check(x.shape)
         hidden = x
+        make = remat(MultiScaleLayer, self.remat)
         for layer in range(self.layers):
-            hidden = MultiScaleLayer(
+            hidden = make(
                 self.channels,
                 self.num_scales,
                 self.kernel,
@@ -132,6 +136,7 @@ class MultiScaleConv(nn.Module):
                 gain=4.0 if layer else 2.0,
                 nonlinearity=NONLINEARITIES[self.nonlinearity],
                 dtype=self.dtype,
+                name=f"MultiScaleLayer_{layer}",  # that without remat
             )(hidden)
         if self.dense:
             hidden = jnp.concatenate([hidden, self._whole_image(x)], axis=-1)

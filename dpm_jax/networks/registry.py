@@ -17,7 +17,12 @@ _MAKERS = {
     "mlp": lambda c, outputs: MLP(c["width"], c["depth"], c.get("octaves", 0), outputs),
     "residual_mlp": lambda c, outputs: ResidualMLP(c["width"], c["depth"], outputs),
     "unet": lambda c, outputs: UNet(
-        (c["width"], 2 * c["width"]), c["depth"], c.get("bottleneck", 512), outputs, _dtype(c)
+        (c["width"], 2 * c["width"]),
+        c["depth"],
+        c.get("bottleneck", 512),
+        outputs,
+        _dtype(c),
+        c.get("remat", False),
     ),
     "multiscale_conv": lambda c, outputs: MultiScaleConv(
         T=c["T"],
@@ -29,6 +34,7 @@ _MAKERS = {
         nonlinearity=c.get("nonlinearity", "softplus"),
         condition="t" if c["readout"] == "eq65" else "log_snr",
         dtype=_dtype(c),
+        remat=c.get("remat", False),
     ),
 }
 NAMES = tuple(sorted(_MAKERS))
@@ -39,8 +45,8 @@ def by_name(config: Mapping[str, Any], outputs: int) -> Any:
 
     Args:
         config: T, width (units of a layer, channels), depth (layers, blocks of a stage), readout;
-            octaves, bottleneck, scales, dense, nonlinearity and bfloat16 where the network has
-            them.
+            octaves, bottleneck, scales, dense, nonlinearity, bfloat16 and remat where the network
+            has them.
         outputs: raw outputs for each element.
 
     Raises:

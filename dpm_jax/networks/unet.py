@@ -1,5 +1,6 @@
 """A small U-Net for images conditioned on log-SNR, cheap enough for two CPU cores."""
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -8,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from dpm_jax.networks.dense import log_snr_features
+from dpm_jax.networks.dense import log_snr_features, remat
 
 
 class _Block(nn.Module):
@@ -51,6 +52,7 @@ class UNet(nn.Module):
     bottleneck: int = 512
     outputs: int = 1
     dtype: Any = None
+    remat: bool = False  # compute blocks again for the gradient: less memory, a third more work
 
     @nn.compact
     def __call__(self, x: Array, t: Array, log_snr: Array) -> Array:
@@ -60,22 +62,28 @@ class UNet(nn.Module):
                 f"UNet takes images (H, W, C) with sides divisible by 4, got {x.shape}"
             )
         fine, coarse = self.channels
+        made = remat(_Block, self.remat)
+        names = (f"_Block_{i}" for i in itertools.count())  # those without remat
+
+        def block(channels: int) -> nn.Module:
+            return made(channels, self.dtype, name=next(names))
+
         time = jax.nn.silu(nn.Dense(2 * coarse, dtype=self.dtype)(log_snr_features(log_snr)))
         hidden = nn.Conv(fine, (3, 3), dtype=self.dtype)(_space_to_depth(x))
         for _ in range(self.blocks):
-            hidden = _Block(fine, self.dtype)(hidden, time)
+            hidden = block(fine)(hidden, time)
         skip = hidden
         hidden = nn.Conv(coarse, (3, 3), dtype=self.dtype)(_space_to_depth(hidden))
         for _ in range(self.blocks):
-            hidden = _Block(coarse, self.dtype)(hidden, time)
+            hidden = block(coarse)(hidden, time)
         if self.bottleneck:
             hidden = hidden + self._whole_image(hidden, time)
         for _ in range(self.blocks):
-            hidden = _Block(coarse, self.dtype)(hidden, time)
+            hidden = block(coarse)(hidden, time)
         hidden = nn.Dense(4 * fine, dtype=self.dtype)(hidden)
         hidden = jnp.concatenate([_depth_to_space(hidden), skip], axis=-1)
         for _ in range(self.blocks):
-            hidden = _Block(fine, self.dtype)(hidden, time)
+            hidden = block(fine)(hidden, time)
         hidden = jax.nn.silu(nn.LayerNorm(dtype=self.dtype)(hidden))
         zeros = nn.initializers.zeros_init()
         last = nn.Conv(4 * x.shape[-1] * self.outputs, (3, 3), kernel_init=zeros, dtype=self.dtype)

@@ -82,6 +82,8 @@ def run(
             _check(given, known)
             _keep_memory()
             logging.get_absl_logger().addFilter(_is_no_error)
+            if "num_steps" not in known:
+                hosts.end_on_signal()
             text = execute(dict(given))
             if hosts.first():
                 _print(places.shown(text))

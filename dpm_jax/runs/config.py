@@ -96,6 +96,16 @@ HELP = {
         "Random t drawn a step and device; 0: the sum over all t, -1: one for each example.",
         values="[-1, inf)",
     ),
+    "microbatches": Flag(
+        int,
+        "Parts that a device takes its batch in, where all of it does not fit into its memory.",
+        values=_COUNT,
+    ),
+    "remat": Flag(
+        bool,
+        "Compute blocks of convolutions, and the sum over all t, again for the gradient: a third"
+        " more work, less memory.",
+    ),
     "steps_per_dispatch": Flag(
         int,
         "Steps in one dispatch; 0: 1 for convolutions on CPU, else log_every.",

@@ -82,6 +82,8 @@ DEFAULTS: Config = {
     "ema_decay": 0.999,
     "objective": "bound",
     "num_t": -1,
+    "microbatches": 1,
+    "remat": False,
     "steps_per_dispatch": 0,
     "log_every": 100,
     "checkpoint_every": 1000,

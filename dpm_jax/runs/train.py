@@ -7,7 +7,7 @@ from typing import Any
 
 from absl import logging
 
-from dpm_jax import training, units
+from dpm_jax import hosts, training, units
 from dpm_jax.data.streaming import Stream
 from dpm_jax.runs import identity, places
 from dpm_jax.runs.bars import bar
@@ -48,6 +48,7 @@ def train(
         if going_on:
             _warn_of_devices(workdir, machines, step)
             state = _fit(problem, options, workdir, checkpoints, state, metrics)
+        hosts.end_on_signal()
     facts = {"seconds": metrics.seconds_at(int(state.step)), "trained_on": machines}
     return state, facts
 

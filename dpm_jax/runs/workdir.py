@@ -17,7 +17,10 @@ from dpm_jax.runs.experiment import Config, Experiment
 
 # Flags that say where things are, how to run or what to measure; they may differ when a run is
 # resumed or measured again. All others define the run.
-PLACES = ("workdir", "data_dir", "manual_dir", "memory_gib", "log_every", "checkpoint_every")
+PLACES = (
+    "workdir", "data_dir", "manual_dir", "memory_gib", "log_every", "checkpoint_every",
+    "microbatches", "remat",
+)  # fmt: skip
 MEASURES = (
     "num_eval", "passes", "num_samples", "sample_steps",
     "baselines", "baseline_patches", "view", "hole", "repeats",

@@ -83,7 +83,7 @@ def fit(
     _check_data(model, data, draw, options)
     if state is None:
         state = initial_state(model, options, checkpoints)
-    loss = make_loss(model, options.objective, options.num_t)
+    loss = make_loss(model, options.objective, options.num_t, options.remat)
     draw = _shard(draw) if streams else draw or draw_rows
     step = make_train_step(loss, make_optimizer(options), options, draw)
     per_dispatch = 1
@@ -168,8 +168,8 @@ def make_train_step(
         key_data, key_loss = jax.random.split(step_key)
         batch = numbers("draw", draw(key_data, data, per_device))
         # The gradient of a mean over devices is not reduced by itself: reduce the gradient.
-        (value, K), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, key_loss, batch)
-        value, K, gradient = parallel.mean((value, K, gradient))
+        found = _gradient(loss, options.microbatches, state.params, key_loss, batch)
+        (value, K), gradient = parallel.mean(found)
         norm = optax.tree.norm(gradient)
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises floats to integers
@@ -194,6 +194,23 @@ def make_train_step(
         )
 
     return train_step
+
+
+def _gradient(loss: Loss, parts: int, params, key: Array, batch: Array):
+    """((loss, K), gradient), the means over so many parts of a batch, one after the other."""
+    gradient = jax.value_and_grad(loss, has_aux=True)
+    if parts == 1:
+        return gradient(params, key, batch)
+
+    def add(total, i: Array):
+        found = gradient(params, key, batch, i, parts)
+        return jax.tree.map(lambda a, b: a + b / parts, total, found), None
+
+    like = jax.eval_shape(gradient, params, key, batch)
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
+    # On CPU, where memory is not what lacks, the gradient of a convolution is slow inside a loop.
+    unrolled = parts if jax.default_backend() == "cpu" else 1
+    return jax.lax.scan(add, nothing, jnp.arange(parts), unroll=unrolled)[0]
 
 
 def make_dispatch(step, looped: bool):

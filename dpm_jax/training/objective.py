@@ -1,7 +1,7 @@
 """What training minimises: −K (eq. 15), or its terms with the weights of a squared error of v."""
 
+import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,12 +10,16 @@ from dpm_jax.core.family import Array
 from dpm_jax.core.model import Model
 from dpm_jax.likelihood import bound
 
-Loss = Callable[[Any, Array, Array], tuple[Array, Array]]  # params, key, batch -> loss, K in nats
+# params, key, batch, i, m -> loss, K in nats; of the i-th of m parts of the batch, or of all
+Loss = Callable[..., tuple[Array, Array]]
 OBJECTIVES = ("bound", "v")
 
 
-def make_loss(model: Model, objective: str = "bound", num_t: int = -1) -> Loss:
+def make_loss(model: Model, objective: str = "bound", num_t: int = -1, remat: bool = False) -> Loss:
     """The loss of one batch on one device: params, key, batch (n, *event) -> loss, mean K in nats.
+
+    With two more arguments, i and m, of the i-th of m equal parts of the batch, whose draws are
+    those of the whole: the mean over the parts is the loss of the batch, to rounding.
 
     Args:
         model: its schedule too is a function of params, so β is learned by the same gradient.
@@ -23,6 +27,7 @@ def make_loss(model: Model, objective: str = "bound", num_t: int = -1) -> Loss:
             them the mean squared error of v, with noise levels as in the cosine schedule.
         num_t: distinct t drawn for a batch, a divisor of it; −1: one for each example; 0: the exact
             sum over all t.
+        remat: with the sum over all t, compute it again for the gradient, √T terms at a time.
 
     Raises:
         ValueError: objective "v" with anything but random t, a Gaussian family, a fixed last step
@@ -36,30 +41,49 @@ def make_loss(model: Model, objective: str = "bound", num_t: int = -1) -> Loss:
             f" fixed schedule; got num_t={num_t}, {model.family.name}, last_step={model.last_step},"
             f" learned schedule={model.learns_schedule}"
         )
+    return _all_t(model, remat) if num_t == 0 else _random_t(model, num_t, v_weights)
 
-    def all_t(params, key: Array, batch: Array):
+
+def _all_t(model: Model, remat: bool) -> Loss:
+    def loss(params, key: Array, batch: Array, i: Array | int = 0, of: int = 1):
         chain = model.chain(params, clamped=False)
         # Side by side, not by scan: the gradient of a scan would add a full gradient of the weights
         # at every t, which readouts of their own for each of 2000 t make many times dearer.
         t = jnp.arange(chain.first_t, chain.T + 1)
+        draws = jax.random.split(key, (t.shape[0], of, batch.shape[0] // of))[:, i]
+        batch = _part(batch, i, of)
 
         def one(key: Array, x: Array, t: Array) -> Array:
             return bound.term(key, chain, x, t)
 
-        draws = jax.random.split(key, (t.shape[0], batch.shape[0]))
-        terms = jax.vmap(jax.vmap(one, (0, 0, None)), (0, None, 0))(draws, batch, t)
+        def at(step) -> Array:
+            draws, t = step
+            return jax.vmap(one, (0, 0, None))(draws, batch, t)
+
+        if remat:
+            terms = jax.lax.map(jax.checkpoint(at), (draws, t), batch_size=math.isqrt(t.size))
+        else:
+            terms = jax.vmap(at)((draws, t))
         known = jax.vmap(lambda x: bound.ends(chain, x))(batch)
         K = jnp.mean(known) + jnp.sum(jnp.mean(terms, axis=1))
         return -K / batch[0].size, K
 
-    def random_t(params, key: Array, batch: Array):
+    return loss
+
+
+def _random_t(model: Model, num_t: int, v_weights: Callable | None) -> Loss:
+    def loss(params, key: Array, batch: Array, i: Array | int = 0, of: int = 1):
         chain = model.chain(params, clamped=False)
         law, weight = (None, None) if v_weights is None else v_weights(chain.schedule)
-        found = bound.draw_terms(key, chain, batch, num_t, law)
-        known = jnp.mean(jax.vmap(lambda x: bound.ends(chain, x))(batch))
+        found = bound.draw_terms(key, chain, batch, num_t, law, (i, of))
+        known = jnp.mean(jax.vmap(lambda x: bound.ends(chain, x))(_part(batch, i, of)))
         K = known + jnp.mean(found.term / found.probability)
         if weight is not None:
             return -jnp.mean(found.term * weight[found.t]) / batch[0].size, K
         return -K / batch[0].size, K
 
-    return all_t if num_t == 0 else random_t
+    return loss
+
+
+def _part(batch: Array, i: Array | int, of: int) -> Array:
+    return batch if of == 1 else batch.reshape(of, -1, *batch.shape[1:])[i]

@@ -29,6 +29,8 @@ class Options:
     objective: str = "bound"  # bound (eq. 15), or v: K's terms reweighted to plain MSE of v
     num_t: int = -1  # t drawn a device and step; −1: one for each example; 0: the sum over all t
     seed: int = 0
+    microbatches: int = 1  # parts that a device takes its batch in; their gradients are added
+    remat: bool = False  # compute again for the gradient what takes memory to keep
     steps_per_dispatch: int = 0  # 0: 1 for convolutions on CPU, else log_every; of a Stream 1
     log_every: int = 100
     checkpoint_every: int = 1000
@@ -42,6 +44,12 @@ def check(options: Options) -> None:
         raise ValueError(
             f"num_t: expected −1, 0 or a divisor of the device's batch {per_device}, got"
             f" {options.num_t}"
+        )
+    parts, draws = options.microbatches, per_device if options.num_t == -1 else options.num_t
+    if parts < 1 or per_device % parts or (draws and draws % parts and per_device // draws % parts):
+        raise ValueError(
+            "microbatches: expected a divisor of num_t or of the examples that share a t, of the"
+            f" device's batch {per_device}; got {parts}"
         )
     positive = ("num_steps", "learning_rate", "clip_norm", "log_every", "checkpoint_every")
     for name in positive:
@@ -61,11 +69,11 @@ def check(options: Options) -> None:
 
 def _check_types(options: Options) -> None:
     """A number where a number belongs, whole where the default is: 1.5 steps end nowhere."""
-    kinds: dict[type, tuple[type, str]] = {str: (str, "a name")}
+    kinds: dict[type, tuple[type, str]] = {str: (str, "a name"), bool: (bool, "true or false")}
     kinds |= {int: (numbers.Integral, "an integer"), float: (numbers.Real, "a number")}
     for field in dataclasses.fields(options):
         value, (kind, name) = getattr(options, field.name), kinds[type(field.default)]
-        if isinstance(value, bool) or not isinstance(value, kind):
+        if (isinstance(value, bool) and kind is not bool) or not isinstance(value, kind):
             raise ValueError(f"{field.name}: expected {name}, got {value!r}")
 
 
