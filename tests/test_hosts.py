@@ -5,18 +5,23 @@ Each start of a process costs seconds, so that what can share one does.
 
 import ast
 import json
+import os
+import re
 import signal
+import subprocess
+import sys
 
 import jax
 import numpy as np
 import pytest
-from processes import Processes, run
+from processes import ROOT, Processes, free_port, run
 
 from dpm_jax import hosts, parallel
 from dpm_jax.experiments import swiss_roll
 from dpm_jax.runs import execution
 from dpm_jax.runs.config import configure
 
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 WORKER = ["tests/cluster_case.py"]
 FLAGS = {
     "T": 5, "network": "perceptron", "width": 8, "batch_size": 32, "log_every": 10,
@@ -104,6 +109,37 @@ def test_what_is_wrong_on_one_host_is_said_once_and_ends_all(tmp_path):
         assert expected[name] in outputs[0], outputs
         assert not any("swiss_roll.py:" in text for text in outputs[1:]), outputs
         assert not (tmp_path / name / "run").exists()
+
+
+def test_the_slurm_script_of_the_readme_runs(tmp_path):
+    """With a srun that starts two tasks of one host, as SLURM tells them; and is interrupted."""
+    script = next(b for b in re.findall(r"```bash\n(.*?)```", README, re.S) if "#SBATCH" in b)
+    few = " ".join(f"--{name}={value}" for name, value in FLAGS.items() if name != "batch_size")
+    fake = f"""
+        python() {{ {sys.executable} "$@" {few} --num_steps=100000; }}
+        scontrol() {{ echo "scontrol $@"; }}
+        srun() {{
+            for i in 0 1; do
+                SLURM_PROCID=$i SLURM_LOCALID=$i "$@" > out$i.txt 2>&1 & pids[$i]=$!
+            done
+            until [ "$(wc -l < runs/slurm/metrics.csv)" -gt 3 ]; do sleep 0.1; done 2> /dev/null
+            pkill -TERM -P ${{pids[1]}} || kill -TERM ${{pids[1]}}
+            wait ${{pids[0]}}
+        }}
+    """
+    told = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "127.0.0.1"}
+    told |= {"SLURM_NTASKS": "2", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    told |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+    environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | told
+    done = subprocess.run(
+        ["bash", "-c", fake + script], cwd=tmp_path, env=environment, capture_output=True,
+        text=True, timeout=120, check=False,
+    )  # fmt: skip
+    outputs = [(tmp_path / f"out{i}.txt").read_text() for i in (0, 1)]
+    assert done.returncode == 130, (done, outputs)
+    assert done.stdout == f"scontrol requeue {told['SLURM_JOB_ID']}\n"
+    assert "interrupted; the same command resumes the run" in outputs[0]
+    assert list((tmp_path / ".cache" / "jax").iterdir())  # the compilation cache is used
 
 
 @pytest.mark.parametrize(
