@@ -482,3 +482,25 @@ def test_a_part_of_the_state_is_restored_alone(tmp_path):
         checkpoints.restore({**ema, "other": jnp.zeros(2)}, "ema")
     checkpoints.save(2, {"ema": {"w": jnp.ones(3)}, "opt_state": jnp.ones(2)})
     assert checkpoints.digest(1) != checkpoints.digest(2)
+
+
+def test_a_save_goes_on_while_the_caller_does(tmp_path):
+    """What is written is the state as it was; what went wrong is raised by the next call."""
+    gate = threading.Event()
+    kept = Checkpoints(tmp_path / "a", after=gate.wait)
+    state = {"x": np.arange(5.0, dtype=np.float32)}
+    kept.save(1, state, wait=False)
+    state["x"][:] = -1
+    gate.set()
+    step, found = kept.restore(state)
+    assert step == 1 and found["x"].tolist() == [0, 1, 2, 3, 4]
+    kept.close()
+
+    def full():
+        raise OSError("No space left on device")
+
+    failing = Checkpoints(tmp_path / "b", after=full)
+    failing.save(1, state, wait=False)
+    with pytest.raises(OSError, match="No space left"):
+        failing.save(2, state)
+    failing.close()

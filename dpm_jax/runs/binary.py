@@ -82,8 +82,9 @@ def run(
             _check(given, known)
             _keep_memory()
             logging.get_absl_logger().addFilter(_is_no_error)
-            if "num_steps" not in known:
+            if "num_steps" not in known:  # nothing will train
                 hosts.end_on_signal()
+                _check_alike(given)
             text = execute(dict(given))
             if hosts.first():
                 _print(places.shown(text))
@@ -205,6 +206,13 @@ def _check(given: Config, known: Mapping[str, Flag]) -> None:
         raise Invalid(
             f"JAX_PLATFORMS: expected platforms with devices on this machine, got {wanted!r}{why}"
         ) from error
+
+
+def _check_alike(given: Config) -> None:
+    try:
+        execution.check_alike(given)
+    except ValueError as error:
+        raise Invalid(f"--{error}") from error
 
 
 def _with_presets(experiment: Experiment) -> dict[str, Flag]:

@@ -135,7 +135,7 @@ def _prepare(experiment: Experiment, config: Config, held: contextlib.ExitStack)
     """Everything that can be refused, and the directory claimed once nothing was."""
     try:
         hosts.together(_check_flags, experiment, config)
-        hosts.check_same(_started_with(config))
+        check_alike(config)
         config = config | {"workdir": str(places.local(config["workdir"]))}
         problem = hosts.together(_set_up, experiment, config)
         workdir, config, params = _claimed(Path(config["workdir"]), config, problem, held)
@@ -151,10 +151,10 @@ def _check_flags(experiment: Experiment, config: Config) -> None:
     training.check(training_options(config))
 
 
-def _started_with(config: Config) -> Config:
-    """What must be the same in every process: flags and versions."""
+def check_alike(config: Config) -> None:
+    """ValueError, in every process, where another was started with other flags or versions."""
     same = {name: v for name, v in config.items() if name not in workdirs.PLACES_OF_DATA}
-    return same | {"dpm_jax": version(), "jax": jax.__version__}
+    hosts.check_same(same | {"dpm_jax": version(), "jax": jax.__version__})
 
 
 def _set_up(experiment: Experiment, config: Config) -> Problem:
