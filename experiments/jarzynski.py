@@ -17,6 +17,7 @@ It printed, among others (seed 0, ΔF = 0.6931, 20,000 trajectories each way; 2 
 A fast driving gives a bound alone: k̂ says that the largest weights are not all drawn yet.
 """
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from dpm_jax import files, thermodynamics
 from dpm_jax.runs import Invalid, binary, flags, work_report
 from dpm_jax.runs.config import name_flag
 from dpm_jax.runs.flags import Flag
-from dpm_jax.runs.workdir import claim
+from dpm_jax.runs.workdir import claim, locked
 from dpm_jax.training.options import MAX_SEED
 
 FLAGS = {
@@ -58,11 +59,19 @@ def execute(config: dict[str, Any]) -> str:
     Raises:
         Invalid: for anything the user can mend, before any work.
     """
-    try:
-        config = {"experiment": "jarzynski", **check(config)}
-        workdir = claim(Path(config["workdir"]), config, write=True)
-    except (ValueError, OSError) as error:
-        raise Invalid(name_flag(error, config)) from error
+    with contextlib.ExitStack() as held:
+        try:
+            config = {"experiment": "jarzynski", **check(config)}
+            workdir = claim(Path(config["workdir"]), config, write=False)
+            held.enter_context(locked(workdir))
+            claim(workdir, config, write=True)
+        except (ValueError, OSError) as error:
+            raise Invalid(name_flag(error, config)) from error
+        return measure(config, workdir)
+
+
+def measure(config: dict[str, Any], workdir: Path) -> str:
+    """Figure and report.json into the directory, which is held; the tables."""
     delta_F = 0.5 * math.log(config["stiffness_B"] / config["stiffness_A"])
     rows, works = [], []
     for i, duration in enumerate(tqdm(config["durations"], desc="drive", unit="speed")):
