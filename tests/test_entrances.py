@@ -14,11 +14,13 @@ from dpm_jax import (
     networks,
     posterior,
     replacement,
+    sampling,
     training,
 )
 from dpm_jax import schedule as schedules
+from dpm_jax.baselines import blocks, causal, mcgsm, parzen
 from dpm_jax.images import dequantisation
-from dpm_jax.likelihood import Rows
+from dpm_jax.likelihood import Rows, discretized
 from dpm_jax.runs import Problem, Run
 
 KEY = jax.random.key(0)
@@ -65,6 +67,10 @@ ONE = {
     "bound.exact_terms": ("x0", lambda f, x: bound.exact_terms(KEY, CHAINS[f], x)),
     "bound.null": ("x0", lambda f, x: bound.null(CHAINS[f], x)),
     "bound.noise_floor": ("x0", lambda f, x: bound.noise_floor(KEY, CHAINS[f], x, [1])),
+    "bound.term": ("x0", lambda f, x: bound.term(KEY, CHAINS[f], x, 1)),
+    "bound.ends": ("x0", lambda f, x: bound.ends(CHAINS[f], x)),
+    "noised": ("x0", lambda f, x: sampling.noised(KEY, CHAINS[f], x, 1)),
+    "forward_trajectory": ("x0", lambda f, x: sampling.forward_trajectory(KEY, CHAINS[f], x)),
     "forward_work": ("x0", lambda f, x: likelihood.forward_work(KEY, CHAINS[f], x)),
     "forward_works": ("x0", lambda f, x: likelihood.forward_works(KEY, CHAINS[f], x, 2)),
     "estimate": ("x0", lambda f, x: likelihood.estimate(KEY, CHAINS[f], x, 2)),
@@ -127,6 +133,61 @@ def test_another_shape(entrance, shape):
     x = np.zeros((2, *shape) if entrance in ROWS and shape else shape)
     with pytest.raises(ValueError, match=rf"^{argument}: expected .*got .*\("):
         call("bits", x)
+
+
+def standing(n, d=2):
+    return np.random.default_rng(0).standard_normal((n, d))
+
+
+# What knows no chain: entrance -> the argument's name, a call, and a good value's shape.
+ALONE = {
+    "blocks.fit": ("train", lambda x: blocks.fit(x, 1), (9, 2, 2, 1)),
+    "isotropic": ("images", blocks.isotropic, (2, 2, 2, 1)),
+    "causal.fit": ("train", lambda x: causal.fit(x, rows=0, columns=1), (40, 2, 2, 1)),
+    "mcgsm.fit": ("train", lambda x: mcgsm.fit(x, 0, 1, steps=1), (40, 2, 2, 1)),
+    "fit_scale_mixture": (
+        "context", lambda x: causal.fit_scale_mixture(x, standing(20)[:, 0]), (20, 2)
+    ),
+    "fit_scale_mixture, target": (
+        "target", lambda x: causal.fit_scale_mixture(standing(20), x), (20,)
+    ),
+    "fit_conditional": (
+        "context", lambda x: mcgsm.fit_conditional(x, standing(20)[:, 0], steps=1), (20, 2)
+    ),
+    "parzen.evaluate": ("samples", lambda x: parzen.evaluate(x, standing(3), standing(3)), (4, 2)),
+    "parzen.evaluate, validation": (
+        "validation", lambda x: parzen.evaluate(standing(3), x, standing(3)), (4, 2)
+    ),
+    "parzen.evaluate, test": (
+        "test", lambda x: parzen.evaluate(standing(3), standing(3), x), (4, 2)
+    ),
+    "parzen.log_density": ("x", lambda x: parzen.log_density(standing(3), x, 1.0), (4, 2)),
+    "widths": ("widths", lambda x: parzen.log_densities(standing(3), standing(3), x), (2,)),
+    "centre": ("images", lambda x: discretized.centre(x, discretized.bins(4, 0.0, 1.0)), (3,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("entrance", ALONE)
+@pytest.mark.parametrize("kind", [*NO_NUMBERS, "ragged", "none", "NaN", "infinite", "shape"])
+def test_baselines_and_bins(entrance, kind):
+    argument, call, shape = ALONE[entrance]
+    good = np.abs(standing(int(np.prod(shape)), 1).round() % 4).reshape(shape)
+    bad = {"ragged": [[1.0], [1.0, 2.0]], "none": None, "NaN": good * np.nan, "shape": good[None]}
+    bad |= {"infinite": np.where(good == good.max(), np.inf, good)} | NO_NUMBERS
+    if (entrance, kind) == ("centre", "shape"):
+        return  # of any shape
+    with pytest.raises((TypeError, ValueError), match=f"^{argument}: expected .* got"):
+        call(bad[kind])
+
+
+@pytest.mark.parametrize("t", [-1, 4, 1.0, np.nan])
+def test_t_is_a_step_of_the_chain(t):
+    for call, least in ((bound.term, 1), (sampling.noised, 0)):
+        for given in (t, jnp.asarray(t)):
+            with pytest.raises(ValueError, match=rf"^t: expected a whole number in {least}\.\.3"):
+                call(KEY, CHAINS["gaussian"], GOOD, given)
+    with pytest.raises(ValueError, match=r"in 1\.\.3, got 0"):
+        bound.term(KEY, CHAINS["gaussian"], GOOD, 0)
 
 
 @pytest.mark.parametrize("mask", [np.ones(3), np.array(["a"] * 3), np.ones(3, "M8[D]"), [1, 0, 1]])

@@ -37,7 +37,7 @@ ROOMS = {
     "networks": set(),
     "core": {"units"},
     "thermodynamics": {"units"},
-    "baselines": {"units", "files"},
+    "baselines": {"units", "files", "core.family"},
     "images": {"core", "units"},
     "data": {"files", "images.dequantisation"},
     "likelihood": {"core", "thermodynamics", "parallel", "units"},

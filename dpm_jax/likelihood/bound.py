@@ -42,7 +42,12 @@ class Terms(NamedTuple):
 
 
 def term(key: Array, chain: Chain, x0: Array, t: Array) -> Array:
-    """The t-th term of K (eq. 14) at one x^t: −KL_t, at t = 1 log p(x^0|x^1); scalar nats."""
+    """The t-th term of K (eq. 14) at one x^t: −KL_t, at t = 1 log p(x^0|x^1); scalar nats.
+
+    Raises:
+        ValueError: for t outside 1..T, or an x0 that is no example of the chain's.
+    """
+    x0, t = checked(chain.family, chain.shape, "x0", x0), sampling.check_t(t, 1, chain)
     family, schedule = chain.family, chain.schedule
     xt = sampling.noised(key, chain, x0, t)
     p = chain.reverse(xt, t)
@@ -55,6 +60,7 @@ def term(key: Array, chain: Chain, x0: Array, t: Array) -> Array:
 
 def ends(chain: Chain, x0: Array) -> Array:
     """The terms of K (eq. 14) without a network, scalar nats: prior, and last step if fixed."""
+    x0 = checked(chain.family, chain.shape, "x0", x0)
     value = _prior_term(chain, x0)
     if chain.first_t == 2:
         family, pi = chain.family, chain.family.prior(x0.shape)
