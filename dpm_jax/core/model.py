@@ -1,6 +1,8 @@
 """Model: a family, a schedule, a network and a readout; with parameters it becomes a chain."""
 
 from collections.abc import Callable
+from functools import lru_cache
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -92,6 +94,7 @@ def build(
     read = readout if isinstance(readout, Readout) else family.readout(readout, variance)
     shape = tuple(event_shape)
     _check(family, shape, last_step, learn_schedule, x0_range)
+    x0_range = None if x0_range is None else (float(x0_range[0]), float(x0_range[1]))
     seen = _seen(read, schedule, shape)
 
     def init(key: Array):
@@ -118,13 +121,29 @@ def build(
 def sample(model: Model, params, key: Array, num: int, steps: int | None = None) -> Array:
     """`num` draws x^0, (num, *event), by ancestral sampling in T or fewer (respaced) steps.
 
+    Compiled once for a model, `num` and `steps`: of the last models what was compiled is kept.
+
     Raises:
-        ValueError: for num below 1, or steps outside 2..T.
+        ValueError: for num below 1, steps outside 2..T, or either no whole number.
     """
-    if num < 1:
-        raise ValueError(f"num: expected at least 1, got {num}")
-    chain = model.chain(params, steps)
-    return jax.vmap(lambda k: sampling.sample(k, chain))(jax.random.split(key, num))
+    for name, number, least in (("num", num, 1), ("steps", 2 if steps is None else steps, 2)):
+        if not isinstance(number, Integral) or number < least:
+            raise ValueError(f"{name}: expected a whole number, at least {least}, got {number!r}")
+    draw = _sampler(model.make, model.x0_range, steps)
+    return draw(params, jax.random.split(key, int(num)))
+
+
+@lru_cache(maxsize=16)
+def _sampler(make: Callable[[Any, Range], Chain], x0_range: Range, steps: int | None):
+    """(params, keys) -> one draw for each key, compiled."""
+
+    @jax.jit
+    def draw(params, keys: Array) -> Array:
+        chain = make(params, x0_range)
+        chain = chain if steps is None else respace(chain, steps)
+        return jax.vmap(lambda key: sampling.sample(key, chain))(keys)
+
+    return draw
 
 
 def _reverse(network, params, read: Readout, schedule: Schedule, x0_range: Range) -> Reverse:
