@@ -227,7 +227,7 @@ def test_bits_and_integers_are_taken_as_the_numbers_they_are():
     for name in ("bits", "gaussian"):
         chain = CHAINS[name]
         expected = likelihood.forward_work(KEY, chain, jnp.asarray(GOOD, jnp.float32))
-        for kind in (bool, np.uint8, int):
+        for kind in (bool, np.uint8, int, np.float16, np.longdouble):
             found = likelihood.forward_work(KEY, chain, GOOD.astype(kind))
             np.testing.assert_array_equal(found, expected)
     rows = np.stack([GOOD, GOOD])

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dpm_jax.networks.paper import bumps
+from dpm_jax.networks.promotion import promoting
 
 # Means over a standard normal, which the nonlinearities below are less: constants that the next
 # layer's bias could take up, but for the zeros that pad a border. Left in, they are most of what
@@ -119,6 +120,7 @@ class MultiScaleConv(nn.Module):
     dtype: Any = None
 
     @nn.compact
+    @promoting
     def __call__(self, x: Array, t: Array, log_snr: Array) -> Array:
         """x (H, W, C) -> raw outputs (H, W, C, outputs)."""
         self._check(x.shape)
