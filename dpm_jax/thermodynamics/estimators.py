@@ -97,7 +97,8 @@ def jarzynski(work) -> Estimate:
     Args:
         work: (M,) nats, of independent trajectories; +inf is legal (a trajectory of weight 0). Of
             NumPy works or a list the least is subtracted in float64, so that a common offset costs
-            no digits, and value, K, low and high are float64.
+            no digits, and value, K, low and high are float64. Of works on a device (under
+            `jax.vmap` all are) error and interval hold what an offset cost by rounding.
 
     Returns:
         Estimate. With M = 1 the errors are NaN: unknown. Where every work is +inf, value and K are
@@ -139,7 +140,7 @@ def _estimate(work: Array) -> Estimate:
     unknown = jnp.where(possible & (m > 1), 0.0, jnp.nan)
     spread = jnp.sum((weight - total / m) ** 2) / max(m - 1, 1)
     K_spread = jnp.sum((work - jnp.mean(work)) ** 2) / max(m - 1, 1)
-    return Estimate(
+    found = Estimate(
         jnp.where(possible, jnp.log(total / m) - least, -jnp.inf),
         jnp.sqrt(spread / m) / (total / m) + unknown,
         _jackknife(jax.lax.stop_gradient(work)) + unknown,
@@ -148,6 +149,10 @@ def _estimate(work: Array) -> Estimate:
         jnp.sqrt(K_spread / m) + unknown,
         *weights.judge(-work),
     )
+    # What a common offset cost before the works came here: vmap casts NumPy's float64, too.
+    lost = 0.5 * jnp.finfo(work.dtype).eps * jnp.abs(least)
+    ends = {"low": found.low - lost, "high": found.high + lost}
+    return found._replace(error=jnp.hypot(found.error, lost), **ends)
 
 
 def _jackknife(work: Array) -> Array:
