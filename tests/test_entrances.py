@@ -236,13 +236,16 @@ def test_bits_and_integers_are_taken_as_the_numbers_they_are():
     assert likelihood.evaluate(m, params, rows.astype(bool)) == expected
 
 
-def test_under_jit_shape_and_type_are_checked_and_values_are_not():
+def test_under_jit_shape_and_type_are_checked_and_impossible_values_give_no_number():
     chain = CHAINS["bits"]
     work = jax.jit(lambda x: likelihood.forward_work(KEY, chain, x))
     assert work(jnp.asarray([1, 0, 1])).dtype == jnp.float32
     with pytest.raises(ValueError, match=r"^x0: expected shape \(3,\), got \(2,\)"):
         work(jnp.zeros(2))
-    assert jnp.isfinite(work(jnp.full(3, 0.5)))
+    rows = jnp.asarray([[-1.0, 1.0, 1.0], [0.0, 255.0, 0.0], [0.5, 0.0, 1.0], GOOD])
+    for call in (likelihood.forward_work, lambda *given: bound.exact(*given).K):
+        found = np.asarray(jax.vmap(lambda x, call=call: call(KEY, chain, x))(rows))
+        assert np.isnan(found).tolist() == [True, True, True, False]
 
 
 # --- images: levels and units -------------------------------------------------------------------

@@ -223,6 +223,7 @@ def family(rate: float | Array = 0.5) -> Family:
         readout=partial(readout, rho),
         noise=Noise("flip probability", most=1.0, default=0.1, additive=False),
         arguments={"rate": rate},
+        possible=lambda x: (x == 0) | (x == 1),
     )
 
 

@@ -72,8 +72,9 @@ def _widened(x: Any) -> Any:
 def checked(family: "Family", shape: tuple[int, ...], argument: str, x: Any, many: bool = False):
     """x where it is an example of this shape (`many`: rows of them) that the family can have.
 
-    Under jit, grad and vmap shape and type are checked, not the values. Bits and integers become
-    floats, narrow floats those of all else; rows of NumPy come back as they are.
+    Under jit, grad and vmap shape and type are checked, and values that cannot be become NaN. Bits
+    and integers become floats, narrow floats those of all else; rows of NumPy come back as they
+    are.
 
     Args:
         family: whose support the values must lie in.
@@ -90,11 +91,12 @@ def checked(family: "Family", shape: tuple[int, ...], argument: str, x: Any, man
     if x.ndim != len(expected) or x.shape[many:] != tuple(shape) or (many and not len(x)):
         text = str(expected).replace("'", "") + " with n >= 1" * many
         raise ValueError(f"{argument}: expected shape {text}, got {x.shape}")
-    if not isinstance(x, jax.core.Tracer):
-        try:
-            family.validate(np.asarray(x).reshape(-1, *(shape or (1,))))
-        except ValueError as error:
-            raise ValueError(str(error).replace("data:", f"{argument}:", 1)) from error
+    if isinstance(x, jax.core.Tracer):
+        return x if family.possible is None else jnp.where(family.possible(x), x, jnp.nan)
+    try:
+        family.validate(np.asarray(x).reshape(-1, *(shape or (1,))))
+    except ValueError as error:
+        raise ValueError(str(error).replace("data:", f"{argument}:", 1)) from error
     return x if many else _widened(x)
 
 
@@ -121,6 +123,7 @@ class Family(NamedTuple):
     readout: "Callable[..., Readout]"  # names of mean and variance -> Readout (readout.py)
     noise: Noise  # of observations
     arguments: Mapping[str, Any] = MappingProxyType({})  # that `family()` of its module was given
+    possible: Callable[[Array], Array] | None = None  # x -> bool, elementwise, as `validate`; all
     reparametrised: bool = False  # x^t is a differentiable function of β: β can be learned
     compare: Callable[[Array, Params, Params], tuple[Array, Array]] | None = None
     # key, q, p -> x ~ q, log q(x)/p(x) in nats, where that can be had more precisely than from x
