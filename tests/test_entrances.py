@@ -15,6 +15,7 @@ from dpm_jax import (
     posterior,
     replacement,
     sampling,
+    thermodynamics,
     training,
 )
 from dpm_jax import schedule as schedules
@@ -188,6 +189,88 @@ def test_t_is_a_step_of_the_chain(t):
                 call(KEY, CHAINS["gaussian"], GOOD, given)
     with pytest.raises(ValueError, match=r"in 1\.\.3, got 0"):
         bound.term(KEY, CHAINS["gaussian"], GOOD, 0)
+
+
+MASK = np.array([True, False, True])
+CHAIN, MODEL = CHAINS["gaussian"], MODELS["gaussian"]
+PARAMS = MODEL.init(KEY)
+WHOLE = {  # entrance -> name, call, least
+    "Model.chain": ("steps", lambda n: MODEL.chain(PARAMS, n), 2),
+    "model.sample": ("num", lambda n: model.sample(MODEL, PARAMS, KEY, n), 1),
+    "model.build": (
+        "event_shape",
+        lambda n: model.build(gaussian.family(), schedules.linear(3, 0.1, 0.5), None, (n,)), 1,
+    ),
+    "schedule": ("T", lambda n: schedules.geometric(n, 0.1), 2),
+    "reverse_trajectory": ("every", lambda n: sampling.reverse_trajectory(KEY, CHAIN, n), 1),
+    "estimate": ("num", lambda n: likelihood.estimate(KEY, CHAIN, GOOD, n), 1),
+    "estimate, chunk": ("chunk", lambda n: likelihood.estimate(KEY, CHAIN, GOOD, 2, n), 1),
+    "sandwich": ("num", lambda n: likelihood.sandwich(KEY, CHAIN, n), 1),
+    "evaluate": ("passes", lambda n: likelihood.evaluate(MODEL, PARAMS, GOOD[None], n), 1),
+    "Rows": (
+        "at_once", lambda n: likelihood.evaluate(MODEL, PARAMS, GOOD[None], rows=Rows(at_once=n)), 1
+    ),
+    "evaluate_works": ("num", lambda n: likelihood.evaluate_works(MODEL, PARAMS, GOOD[None], n), 1),
+    "summarise": ("num", lambda n: likelihood.summarise(np.zeros((2, 3)), n), 1),
+    "draw_terms": ("num_t", lambda n: bound.draw_terms(KEY, CHAIN, GOOD[None], n), 1),
+    "noise_floor": ("num_t", lambda n: bound.noise_floor(KEY, CHAIN, GOOD, [1], n), 1),
+    "posterior.sample": (
+        "num",
+        lambda n: posterior.sample(KEY, CHAIN, posterior.inpaint(CHAIN, MASK, GOOD), n), 1,
+    ),
+    "replacement": ("repeats", lambda n: replacement.sample(KEY, CHAIN, MASK, GOOD, n), 1),
+    "parzen": ("chunk", lambda n: parzen.log_density(standing(3), standing(3), 1.0, n), 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("entrance", WHOLE)
+def test_whole_numbers(entrance):
+    name, call, least = WHOLE[entrance]
+    for bad in (1.5, "2", True, [2], np.nan, jnp.zeros(2), least - 1):
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: expected .*got"):
+            call(bad)
+
+
+@pytest.mark.parametrize("t0", [[1.5], 1, [0], [4], [], ["1"]])
+def test_noise_floors_are_steps(t0):
+    with pytest.raises(ValueError, match=r"^t0: expected a list of values in 1\.\.3, got"):
+        bound.noise_floor(KEY, CHAIN, GOOD, t0)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: model.sample(MODEL, {}, KEY, 1), "params: expected those of the model"),
+        (lambda: MODEL.chain(None), "params: expected those of the model"),
+        (lambda: binomial.family("a"), "rate: expected an array of numbers, got"),
+        (
+            lambda: schedules.geometric(3, "a"),
+            r"beta_1: expected a number inside \(0, 1\), got 'a'",
+        ),
+        (lambda: built(gaussian.family(), x0_range="ab"), r"x0_range: expected \(low, high\)"),
+        (lambda: built(gaussian.family(), x0_range=(1,)), r"x0_range: expected \(low, high\)"),
+        (lambda: built(gaussian.family(), x0_range=(np.nan, 1)), "x0_range: expected"),
+        (
+            lambda: model.build(gaussian.family(), jnp.ones(4), networks.MLP(outputs=2), (3,)),
+            "schedule: expected one such as",
+        ),
+        (lambda: posterior.perturb(CHAIN, 3.0, "annealed"), "log_r: expected a function"),
+        (lambda: posterior.compose(3, 4), "tilts: expected tilts, got 3"),
+        (lambda: posterior.tilted(CHAIN, None), "tilt: expected a Tilt or a function"),
+        *(
+            (lambda f=f, bad=bad: f(bad), "(work|forward_work): expected an array of numbers, got")
+            for f in (
+                thermodynamics.jarzynski,
+                lambda w: thermodynamics.bennett(w, [1.0, 2.0]),
+                lambda w: thermodynamics.crooks(w, [1.0, 2.0]),
+            )
+            for bad in (*NO_NUMBERS.values(), None, [[1.0], [1.0, 2.0]])
+        ),
+    ],
+)
+def test_what_is_no_part_of_a_model_or_a_work(call, message):
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        call()
 
 
 @pytest.mark.parametrize("mask", [np.ones(3), np.array(["a"] * 3), np.ones(3, "M8[D]"), [1, 0, 1]])

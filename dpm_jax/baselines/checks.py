@@ -1,10 +1,10 @@
 """What all baselines ask of images, pixels and numbers."""
 
-from numbers import Integral
 from typing import Any, NoReturn
 
 import numpy as np
 
+from dpm_jax import units
 from dpm_jax.core.family import numbers
 
 
@@ -32,10 +32,7 @@ def pixels(context, target) -> tuple[np.ndarray, np.ndarray]:
 def at_least(**numbers: tuple[Any, int]) -> None:
     """ValueError where one (the first of its pair) is none, or below its least (the second)."""
     for name, (number, least) in numbers.items():
-        if not isinstance(number, Integral):
-            raise ValueError(f"{name}: expected a whole number, got {number!r}")
-        if number < least:
-            raise ValueError(f"{name}: expected at least {least}, got {number}")
+        units.whole(name, number, least)
 
 
 def refuse(name: str, what: str, images: np.ndarray) -> NoReturn:

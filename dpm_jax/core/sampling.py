@@ -6,6 +6,7 @@ One compiled loop each, for one example; ``jax.vmap`` over the keys draws many.
 import jax
 import jax.numpy as jnp
 
+from dpm_jax import units
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.family import Array, checked
 
@@ -89,5 +90,4 @@ def check_t(t: Array, least: int, chain: Chain) -> Array:
 
 
 def _check_every(every: int, chain: Chain) -> None:
-    if not 1 <= every <= chain.T:
-        raise ValueError(f"every: expected 1..{chain.T}, got {every}")
+    units.whole("every", every, 1, chain.T)

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from dpm_jax import units
+from dpm_jax.core.family import numbers
 from dpm_jax.thermodynamics import weights
 
 
@@ -105,12 +106,14 @@ def jarzynski(work) -> Estimate:
         −inf, ess is 0 and the errors NaN.
 
     Raises:
-        ValueError: where work is not one-dimensional with M >= 1.
+        TypeError: where work is no array of real numbers.
+        ValueError: where it is not one-dimensional with M >= 1.
 
     Source: Jarzynski 1997, eq. 2; Neal 2001 (annealed importance sampling); Burda et al. 2015.
     """
-    if isinstance(work, Array):
-        return _estimate(work)
+    checked = numbers("work", work)
+    if isinstance(checked, Array):
+        return _estimate(checked)
     work = np.asarray(work, np.float64)
     least = np.min(work[np.isfinite(work)], initial=np.inf)
     least = least if np.isfinite(least) else 0.0
@@ -258,6 +261,7 @@ def _outside(work: np.ndarray, other: np.ndarray) -> float:
 
 
 def _works(name: str, work) -> np.ndarray:
+    numbers(name, work)
     work = np.asarray(work, np.float64)
     if work.ndim != 1 or work.shape[0] < 2:
         raise ValueError(f"{name}: expected shape (n,) with n >= 2, got {work.shape}")
