@@ -50,6 +50,7 @@ FLAGS = {
     ),
 }
 _LEAST_STEPS, _STEPS_PER_TIME = 50, 20  # changes of the trap: in all, and a relaxation time
+_HIGHEST = 1e12  # k_B T: works that the squares of Bennett's and Crooks' fits hold
 _RING_STEPS, _RING_STATES = (1, 10, 100, 1000), 32
 
 
@@ -111,6 +112,11 @@ def check(config: dict[str, Any]) -> dict[str, Any]:
         durations = [float(d) for d in config["durations"]]
     except ValueError as error:
         raise ValueError(f"durations: expected numbers, got {config['durations']}") from error
+    stiffness = config["stiffness_A"], config["stiffness_B"]
+    highest = max(stiffness) * (config["displacement"] ** 2 + 1 / min(stiffness))
+    if highest > _HIGHEST:
+        got = f"a displacement of {config['displacement']:g} at {max(stiffness):g}"
+        raise ValueError(f"displacement: expected energies up to {_HIGHEST:g} k_B T, got {got}")
     if not durations or not all(0 < d < math.inf for d in durations):
         raise ValueError(f"durations: expected finite numbers above 0, got {durations}")
     for duration in durations:  # the trap's path is held whole

@@ -156,9 +156,7 @@ def _folder(config, run) -> Path:
 
 def _claim(out: Path, held: dict[str, Any]) -> None:
     """Only the same question may be asked again in the same folder: nothing else is replaced."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out: expected a directory, got the file {out}")
-    parent = next(p for p in (out, *out.absolute().parents) if p.exists())
+    parent = next(p for p in (out, *out.absolute().parents) if os.path.lexists(p))
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(f"out: expected a directory to write into, got {parent}")
     there = [] if not out.exists() else [p for p in out.iterdir() if not files.is_unfinished(p)]

@@ -381,6 +381,10 @@ def place(tmp_path_factory):
     make_runs(folder)
     (folder / "text.mat").write_text("no matrices")
     (folder / "file").write_text("somebody's")
+    (folder / "loop").symlink_to("loop")
+    (folder / "exits.py").write_text("raise SystemExit(3)")
+    for name in ("five", "five_test"):
+        np.save(folder / f"{name}.npy", np.repeat(images, 5, axis=3))
     (folder / "code.py").write_text("this is no Python")
     return folder
 
@@ -455,6 +459,15 @@ BROKEN = [
     ("swiss_roll", ["--flagfile=bare"], "flagfile"),
     ("cifar10", ["--noflip=3"], "noflip"),
     ("jarzynski", ["--durations=1,x"], "durations"),
+    ("jarzynski", ["--displacement=1e30"], "displacement"),
+    ("jarzynski", ["--stiffness_A=1e-30"], "displacement"),
+    ("jarzynski", ["--stiffness_A=1e-300"], "stiffness_A"),
+    ("swiss_roll", ["--learning_rate=1e-300"], "learning_rate"),
+    ("cifar10", ["--dataset=five.npy"], "dataset"),
+    *((program, ["--workdir=loop"], "workdir") for program in (*ALL, *OTHERS)),
+    ("posterior", ["--workdir=own", "--input=zeros.npy", "--out=loop"], "out"),
+    ("evaluate", ["--workdir=own", "--input=loop"], "input"),
+    ("evaluate", ["--workdir=own", "--experiment=exits.py"], "experiment"),
     ("jarzynski", ["--durations="], "durations"),
     ("jarzynski", ["--durations=1e300"], "durations"),
     ("jarzynski", ["--num_trajectories=2000000000"], "num_trajectories"),

@@ -73,6 +73,8 @@ def setup(
         network = registry.by_name(config, read.outputs)
         models.build(gaussian.family(), schedule, network, event, read)
     images = make(config)
+    if images.event[-1] not in (1, 3):
+        raise ValueError(f"dataset: expected images of 1 or 3 colours, got {images.event}")
     known = identity.of_images(images)  # before what the run keeps is put in
     images = identity.in_kept_scaling(config, images)
     skip = None if config["readout"] != "skip" else _law(config, images)

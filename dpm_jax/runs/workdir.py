@@ -91,9 +91,10 @@ def check_writable(workdir: Path, *more: str) -> None:
     Raises:
         ValueError: naming the directory, file or link.
     """
-    parent = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
+    parent = next(p for p in (workdir, *workdir.absolute().parents) if os.path.lexists(p))
     if not parent.is_dir():
-        raise ValueError(f"workdir: expected a directory, got {workdir}: {parent} is a file")
+        what = "leads nowhere" if parent.is_symlink() else "is a file"
+        raise ValueError(f"workdir: expected a directory, got {workdir}: {parent} {what}")
     if not os.access(parent, os.W_OK):
         raise ValueError(f"workdir: cannot write into {parent}")
     inside = workdir.resolve()
