@@ -85,13 +85,8 @@ def setup(
         key_rows, key_noise = jax.random.split(key)
         return prepare(key_noise, images.draw(key_rows, rows, n))
 
-    scaling = ImageScale(
-        mean=images.mean,
-        scale=images.scale,
-        levels=images.levels,
-        enlarge=build,
-        whole=images.whole,
-    )
+    of = {"mean": images.mean, "scale": images.scale, "levels": images.levels}
+    scaling = ImageScale(**of, enlarge=build, whole=images.whole)
     return Problem(
         model=build(images.event),
         data=images.data,
