@@ -6,6 +6,8 @@ pixel value of the unscaled data; lower is better. Of other depths it is per lev
 """
 
 import math
+import operator
+from typing import Any
 
 LN2 = math.log(2)
 LOG_2PI = math.log(2 * math.pi)
@@ -60,3 +62,15 @@ def bounded(value: float, low: float, high: float, unit: str = "nats") -> str:
 def or_null(value: float | None) -> float | None:
     """The value for JSON: null where it is unknown or not finite."""
     return None if value is None or not math.isfinite(value) else float(value)
+
+
+def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int:
+    """The value as an int; ValueError, naming it, for none, or one outside least..most."""
+    bounds = f"at least {least}" if most is None else f"{least}..{most}"
+    try:
+        number = operator.index(value)
+    except TypeError as error:
+        raise ValueError(f"{name}: expected a whole number, {bounds}, got {value!r}") from error
+    if isinstance(value, bool) or number < least or (most is not None and number > most):
+        raise ValueError(f"{name}: expected {bounds}, got {value}")
+    return number

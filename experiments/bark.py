@@ -7,6 +7,7 @@ database), whole files held out for testing. Figure 5 replaces the centre of a h
 by noise and inpaints it, the paper's way and by replacement with resampling.
 """
 
+import hashlib
 from pathlib import Path
 
 import jax
@@ -73,13 +74,19 @@ def make(config) -> images.ImageSet:
 
 
 def _digests(photos) -> dict[str, dict]:
-    """Of each photograph by its name, for data.json: the split stays, and a change is named."""
+    """Of each file by its name, for data.json: the split stays, and a change is named."""
+    return {"train_files": _of_files(photos.train), "test_files": _of_files(photos.test)}
+
+
+def _of_files(stack: folders.Stack) -> dict[str, str]:
+    """SHA-256 of the pixels of each file; of several pages, of theirs in order."""
+    pages: dict[str, list[str]] = {}
+    for name, photo, (height, width) in zip(stack.files, stack.photos, stack.sizes):
+        found = identity.digest(photo[:height, :width])["sha256"]
+        pages.setdefault(name, []).append(found)
     return {
-        f"{split}_files": {
-            name: identity.digest(photo[:height, :width])["sha256"]
-            for name, photo, (height, width) in zip(stack.files, stack.photos, stack.sizes)
-        }
-        for split, stack in (("train", photos.train), ("test", photos.test))
+        name: each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
+        for name, each in pages.items()
     }
 
 

@@ -10,16 +10,18 @@ to, where that can be known. Writes likelihood.json and figures/dissipation.png 
 """
 
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
 from dpm_jax import files, hosts, likelihood, runs
 from dpm_jax.likelihood import Rows
-from dpm_jax.runs import Invalid, binary, flags, places, plots
+from dpm_jax.runs import Invalid, binary, flags, identity, places, plots, results
 from dpm_jax.runs import likelihood_report as report
 from dpm_jax.runs.bars import batches
 from dpm_jax.runs.config import check_at_most, name_flag
+from dpm_jax.runs.execution import fewer_rows
 from dpm_jax.runs.flags import Flag
 from dpm_jax.runs.observations import read_array
 from dpm_jax.runs.workdir import PLACES_OF_DATA as PLACES
@@ -77,6 +79,7 @@ def execute(config) -> str:
     try:
         counts = _check(config)
         run, (rows, prepare) = _load(config, counts[-1])
+        wrote, asked = hosts.together(_place, config, run, rows)
     except (ValueError, OSError) as error:
         raise Invalid(name_flag(error, config)) from error
     seed = run.config.get("seed", 0) + 10 if config["seed"] is None else config["seed"]
@@ -86,23 +89,21 @@ def execute(config) -> str:
     def go(offset: int, name: str, **more) -> Rows:
         return Rows(seed + offset, at_once=budget["lanes"], progress=batches(name))._replace(**more)
 
+    fewer = fewer_rows(config["num_eval"], rows)
     K_rows = rows[: run.config.get("num_eval", len(rows))]
     bound = run.evaluate(K_rows, steps=steps, rows=go(0, "K", at_once=None))
     rows = rows[: budget["examples"]]
     x0 = np.asarray(rows if prepare is None else prepare(jax.random.key(seed + 1), rows))
     works = likelihood.evaluate_works(run.model, run.params, x0, counts[-1], steps, go(2, "log p"))
     found = report.Measured(bound, [likelihood.summarise(works, num) for num in counts])
-    own = _other(config)
-    if not own:
+    if not _other(config):
         found = _of_the_run(run, found, x0, budget, (counts[-1], steps), go)
-    # A respaced chain is another model: its report does not replace that of the run.
-    suffix = own + ("" if steps is None else f"_{steps}_steps")
-    content = report.content(run, found) | {"seed": seed, "steps": steps}
-    figure = Path("figures") / f"dissipation{suffix}.png"
-    content["figures"] = {"dissipation": str(figure)}
-    wrote = [run.workdir / f"likelihood{suffix}.json", run.workdir / figure]
-    files.write_json(wrote[0], content)
+    results.begin(wrote[0], asked)
     _draw(run, x0, steps, go(4, "profile"), wrote[1])
+    content = report.content(run, found) | {"seed": seed, "steps": steps, "settings": asked}
+    content |= fewer
+    content["figures"] = {"dissipation": str(wrote[1].relative_to(run.workdir))}
+    files.write_json(wrote[0], content)
     places.bring(run.workdir)
     return "\n".join([report.text(content), "", *(f"wrote {file}" for file in wrote)])
 
@@ -126,6 +127,20 @@ def _other(config) -> str:
         return f"_{Path(config['input']).stem}"
     path = config["dataset"] or config["image_dir"] or "other_data"
     return f"_{Path(path).stem}" if config["other_data"] else ""
+
+
+def _place(config, run, rows) -> tuple[list[Path], dict[str, Any]]:
+    """likelihood.json and its figure, which no other data and no respaced chain replace; asked."""
+    other, steps = _other(config), config["steps"]
+    data = {"test": identity.digest(rows)} if other else {}
+    if other and not config["input"] and run.problem.identity.get("test_files"):
+        data = {"test_files": run.problem.identity["test_files"]}  # crops depend on --num_eval
+    name = other + ("" if steps is None else f"_{steps}_steps")
+    wrote = [run.workdir / f"likelihood{name}.json", run.workdir / f"figures/dissipation{name}.png"]
+    asked = {"steps": steps, "data": data}
+    flag = "input" if config["input"] else "other_data" if other else "workdir"
+    results.check(wrote[0], asked, flag, wrote[1:])
+    return wrote, asked
 
 
 def _load(config, most: int):

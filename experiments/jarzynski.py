@@ -17,6 +17,7 @@ It printed, among others (seed 0, ΔF = 0.6931, 20,000 trajectories each way; 2 
 A fast driving gives a bound alone: k̂ says that the largest weights are not all drawn yet.
 """
 
+import contextlib
 import math
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from dpm_jax.runs import Invalid, binary, flags, places, work_report
 from dpm_jax.runs.bars import bar
 from dpm_jax.runs.config import name_flag
 from dpm_jax.runs.flags import Flag
-from dpm_jax.runs.workdir import claim
+from dpm_jax.runs.workdir import claim, locked
 from dpm_jax.training.options import MAX_SEED
 
 FLAGS = {
@@ -49,6 +50,7 @@ FLAGS = {
     ),
 }
 _LEAST_STEPS, _STEPS_PER_TIME = 50, 20  # changes of the trap: in all, and a relaxation time
+_HIGHEST = 1e12  # k_B T: works that the squares of Bennett's and Crooks' fits hold
 _RING_STEPS, _RING_STATES = (1, 10, 100, 1000), 32
 
 
@@ -58,12 +60,24 @@ def execute(config: dict[str, Any]) -> str:
     Raises:
         Invalid: for anything the user can mend, before any work.
     """
-    try:
-        config = {"experiment": "jarzynski", **check(config)}
-        workdir = places.local(config["workdir"])
-        hosts.together(claim, workdir, config, True)
-    except (ValueError, OSError) as error:
-        raise Invalid(name_flag(error, config)) from error
+    with contextlib.ExitStack() as held:
+        try:
+            config = {"experiment": "jarzynski", **check(config)}
+            workdir = places.local(config["workdir"])
+            hosts.together(_claim, workdir, config, held)
+        except (ValueError, OSError) as error:
+            raise Invalid(name_flag(error, config)) from error
+        return measure(config, workdir)
+
+
+def _claim(workdir: Path, config: dict[str, Any], held: contextlib.ExitStack) -> None:
+    claim(workdir, config, write=False)
+    held.enter_context(locked(workdir))
+    claim(workdir, config, write=True)
+
+
+def measure(config: dict[str, Any], workdir: Path) -> str:
+    """Figure and report.json into the directory, which is held; the tables."""
     delta_F = 0.5 * math.log(config["stiffness_B"] / config["stiffness_A"])
     rows, works = [], []
     for i, duration in enumerate(bar(config["durations"], "drive", "speed", leave=True)):
@@ -104,6 +118,11 @@ def check(config: dict[str, Any]) -> dict[str, Any]:
         durations = [float(d) for d in config["durations"]]
     except ValueError as error:
         raise ValueError(f"durations: expected numbers, got {config['durations']}") from error
+    stiffness = config["stiffness_A"], config["stiffness_B"]
+    highest = max(stiffness) * (config["displacement"] ** 2 + 1 / min(stiffness))
+    if highest > _HIGHEST:
+        got = f"a displacement of {config['displacement']:g} at {max(stiffness):g}"
+        raise ValueError(f"displacement: expected energies up to {_HIGHEST:g} k_B T, got {got}")
     if not durations or not all(0 < d < math.inf for d in durations):
         raise ValueError(f"durations: expected finite numbers above 0, got {durations}")
     for duration in durations:  # the trap's path is held whole

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from dpm_jax import files, hosts, runs
-from dpm_jax.runs import Invalid, binary, flags, observations, places
+from dpm_jax.runs import Invalid, binary, flags, identity, observations, places, results
 from dpm_jax.runs import posterior_report as report
 from dpm_jax.runs.config import check_at_most, name_flag
 from dpm_jax.runs.flags import Flag
@@ -100,9 +100,7 @@ def execute(config) -> str:
     except (ValueError, OSError) as error:
         raise Invalid(name_flag(error, config)) from error
     content = report.content(run, seen, found, held)
-    out.mkdir(parents=True, exist_ok=True)
-    if not (out / "posterior.json").exists():  # this folder is the program's from here on
-        files.write_json(out / "posterior.json", {"settings": held, "unfinished": True})
+    results.begin(out / "posterior.json", held)
     wrote = [out / "posterior.json", out / "posterior.npz", out / "posterior.png"]
     report.draw(wrote[2], run, seen, found, f"{config['task']}, {config['method']}")
     report.save_arrays(wrote[1], seen, found)
@@ -132,6 +130,7 @@ def _claimed(config, run, seen, out: Path) -> dict[str, Any]:
     held |= {"train_steps": run.step, "problems": len(seen.y)}
     if config["other_data"]:
         held["other_data"] = config["dataset"] or config["image_dir"] or "in the same place"
+    held["data"] = {"y": identity.digest(seen.y), "known": identity.digest(seen.known)}
     _claim(out, held)
     return held
 
@@ -168,21 +167,11 @@ def _name(config) -> str:
 
 def _claim(out: Path, held: dict[str, Any]) -> None:
     """Only the same question may be asked again in the same folder: nothing else is replaced."""
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"out: expected a directory, got the file {out}")
-    parent = next(p for p in (out, *out.absolute().parents) if p.exists())
+    parent = next(p for p in (out, *out.absolute().parents) if os.path.lexists(p))
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(f"out: expected a directory to write into, got {parent}")
-    path = out / "posterior.json"
-    if not path.exists():
-        if out.exists() and not all(files.is_unfinished(path) for path in out.iterdir()):
-            raise ValueError(f"out: {out} holds files but no posterior.json: not overwritten")
-        return
-    there = report.read(path).get("settings", {})
-    names = [n for n in {**there, **held} if there.get(n) != held.get(n)]
-    if names:
-        what = ", ".join(f"{n} = {there.get(n)} there, {held.get(n)} here" for n in names)
-        raise ValueError(f"out: {out} holds another result ({what}); choose another directory")
+    there = [] if not out.exists() else [p for p in out.iterdir() if not files.is_unfinished(p)]
+    results.check(out / "posterior.json", held, "out", there)
 
 
 if __name__ == "__main__":

@@ -382,7 +382,8 @@ def test_images_that_a_model_cannot_have():
             lambda x: blocks.fit(x, 3),
             r"train: .* divisible by block = 3, got shape \(60, 4, 4, 1\)",
         ),
-        (lambda x: blocks.fit(x, 0), "train: .* divisible by block = 0"),
+        (lambda x: blocks.fit(x, 0), "block: expected at least 1, got 0"),
+        (lambda x: blocks.fit(x, 2.0), "block: expected a whole number, .*got 2.0"),
         (
             lambda x: blocks.fit(x[:16], 4),
             "train: expected more than 16 blocks.* got 16 of singular",

@@ -3,7 +3,9 @@
 import contextlib
 import logging
 import os
+import resource
 import shutil
+import threading
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -427,6 +429,20 @@ def test_save_killed_half_way_leaves_the_older_ones(directory, monkeypatch, rena
     assert Checkpoints(directory).restore(make_state())[0] == 40
     checkpoints.save(50, make_state(50))
     assert sorted(path.name for path in directory.iterdir()) == ["30", "40", "50"]
+
+
+def test_a_save_that_the_disk_does_not_take_leaves_nothing(directory):
+    checkpoints, (soft, hard) = Checkpoints(directory), resource.getrlimit(resource.RLIMIT_FSIZE)
+    large = {"x": np.random.default_rng(0).random(10**5)[:, None].astype(np.float32)}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10**5, hard))
+    try:
+        with pytest.raises(Exception, match="File too large"):
+            checkpoints.save(50, large)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sorted(path.name for path in directory.iterdir()) == ["20", "30", "40"]
+    checkpoints.save(50, large)
+    assert checkpoints.restore(large)[0] == 50
 
 
 def test_files_of_others_in_a_checkpoint_are_no_damage(directory):

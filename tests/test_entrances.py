@@ -14,11 +14,14 @@ from dpm_jax import (
     networks,
     posterior,
     replacement,
+    sampling,
+    thermodynamics,
     training,
 )
 from dpm_jax import schedule as schedules
+from dpm_jax.baselines import blocks, causal, mcgsm, parzen
 from dpm_jax.images import dequantisation
-from dpm_jax.likelihood import Rows
+from dpm_jax.likelihood import Rows, discretized
 from dpm_jax.runs import Problem, Run
 
 KEY = jax.random.key(0)
@@ -65,6 +68,10 @@ ONE = {
     "bound.exact_terms": ("x0", lambda f, x: bound.exact_terms(KEY, CHAINS[f], x)),
     "bound.null": ("x0", lambda f, x: bound.null(CHAINS[f], x)),
     "bound.noise_floor": ("x0", lambda f, x: bound.noise_floor(KEY, CHAINS[f], x, [1])),
+    "bound.term": ("x0", lambda f, x: bound.term(KEY, CHAINS[f], x, 1)),
+    "bound.ends": ("x0", lambda f, x: bound.ends(CHAINS[f], x)),
+    "noised": ("x0", lambda f, x: sampling.noised(KEY, CHAINS[f], x, 1)),
+    "forward_trajectory": ("x0", lambda f, x: sampling.forward_trajectory(KEY, CHAINS[f], x)),
     "forward_work": ("x0", lambda f, x: likelihood.forward_work(KEY, CHAINS[f], x)),
     "forward_works": ("x0", lambda f, x: likelihood.forward_works(KEY, CHAINS[f], x, 2)),
     "estimate": ("x0", lambda f, x: likelihood.estimate(KEY, CHAINS[f], x, 2)),
@@ -129,6 +136,143 @@ def test_another_shape(entrance, shape):
         call("bits", x)
 
 
+def standing(n, d=2):
+    return np.random.default_rng(0).standard_normal((n, d))
+
+
+# What knows no chain: entrance -> the argument's name, a call, and a good value's shape.
+ALONE = {
+    "blocks.fit": ("train", lambda x: blocks.fit(x, 1), (9, 2, 2, 1)),
+    "isotropic": ("images", blocks.isotropic, (2, 2, 2, 1)),
+    "causal.fit": ("train", lambda x: causal.fit(x, rows=0, columns=1), (40, 2, 2, 1)),
+    "mcgsm.fit": ("train", lambda x: mcgsm.fit(x, 0, 1, steps=1), (40, 2, 2, 1)),
+    "fit_scale_mixture": (
+        "context", lambda x: causal.fit_scale_mixture(x, standing(20)[:, 0]), (20, 2)
+    ),
+    "fit_scale_mixture, target": (
+        "target", lambda x: causal.fit_scale_mixture(standing(20), x), (20,)
+    ),
+    "fit_conditional": (
+        "context", lambda x: mcgsm.fit_conditional(x, standing(20)[:, 0], steps=1), (20, 2)
+    ),
+    "parzen.evaluate": ("samples", lambda x: parzen.evaluate(x, standing(3), standing(3)), (4, 2)),
+    "parzen.evaluate, validation": (
+        "validation", lambda x: parzen.evaluate(standing(3), x, standing(3)), (4, 2)
+    ),
+    "parzen.evaluate, test": (
+        "test", lambda x: parzen.evaluate(standing(3), standing(3), x), (4, 2)
+    ),
+    "parzen.log_density": ("x", lambda x: parzen.log_density(standing(3), x, 1.0), (4, 2)),
+    "widths": ("widths", lambda x: parzen.log_densities(standing(3), standing(3), x), (2,)),
+    "centre": ("images", lambda x: discretized.centre(x, discretized.bins(4, 0.0, 1.0)), (3,)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("entrance", ALONE)
+@pytest.mark.parametrize("kind", [*NO_NUMBERS, "ragged", "none", "NaN", "infinite", "shape"])
+def test_baselines_and_bins(entrance, kind):
+    argument, call, shape = ALONE[entrance]
+    good = np.abs(standing(int(np.prod(shape)), 1).round() % 4).reshape(shape)
+    bad = {"ragged": [[1.0], [1.0, 2.0]], "none": None, "NaN": good * np.nan, "shape": good[None]}
+    bad |= {"infinite": np.where(good == good.max(), np.inf, good)} | NO_NUMBERS
+    if (entrance, kind) == ("centre", "shape"):
+        return  # of any shape
+    with pytest.raises((TypeError, ValueError), match=f"^{argument}: expected .* got"):
+        call(bad[kind])
+
+
+@pytest.mark.parametrize("t", [-1, 4, 1.0, np.nan])
+def test_t_is_a_step_of_the_chain(t):
+    for call, least in ((bound.term, 1), (sampling.noised, 0)):
+        for given in (t, jnp.asarray(t)):
+            with pytest.raises(ValueError, match=rf"^t: expected a whole number in {least}\.\.3"):
+                call(KEY, CHAINS["gaussian"], GOOD, given)
+    with pytest.raises(ValueError, match=r"in 1\.\.3, got 0"):
+        bound.term(KEY, CHAINS["gaussian"], GOOD, 0)
+
+
+MASK = np.array([True, False, True])
+CHAIN, MODEL = CHAINS["gaussian"], MODELS["gaussian"]
+PARAMS = MODEL.init(KEY)
+WHOLE = {  # entrance -> name, call, least
+    "Model.chain": ("steps", lambda n: MODEL.chain(PARAMS, n), 2),
+    "model.sample": ("num", lambda n: model.sample(MODEL, PARAMS, KEY, n), 1),
+    "model.build": (
+        "event_shape",
+        lambda n: model.build(gaussian.family(), schedules.linear(3, 0.1, 0.5), None, (n,)), 1,
+    ),
+    "schedule": ("T", lambda n: schedules.geometric(n, 0.1), 2),
+    "reverse_trajectory": ("every", lambda n: sampling.reverse_trajectory(KEY, CHAIN, n), 1),
+    "estimate": ("num", lambda n: likelihood.estimate(KEY, CHAIN, GOOD, n), 1),
+    "estimate, chunk": ("chunk", lambda n: likelihood.estimate(KEY, CHAIN, GOOD, 2, n), 1),
+    "sandwich": ("num", lambda n: likelihood.sandwich(KEY, CHAIN, n), 1),
+    "evaluate": ("passes", lambda n: likelihood.evaluate(MODEL, PARAMS, GOOD[None], n), 1),
+    "Rows": (
+        "at_once", lambda n: likelihood.evaluate(MODEL, PARAMS, GOOD[None], rows=Rows(at_once=n)), 1
+    ),
+    "evaluate_works": ("num", lambda n: likelihood.evaluate_works(MODEL, PARAMS, GOOD[None], n), 1),
+    "summarise": ("num", lambda n: likelihood.summarise(np.zeros((2, 3)), n), 1),
+    "draw_terms": ("num_t", lambda n: bound.draw_terms(KEY, CHAIN, GOOD[None], n), 1),
+    "noise_floor": ("num_t", lambda n: bound.noise_floor(KEY, CHAIN, GOOD, [1], n), 1),
+    "posterior.sample": (
+        "num",
+        lambda n: posterior.sample(KEY, CHAIN, posterior.inpaint(CHAIN, MASK, GOOD), n), 1,
+    ),
+    "replacement": ("repeats", lambda n: replacement.sample(KEY, CHAIN, MASK, GOOD, n), 1),
+    "parzen": ("chunk", lambda n: parzen.log_density(standing(3), standing(3), 1.0, n), 1),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("entrance", WHOLE)
+def test_whole_numbers(entrance):
+    name, call, least = WHOLE[entrance]
+    for bad in (1.5, "2", True, [2], np.nan, jnp.zeros(2), least - 1):
+        with pytest.raises((TypeError, ValueError), match=f"^{name}: expected .*got"):
+            call(bad)
+
+
+@pytest.mark.parametrize("t0", [[1.5], 1, [0], [4], [], ["1"]])
+def test_noise_floors_are_steps(t0):
+    with pytest.raises(ValueError, match=r"^t0: expected a list of values in 1\.\.3, got"):
+        bound.noise_floor(KEY, CHAIN, GOOD, t0)
+
+
+@pytest.mark.parametrize(
+    "call, message",
+    [
+        (lambda: model.sample(MODEL, {}, KEY, 1), "params: expected those of the model"),
+        (lambda: MODEL.chain(None), "params: expected those of the model"),
+        (lambda: binomial.family("a"), "rate: expected an array of numbers, got"),
+        (
+            lambda: schedules.geometric(3, "a"),
+            r"beta_1: expected a number inside \(0, 1\), got 'a'",
+        ),
+        (lambda: built(gaussian.family(), x0_range="ab"), r"x0_range: expected \(low, high\)"),
+        (lambda: built(gaussian.family(), x0_range=(1,)), r"x0_range: expected \(low, high\)"),
+        (lambda: built(gaussian.family(), x0_range=(np.nan, 1)), "x0_range: expected"),
+        (
+            lambda: model.build(gaussian.family(), jnp.ones(4), networks.MLP(outputs=2), (3,)),
+            "schedule: expected one such as",
+        ),
+        (lambda: posterior.perturb(CHAIN, 3.0, "annealed"), "log_r: expected a function"),
+        (lambda: posterior.compose(3, 4), "tilts: expected tilts, got 3"),
+        (lambda: posterior.tilted(CHAIN, None), "tilt: expected a Tilt or a function"),
+        *(
+            (lambda f=f, bad=bad: f(bad), "(work|forward_work): expected an array of numbers, got")
+            for f in (
+                thermodynamics.jarzynski,
+                lambda w: thermodynamics.bennett(w, [1.0, 2.0]),
+                lambda w: thermodynamics.crooks(w, [1.0, 2.0]),
+            )
+            for bad in (*NO_NUMBERS.values(), None, [[1.0], [1.0, 2.0]])
+        ),
+    ],
+)
+def test_what_is_no_part_of_a_model_or_a_work(call, message):
+    with pytest.raises((TypeError, ValueError), match=f"^{message}"):
+        call()
+
+
 @pytest.mark.parametrize("mask", [np.ones(3), np.array(["a"] * 3), np.ones(3, "M8[D]"), [1, 0, 1]])
 def test_masks_are_bool(mask):
     for call in (
@@ -166,7 +310,7 @@ def test_bits_and_integers_are_taken_as_the_numbers_they_are():
     for name in ("bits", "gaussian"):
         chain = CHAINS[name]
         expected = likelihood.forward_work(KEY, chain, jnp.asarray(GOOD, jnp.float32))
-        for kind in (bool, np.uint8, int):
+        for kind in (bool, np.uint8, int, np.float16, np.longdouble):
             found = likelihood.forward_work(KEY, chain, GOOD.astype(kind))
             np.testing.assert_array_equal(found, expected)
     rows = np.stack([GOOD, GOOD])
@@ -175,13 +319,16 @@ def test_bits_and_integers_are_taken_as_the_numbers_they_are():
     assert likelihood.evaluate(m, params, rows.astype(bool)) == expected
 
 
-def test_under_jit_shape_and_type_are_checked_and_values_are_not():
+def test_under_jit_shape_and_type_are_checked_and_impossible_values_give_no_number():
     chain = CHAINS["bits"]
     work = jax.jit(lambda x: likelihood.forward_work(KEY, chain, x))
     assert work(jnp.asarray([1, 0, 1])).dtype == jnp.float32
     with pytest.raises(ValueError, match=r"^x0: expected shape \(3,\), got \(2,\)"):
         work(jnp.zeros(2))
-    assert jnp.isfinite(work(jnp.full(3, 0.5)))
+    rows = jnp.asarray([[-1.0, 1.0, 1.0], [0.0, 255.0, 0.0], [0.5, 0.0, 1.0], GOOD])
+    for call in (likelihood.forward_work, lambda *given: bound.exact(*given).K):
+        found = np.asarray(jax.vmap(lambda x, call=call: call(KEY, chain, x))(rows))
+        assert np.isnan(found).tolist() == [True, True, True, False]
 
 
 # --- images: levels and units -------------------------------------------------------------------

@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import jax
@@ -308,15 +309,8 @@ def test_every_whole_number_has_a_type_a_range_and_a_help():
             assert flag.values or flag.kind is not int, f"{program} --{name} takes any number"
 
 
-SHAPE = (8, 8)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A folder of files and runs that are no input."""
-    folder = tmp_path_factory.mktemp("place")
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (6, *SHAPE, 1), np.uint8)
+def make_arrays(folder, images):
+    """Files that hold no images, or no array."""
     np.save(folder / "good.npy", images)
     whole = (folder / "good.npy").read_bytes()
     (folder / "empty.npy").touch()
@@ -327,31 +321,40 @@ def place(tmp_path_factory):
     (folder / "zip.npy").write_bytes((folder / "archive.npz").read_bytes())
     (folder / "folder.npy").mkdir()
     np.save(folder / "objects.npy", np.array([{}, None], object), allow_pickle=True)
-    np.save(folder / "words.npy", np.array(["a", "b"]))
-    np.save(folder / "complex.npy", np.zeros((3, 2), complex))
-    np.save(folder / "dates.npy", np.zeros((3, 2), "datetime64[s]"))
-    np.save(folder / "nan.npy", np.full((3, 2), np.nan))
-    np.save(folder / "zeros.npy", np.zeros((3, 2)))
-    np.save(folder / "wide.npy", np.zeros((3, 5)))
-    np.save(folder / "none.npy", np.zeros((0, 2)))
-    np.save(folder / "floats.npy", images / 255)
-    np.save(folder / "one.npy", images[:1])
-    np.save(folder / "scalar.npy", np.uint8(1))
-    Image.fromarray(images[0, ..., 0]).save(folder / "good.png")
+    for name, array in {
+        "words": np.array(["a", "b"]),
+        "complex": np.zeros((3, 2), complex),
+        "dates": np.zeros((3, 2), "datetime64[s]"),
+        "nan": np.full((3, 2), np.nan),
+        "zeros": np.zeros((3, 2)),
+        "wide": np.zeros((3, 5)),
+        "none": np.zeros((0, 2)),
+        "floats": images / 255,
+        "one": images[:1],
+        "scalar": np.uint8(1),
+    }.items():
+        np.save(folder / f"{name}.npy", array)
+
+
+def make_pictures(folder, pixels):
+    """Files that Pillow does not read, and folders without pictures enough."""
+    Image.fromarray(pixels).save(folder / "good.png")
+    whole = (folder / "good.png").read_bytes()
     (folder / "empty.png").touch()
-    (folder / "cut.png").write_bytes((folder / "good.png").read_bytes()[:40])
+    (folder / "cut.png").write_bytes(whole[:40])
     (folder / "text.png").write_text("no image")
-    bomb = bytearray((folder / "good.png").read_bytes())
+    bomb = bytearray(whole)
     bomb[16:24] = (60000).to_bytes(4, "big") * 2  # a header that promises 3.6 gigapixels
-    bomb[29:33] = __import__("zlib").crc32(bytes(bomb[12:29])).to_bytes(4, "big")
+    bomb[29:33] = zlib.crc32(bytes(bomb[12:29])).to_bytes(4, "big")
     (folder / "bomb.png").write_bytes(bomb)
-    (folder / "text.mat").write_text("no matrices")
     for name in ("bare", "single", "texts"):
         (folder / name).mkdir()
-    Image.fromarray(np.tile(images[0, ..., 0], (10, 10))).save(folder / "single" / "one.png")
+    Image.fromarray(np.tile(pixels, (10, 10))).save(folder / "single" / "one.png")
     (folder / "texts" / "a.png").write_text("no image")
-    (folder / "file").write_text("somebody's")
-    (folder / "code.py").write_text("this is no Python")
+
+
+def make_runs(folder):
+    """A run that is whole, and others whose config.json is not that of a run."""
     built = model.build(
         gaussian.family(), schedule.geometric(3, 0.01), networks.MLP(4, 1, outputs=2), (2,)
     )
@@ -367,6 +370,23 @@ def place(tmp_path_factory):
         runs.save(folder / name, built, built.init(jax.random.key(0)))
         held = change(own) if callable(change) else {**own, **change}
         (folder / name / "config.json").write_text(json.dumps(held))
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A folder of files and runs that are no input."""
+    folder = tmp_path_factory.mktemp("place")
+    images = np.random.default_rng(0).integers(0, 256, (6, 8, 8, 1), np.uint8)
+    make_arrays(folder, images)
+    make_pictures(folder, images[0, ..., 0])
+    make_runs(folder)
+    (folder / "text.mat").write_text("no matrices")
+    (folder / "file").write_text("somebody's")
+    (folder / "loop").symlink_to("loop")
+    (folder / "exits.py").write_text("raise SystemExit(3)")
+    for name in ("five", "five_test"):
+        np.save(folder / f"{name}.npy", np.repeat(images, 5, axis=3))
+    (folder / "code.py").write_text("this is no Python")
     return folder
 
 
@@ -440,6 +460,15 @@ BROKEN = [
     ("swiss_roll", ["--flagfile=bare"], "flagfile"),
     ("cifar10", ["--noflip=3"], "noflip"),
     ("jarzynski", ["--durations=1,x"], "durations"),
+    ("jarzynski", ["--displacement=1e30"], "displacement"),
+    ("jarzynski", ["--stiffness_A=1e-30"], "displacement"),
+    ("jarzynski", ["--stiffness_A=1e-300"], "stiffness_A"),
+    ("swiss_roll", ["--learning_rate=1e-300"], "learning_rate"),
+    ("cifar10", ["--dataset=five.npy"], "dataset"),
+    *((program, ["--workdir=loop"], "workdir") for program in (*ALL, *OTHERS)),
+    ("posterior", ["--workdir=own", "--input=zeros.npy", "--out=loop"], "out"),
+    ("evaluate", ["--workdir=own", "--input=loop"], "input"),
+    ("evaluate", ["--workdir=own", "--experiment=exits.py"], "experiment"),
     ("jarzynski", ["--durations="], "durations"),
     ("jarzynski", ["--durations=1e300"], "durations"),
     ("jarzynski", ["--num_trajectories=2000000000"], "num_trajectories"),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpm_jax import networks
+from dpm_jax import likelihood, networks, training
 from dpm_jax.core import binomial, gaussian, model, schedule
 from dpm_jax.core.chain import LAST_STEPS
 from dpm_jax.likelihood import bound
@@ -59,6 +59,53 @@ def test_outputs_conditioning_and_gradients(case):
     for log_snr in (-20.0, 20.0):
         gradient, raw = call(3, log_snr)
         assert all(np.isfinite(leaf).all() for leaf in (*gradient, raw))
+
+
+CONV = networks.MultiScaleConv(T, 4, 2, 2, pointwise=(4,), dense=(5,), condition="log_snr")
+SMALL = NETWORKS | {
+    "MultiScaleConv": (CONV, (8, 4, 2)),
+    "UNet, bfloat16": (NETWORKS["UNet"][0].clone(dtype=jnp.bfloat16), (8, 4, 2)),
+    "MultiScaleConv, bfloat16": (CONV.clone(dtype=jnp.bfloat16), (8, 4, 2)),
+}
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_float64_under_strict_promotion(x64, name):
+    """With the parameters of a training in float32, which flax's are under x64 too."""
+    network, shape = SMALL[name]
+    x = jnp.linspace(-1.0, 1.0, int(np.prod(shape))).reshape(shape)
+    rest = jnp.asarray(3, jnp.int32), jnp.asarray(0.3)
+
+    @jax.jit
+    def run(x):
+        params = network.init(jax.random.key(0), x, *rest)
+        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
+
+        def loss(params, x):
+            raw = network.apply(params, x, *rest)
+            return jnp.sum(raw**2), raw
+
+        gradient, raw = jax.grad(loss, (0, 1), has_aux=True)(params, x)
+        return params, gradient, raw
+
+    params, gradient, raw = run(x)
+    assert raw.dtype == gradient[1].dtype == x.dtype == jnp.float64
+    assert jax.tree.map(jnp.result_type, gradient[0]) == jax.tree.map(jnp.result_type, params)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((gradient, raw)))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_a_model_trains_and_is_measured_in_float64_whatever_its_data(x64, dtype):
+    rows = np.random.default_rng(0).standard_normal((8, 3)).astype(dtype)
+    steps = schedule.constant_fraction(T, 0.05)
+    built = model.build(gaussian.family(), steps, NETWORKS["MLP"][0], (3,), "v")
+    devices = jax.local_device_count()
+    state = training.fit(built, rows, training.Options(num_steps=2, batch_size=devices))
+    chain, key = built.chain(state.ema), jax.random.key(0)
+    assert np.isfinite(likelihood.evaluate(built, state.ema, rows).K)
+    for x0 in (rows[0], jnp.asarray(rows[0])):
+        assert likelihood.estimate(key, chain, x0, 4).value.dtype == jnp.float64
+    assert model.sample(built, state.ema, key, 2).dtype == jnp.float64
 
 
 @pytest.mark.parametrize("case", ["RBF", "MLP"], indirect=True)

@@ -109,7 +109,7 @@ def test_another_question_is_not_answered_in_the_same_folder(roll, tmp_path):
         run(roll, tmp_path / "out", method="paper", mask="right_half")
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("mine")
-    with pytest.raises(Invalid, match=r"--out: .* holds files but no posterior.json"):
+    with pytest.raises(Invalid, match=r"--out: .*thesis.tex exists, without posterior.json"):
         run(roll, tmp_path / "full", method="paper")
     (tmp_path / "out" / "posterior.json").write_text("{")
     with pytest.raises(Invalid, match=r"--out: .* does not read"):

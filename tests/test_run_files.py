@@ -17,7 +17,7 @@ import pytest
 from dpm_jax import files, gaussian, model, networks, runs
 from dpm_jax.core import schedule
 from dpm_jax.data.streaming import Stream
-from dpm_jax.experiments import bark, cifar10, evaluate, posterior
+from dpm_jax.experiments import bark, cifar10, evaluate, jarzynski, posterior
 from dpm_jax.runs import identity, parts
 from dpm_jax.runs import workdir as workdirs
 from dpm_jax.runs.metrics import Board, MetricsFile
@@ -223,6 +223,25 @@ def test_a_photograph_more_does_not_move_the_split(tmp_path):
         facts()
 
 
+@pytest.mark.parametrize("page", [0, 1])
+def test_each_page_of_a_file_is_known(tmp_path, page):
+    from PIL import Image
+
+    def digests(x):
+        pages = [Image.fromarray(each) for each in x[..., 0]]
+        pages[0].save(tmp_path / "a.tiff", save_all=True, append_images=pages[1:])
+        photograph(tmp_path / "b.png", 0)
+        config = bark.EXPERIMENT.presets["paper"] | {"size": 8, "num_eval": 2, "seed": 1}
+        return bark.make(config | {"image_dir": str(tmp_path), "workdir": None}).files
+
+    x = levels(2)
+    before = digests(x)
+    x[page, 0, 0] ^= 1
+    after = digests(x)
+    named = {name for part in before for name in before[part] if before[part] != after[part]}
+    assert named == {"a.tiff"}
+
+
 # --- a model of one's own: cheap to train, for what follows --------------------------------------
 
 OPTIONS = Options(num_steps=6, batch_size=2 * DEVICES, log_every=1, checkpoint_every=2)
@@ -249,6 +268,27 @@ def test_fit_goes_on_with_the_same_data_only(own):
     with pytest.raises(ValueError, match=r"^workdir: .*train: rows 50 there, 51 here"):
         runs.fit(own.workdir, small(), pairs(51), OPTIONS)
     assert contents(own.workdir) == before
+
+
+@pytest.mark.parametrize(
+    "bad", [pairs(10)[:, :1], pairs(0), np.full((3, 2), np.nan), np.array([["a", "b"]]), 7.0]
+)
+@pytest.mark.parametrize("name", ["data", "test"])
+def test_fit_refuses_data_and_test_before_it_begins(tmp_path, name, bad):
+    given = {"data": pairs(50), "test": pairs(10)} | {name: bad}
+    with pytest.raises((TypeError, ValueError), match=f"^{name}: expected "):
+        runs.fit(tmp_path / "run", small(), options=OPTIONS, **given)
+    assert not list(tmp_path.iterdir())
+
+
+def test_fewer_rows_than_asked_for_are_told_of(copied, caplog):
+    run = again(copied, num_eval=50)
+    note = "num_eval: 50 asked for, all 20 there are were measured"
+    assert run.report["num_eval_note"] == note and run.report["examples"] == 20
+    measure(copied, num_eval=50)
+    assert json.loads((run.workdir / "likelihood.json").read_text())["num_eval_note"] == note
+    assert caplog.text.count(f"--{note}") == 2
+    assert "num_eval_note" not in again(copied, num_eval=20).report
 
 
 # --- starting from another run -------------------------------------------------------------------
@@ -458,6 +498,36 @@ def test_a_lock_file_that_is_a_link_is_not_followed(tmp_path):
     with pytest.raises(ValueError, match=r"link to .*mine, out of the run"):
         runs.fit(tmp_path / "run", small(), pairs(50), OPTIONS)
     assert (tmp_path / "mine").read_text() == "mine"
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A directory that another process holds."""
+    (tmp_path / "run").mkdir()
+    hold = "import fcntl, time; f = open('run/lock', 'w'); fcntl.flock(f, fcntl.LOCK_EX);"
+    hold += " f.write('process 7 on here'); f.flush(); print('held', flush=True); time.sleep(600)"
+    command = [sys.executable, "-c", hold]
+    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None and child.stdout.readline() == "held\n"
+        yield tmp_path / "run"
+        child.kill()
+
+
+def test_a_directory_in_use_is_refused_before_data_are_read(held):
+    def unread(config):
+        pytest.fail("the data were read first")
+
+    experiment = dataclasses.replace(cifar10.EXPERIMENT, setup=unread)
+    calls = [
+        lambda: runs.start(held, experiment, **TINY),
+        lambda: runs.fit(held, small(), pairs(50), OPTIONS),
+        lambda: runs.save(held, small(), small().init(jax.random.key(0))),
+        lambda: jarzynski.execute(flags_of(jarzynski, workdir=str(held), num_trajectories=2)),
+    ]
+    for call in calls:
+        with pytest.raises((ValueError, runs.Invalid), match=r"workdir: .* in use by process 7 on"):
+            call()
+    assert [path.name for path in held.iterdir()] == ["lock"]
 
 
 # --- runs that somebody else made ----------------------------------------------------------------

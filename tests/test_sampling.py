@@ -1,12 +1,16 @@
 """Trajectories: moments of samples, one key is one trajectory, which t is in which slot."""
 
+import gc
+import weakref
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cases import averaged, is_gaussian, mean_is, still_chain
-from dpm_jax.core import binomial, gaussian, sampling, schedule
+from dpm_jax import networks
+from dpm_jax.core import binomial, gaussian, model, sampling, schedule
 from dpm_jax.core.chain import make_chain
 from dpm_jax.core.gaussian import Normal
 
@@ -110,3 +114,50 @@ def test_every_outside_the_chain_is_refused(family, every):
         sampling.reverse_trajectory(key, chain, every)
     with pytest.raises(ValueError, match=f"every: expected 1..7, got {every}"):
         sampling.forward_trajectory(key, chain, jnp.zeros(SHAPE), every)
+
+
+def test_a_second_call_of_sample_compiles_nothing(caplog):
+    def built():
+        steps = schedule.constant_fraction(T, 0.05)
+        network = networks.MLP(4, 1, outputs=2)
+        return model.build(gaussian.family(), steps, network, SHAPE, "v", x0_range=[-3, 3])
+
+    m, key = built(), jax.random.key(1)
+    params = m.init(jax.random.key(0))
+    other = jax.tree.map(lambda leaf: leaf + 0.3, params)
+    first = model.sample(m, params, key, 5), model.sample(m, params, key, 5, steps=3)
+    keys = jax.random.split(key, 5)
+    expected = jax.vmap(lambda k: sampling.sample(k, m.chain(params, 3)))(keys)
+    np.testing.assert_allclose(first[1], expected, rtol=1e-4, atol=1e-5)
+    with jax.log_compiles():
+        again = model.sample(m, params, key, 5), model.sample(m, params, key, 5, steps=3)
+        others = model.sample(m, other, key, 5)
+        assert not [r for r in caplog.records if "ompil" in r.message]
+        model.sample(m, params, key, 6)
+        assert [r for r in caplog.records if "ompil" in r.message]
+    np.testing.assert_array_equal(first, again)
+    assert np.any(others != first[0])
+
+
+def test_the_compiled_samplers_that_are_kept_are_few():
+    class Made:
+        def __call__(self, params, x0_range):
+            raise AssertionError
+
+    made = weakref.WeakSet()
+    for _ in range(40):
+        one = Made()
+        made.add(one)
+        model._sampler(one, None, None)
+    del one
+    gc.collect()
+    assert len(made) == 16
+
+
+@pytest.mark.parametrize("given", [{"num": 0}, {"num": 2.5}, {"num": "2"}, {"num": 2, "steps": 1}])
+def test_sample_refuses_numbers_that_are_none(given):
+    network = networks.MLP(1, 1, outputs=2)
+    m = model.build(gaussian.family(), schedule.linear(4, 0.1, 0.5), network, (1,), "v")
+    name, value = list(given.items())[-1]
+    with pytest.raises(ValueError, match=f"^{name}: expected .* got {value!r}"):
+        model.sample(m, {}, jax.random.key(0), **given)

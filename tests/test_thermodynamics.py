@@ -121,6 +121,16 @@ def test_a_common_offset_of_float64_works_costs_no_digits(offset):
     np.testing.assert_allclose(far.k_hat, near.k_hat, rtol=1e-3)
 
 
+@pytest.mark.parametrize("offset", [0.0, 1e5, 1e7, 1e8, -1e8])
+def test_what_an_offset_costs_on_a_device_is_in_error_and_interval(offset):
+    works = np.random.default_rng(0).normal(0, 1, (5, 1000))
+    truth = [thermodynamics.jarzynski(each).value for each in works]
+    found = jax.vmap(thermodynamics.jarzynski)(works + offset)
+    value, low, high = (np.asarray(v, np.float64) + offset for v in (found.value, *found.interval))
+    assert np.all(np.abs(value - truth) <= found.error)
+    assert np.all((low <= truth) & (truth <= high))
+
+
 @pytest.mark.parametrize("gap", [20.0, 100.0, 1e4, INF])
 def test_the_jackknife_where_one_weight_dominates(gap, x64):
     """Without it the others are all there is: no NaN, and +inf where they are 0."""

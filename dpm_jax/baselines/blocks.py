@@ -56,6 +56,7 @@ def fit(train, block: int = 8) -> BlockGaussian:
             flat blocks that the covariance is singular.
     """
     images = checks.images("train", train)
+    checks.at_least(block=(block, 1))
     rows = _blocks("train", images, block)
     mean = rows.mean(axis=0)
     rows -= mean
@@ -84,7 +85,7 @@ def isotropic(images) -> np.ndarray:
 def _blocks(name: str, images: np.ndarray, block: int) -> np.ndarray:
     """All blocks as rows (n blocks, block² C), float64, those of an image one after another."""
     n, height, width, channels = images.shape
-    if block < 1 or height % block or width % block:
+    if height % block or width % block:
         checks.refuse(name, f"height and width divisible by block = {block}", images)
     parts = images.reshape(n, height // block, block, width // block, block, channels)
     return parts.transpose(0, 1, 3, 2, 4, 5).reshape(-1, block * block * channels).astype(float)

@@ -6,6 +6,7 @@ in float64; nats.
 """
 
 from collections.abc import Callable, Iterable
+from numbers import Real
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -67,12 +68,14 @@ def fit_scale_mixture(
             without noise in the images it is this number that the density measures.
 
     Raises:
-        ValueError: for components or rounds < 1, or a ridge or floor that is not positive.
+        ValueError: for shapes that do not match, values that are not finite, components or
+            rounds < 1, or a ridge or floor that is not positive.
     """
+    context, target = checks.pixels(context, target)
     checks.at_least(components=(components, 1), rounds=(rounds, 1))
     for name, value in (("ridge", ridge), ("floor", floor)):
-        if not 0 < value < np.inf:
-            raise ValueError(f"{name}: expected a positive number, got {value}")
+        if not (isinstance(value, Real) and 0 < value < np.inf):
+            raise ValueError(f"{name}: expected a positive number, got {value!r}")
     design = np.concatenate([context, np.ones((len(target), 1))], axis=1)
     spread = max(float(np.var(target)), floor)
     coefficients = _least_squares(design, target, np.full(len(target), 1 / spread), ridge)

@@ -110,10 +110,12 @@ def fit_conditional(
         seed: of the initial predictors and features.
 
     Raises:
-        ValueError: for fewer than 10 pixels, or a number above that is not at least 1.
+        ValueError: for shapes that do not match, values that are not finite, fewer than 10 pixels,
+            or a number above that is not at least 1.
     """
     settings = {"components": components, "scales": scales, "features": features, "steps": steps}
     checks.at_least(**{name: (number, 1) for name, number in settings.items()})
+    context, target = checks.pixels(context, target)
     if len(target) < 10:
         raise ValueError(f"target: expected at least 10 pixels, got {len(target)}")
     cut = len(target) - len(target) // 10

@@ -13,6 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpm_jax.baselines import checks
+from dpm_jax.core.family import numbers
+
 CAUTION = (
     "Parzen-window estimates do not rank models by likelihood: centroids of k-means beat true"
     " images (Theis, van den Oord and Bethge 2015, Table 1). They grow with the number of samples:"
@@ -65,6 +68,7 @@ def evaluate(
     Raises:
         ValueError: for fewer than 2 samples or test examples, and as `choose_width`.
     """
+    samples, test = _check_rows("samples", samples), _check_rows("test", test)
     for name, rows in (("samples", samples), ("test", test)):
         if len(rows) < 2:
             raise ValueError(f"{name}: expected at least 2 rows, got {len(rows)}")
@@ -141,8 +145,7 @@ def log_densities(
     samples, x = _check_rows("samples", samples), _check_rows(name, x)
     if samples.shape[1:] != x.shape[1:]:
         raise ValueError(f"{name}: expected rows {samples.shape[1:]}, got {x.shape[1:]}")
-    if chunk < 1:
-        raise ValueError(f"chunk: expected at least 1, got {chunk}")
+    checks.at_least(chunk=(chunk, 1))
     n, m, dims = len(samples), len(x), int(np.prod(x.shape[1:]))
     centre = np.asarray(np.mean(samples, axis=0, dtype=np.float64))
     blocks = jax.device_put(_blocks(samples, centre, chunk))
@@ -204,7 +207,7 @@ def _pad(rows: np.ndarray, centre: np.ndarray, size: int) -> tuple[np.ndarray, n
 
 def _check_rows(name: str, rows) -> np.ndarray:
     """Rows as an array, (n, *event) with n >= 1, finite, with squares that float32 can add."""
-    rows = np.asarray(rows)
+    rows = np.asarray(numbers(name, rows))
     if rows.ndim < 2 or rows.size == 0:
         raise ValueError(f"{name}: expected shape (n, *event) with n >= 1, got {rows.shape}")
     # A row at a time keeps memory small.
@@ -219,7 +222,7 @@ def _check_rows(name: str, rows) -> np.ndarray:
 
 def _check_widths(widths: Widths, ordered: bool = True) -> np.ndarray:
     """Widths as float64, in ascending order if `ordered`; all must be finite and positive."""
-    tried = np.asarray(widths, np.float64)
+    tried = np.asarray(numbers("widths", widths), np.float64)
     if tried.ndim != 1 or not tried.size or not np.all((tried > 0) & np.isfinite(tried)):
         raise ValueError(f"widths: expected positive numbers, got {tried.tolist()}")
     return np.sort(tried) if ordered else tried

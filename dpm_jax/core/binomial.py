@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.typing import ArrayLike
 
-from dpm_jax.core.family import Array, Family, Noise
+from dpm_jax.core.family import Array, Family, Noise, numbers
 from dpm_jax.core.readout import Range, Readout, check_name
 from dpm_jax.core.schedule import Schedule
 
@@ -190,6 +190,11 @@ def readout(rate: Array, mean: str, variance: str = "") -> Readout:
     return Readout(1, partial(_read, rate, mean))
 
 
+def possible(x: Array) -> Array:
+    """Whether each element is a bit, 0 or 1; of x's shape."""
+    return (x == 0) | (x == 1)
+
+
 def family(rate: float | Array = 0.5) -> Family:
     """The right column of Table App.1 with stationary rate ρ as a :class:`Family`.
 
@@ -199,7 +204,7 @@ def family(rate: float | Array = 0.5) -> Family:
     Raises:
         ValueError: where an element of ``rate`` lies outside (0, 1).
     """
-    values = np.asarray(rate)
+    values = np.asarray(numbers("rate", rate))
     if not np.all((values > 0) & (values < 1)):
         raise ValueError(f"rate: expected values inside (0, 1), got {rate}")
     rho = jnp.asarray(values, jnp.result_type(float))
@@ -223,6 +228,7 @@ def family(rate: float | Array = 0.5) -> Family:
         readout=partial(readout, rho),
         noise=Noise("flip probability", most=1.0, default=0.1, additive=False),
         arguments={"rate": rate},
+        possible=possible,
     )
 
 

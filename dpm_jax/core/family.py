@@ -42,6 +42,8 @@ class Noise(NamedTuple):
 def numbers(argument: str, x: Any) -> Any:
     """x where it is an array of real numbers, bits and integers as floats; tracers too.
 
+    What lies on a device has the precision of all else there at least: float64 under x64.
+
     Raises:
         TypeError: naming the argument, for text, dates, complex or structured values, or none.
     """
@@ -57,14 +59,22 @@ def numbers(argument: str, x: Any) -> Any:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         got = f"{x.dtype} of shape {x.shape}"
         raise TypeError(f"{argument}: expected an array of numbers, got {got}")
-    return x
+    if isinstance(x, jax.Array):
+        return _widened(x)  # a file on disk is not loaded for it
+    return x.astype(np.float64) if x.dtype == np.longdouble else x
+
+
+def _widened(x: Any) -> Any:
+    wide = jnp.result_type(float)
+    return x.astype(wide) if jnp.finfo(x.dtype).bits < jnp.finfo(wide).bits else x
 
 
 def checked(family: "Family", shape: tuple[int, ...], argument: str, x: Any, many: bool = False):
     """x where it is an example of this shape (`many`: rows of them) that the family can have.
 
-    Under jit, grad and vmap shape and type are checked, not the values. Bits and integers become
-    floats; everything else comes back as it is.
+    Under jit, grad and vmap shape and type are checked, and values that cannot be become NaN. Bits
+    and integers become floats, narrow floats those of all else; rows of NumPy come back as they
+    are.
 
     Args:
         family: whose support the values must lie in.
@@ -81,12 +91,13 @@ def checked(family: "Family", shape: tuple[int, ...], argument: str, x: Any, man
     if x.ndim != len(expected) or x.shape[many:] != tuple(shape) or (many and not len(x)):
         text = str(expected).replace("'", "") + " with n >= 1" * many
         raise ValueError(f"{argument}: expected shape {text}, got {x.shape}")
-    if not isinstance(x, jax.core.Tracer):
-        try:
-            family.validate(np.asarray(x).reshape(-1, *(shape or (1,))))
-        except ValueError as error:
-            raise ValueError(str(error).replace("data:", f"{argument}:", 1)) from error
-    return x
+    if isinstance(x, jax.core.Tracer):
+        return x if family.possible is None else jnp.where(family.possible(x), x, jnp.nan)
+    try:
+        family.validate(np.asarray(x).reshape(-1, *(shape or (1,))))
+    except ValueError as error:
+        raise ValueError(str(error).replace("data:", f"{argument}:", 1)) from error
+    return x if many else _widened(x)
 
 
 class Family(NamedTuple):
@@ -112,6 +123,7 @@ class Family(NamedTuple):
     readout: "Callable[..., Readout]"  # names of mean and variance -> Readout (readout.py)
     noise: Noise  # of observations
     arguments: Mapping[str, Any] = MappingProxyType({})  # that `family()` of its module was given
+    possible: Callable[[Array], Array] | None = None  # x -> bool, elementwise, as `validate`; all
     reparametrised: bool = False  # x^t is a differentiable function of β: β can be learned
     compare: Callable[[Array, Params, Params], tuple[Array, Array]] | None = None
     # key, q, p -> x ~ q, log q(x)/p(x) in nats, where that can be had more precisely than from x

@@ -1,11 +1,13 @@
 """Model: a family, a schedule, a network and a readout; with parameters it becomes a chain."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from dpm_jax import units
 from dpm_jax.core import sampling
 from dpm_jax.core import schedule as schedules
 from dpm_jax.core.chain import (
@@ -87,11 +89,14 @@ def build(
     parts = dict(locals())
     if not isinstance(family, Family):
         raise TypeError(f"family: expected a Family such as gaussian.family(), got {family!r}")
+    if not isinstance(schedule, Schedule):
+        raise TypeError(f"schedule: expected one such as schedule.geometric(), got {schedule!r}")
     if not isinstance(event_shape, (tuple, list)):
         raise TypeError(f"event_shape: expected a tuple such as (3,), got {event_shape!r}")
     read = readout if isinstance(readout, Readout) else family.readout(readout, variance)
-    shape = tuple(event_shape)
+    shape = tuple(units.whole("event_shape", size) for size in event_shape)
     _check(family, shape, last_step, learn_schedule, x0_range)
+    x0_range = None if x0_range is None else (float(x0_range[0]), float(x0_range[1]))
     seen = _seen(read, schedule, shape)
 
     def init(key: Array):
@@ -101,6 +106,10 @@ def build(
         return params
 
     def make(params, x0_range: Range) -> Chain:
+        if not isinstance(params, Mapping) or "network" not in params:
+            got = type(params).__name__
+            raise ValueError(f"params: expected those of the model, as init makes them, got {got}")
+
         def kernel(schedule: Schedule) -> Reverse:
             return _reverse(network, params["network"], read, schedule, x0_range)
 
@@ -118,13 +127,27 @@ def build(
 def sample(model: Model, params, key: Array, num: int, steps: int | None = None) -> Array:
     """`num` draws x^0, (num, *event), by ancestral sampling in T or fewer (respaced) steps.
 
+    Compiled once for a model, `num` and `steps`: of the last models what was compiled is kept.
+
     Raises:
-        ValueError: for num below 1, or steps outside 2..T.
+        ValueError: for num below 1, steps outside 2..T, or either no whole number.
     """
-    if num < 1:
-        raise ValueError(f"num: expected at least 1, got {num}")
-    chain = model.chain(params, steps)
-    return jax.vmap(lambda k: sampling.sample(k, chain))(jax.random.split(key, num))
+    num = units.whole("num", num)
+    steps = steps if steps is None else units.whole("steps", steps, 2)
+    return _sampler(model.make, model.x0_range, steps)(params, jax.random.split(key, num))
+
+
+@lru_cache(maxsize=16)
+def _sampler(make: Callable[[Any, Range], Chain], x0_range: Range, steps: int | None):
+    """(params, keys) -> one draw for each key, compiled."""
+
+    @jax.jit
+    def draw(params, keys: Array) -> Array:
+        chain = make(params, x0_range)
+        chain = chain if steps is None else respace(chain, steps)
+        return jax.vmap(lambda key: sampling.sample(key, chain))(keys)
+
+    return draw
 
 
 def _reverse(network, params, read: Readout, schedule: Schedule, x0_range: Range) -> Reverse:
@@ -156,8 +179,12 @@ def _check(family, shape, last_step: LastStep, learn_schedule: bool, x0_range: R
             "learn_schedule: expected a family whose x^t is differentiable in β, such as gaussian;"
             f" got {family.name}"
         )
-    if x0_range is not None and not x0_range[0] < x0_range[1]:
-        raise ValueError(f"x0_range: expected (low, high) with low < high, got {x0_range}")
+    try:
+        rising = x0_range is None or float(x0_range[0]) < float(x0_range[1])
+    except (TypeError, ValueError, IndexError):
+        rising = False
+    if not rising:
+        raise ValueError(f"x0_range: expected (low, high) with low < high, got {x0_range!r}")
 
 
 def _seen(read: Readout, schedule: Schedule, shape: tuple[int, ...]) -> tuple[int, ...]:

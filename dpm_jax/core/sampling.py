@@ -6,8 +6,9 @@ One compiled loop each, for one example; ``jax.vmap`` over the keys draws many.
 import jax
 import jax.numpy as jnp
 
+from dpm_jax import units
 from dpm_jax.core.chain import Chain
-from dpm_jax.core.family import Array
+from dpm_jax.core.family import Array, checked
 
 
 def sample(key: Array, chain: Chain) -> Array:
@@ -51,9 +52,10 @@ def forward_trajectory(key: Array, chain: Chain, x0: Array, every: int = 1) -> A
     """The states x^0, x^k, x^2k, .. of one forward trajectory from x0 (eq. 3): (T // every + 1, *).
 
     Raises:
-        ValueError: where ``every`` is not in 1..T.
+        ValueError: where ``every`` is not in 1..T, or x0 is no example of the chain's.
     """
     _check_every(every, chain)
+    x0 = checked(chain.family, chain.shape, "x0", x0)
     family, schedule = chain.family, chain.schedule
 
     def body(carry, t: Array):
@@ -68,10 +70,24 @@ def forward_trajectory(key: Array, chain: Chain, x0: Array, every: int = 1) -> A
 
 
 def noised(key: Array, chain: Chain, x0: Array, t: Array) -> Array:
-    """x^t ~ q(x^t|x^0) in one draw (Table App.1), of the event's shape."""
+    """x^t ~ q(x^t|x^0) in one draw (Table App.1), of the event's shape; t in 0..T.
+
+    Raises:
+        ValueError: for another t, or an x0 that is no example of the chain's.
+    """
+    x0, t = checked(chain.family, chain.shape, "x0", x0), check_t(t, 0, chain)
     return chain.family.sample(key, chain.family.marginal(x0, chain.schedule.log_alpha_bar[t]))
 
 
+def check_t(t: Array, least: int, chain: Chain) -> Array:
+    """t itself; ValueError where its value is known and outside least..T, which JAX would clamp."""
+    if isinstance(t, jax.core.Tracer):
+        return t
+    whole = jnp.ndim(t) == 0 and jnp.issubdtype(jnp.result_type(t), jnp.integer)
+    if not whole or not least <= t <= chain.T:
+        raise ValueError(f"t: expected a whole number in {least}..{chain.T}, got {t}")
+    return t
+
+
 def _check_every(every: int, chain: Chain) -> None:
-    if not 1 <= every <= chain.T:
-        raise ValueError(f"every: expected 1..{chain.T}, got {every}")
+    units.whole("every", every, 1, chain.T)

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from dpm_jax import units
+
 
 class Schedule(NamedTuple):
     """β_t and log ᾱ_t for t = 0..T, and the t under which a network knows each step."""
@@ -186,8 +188,7 @@ def respace(schedule: Schedule, steps: int) -> Schedule:
     Raises:
         ValueError: where steps is not in 2..T.
     """
-    if not 2 <= steps <= schedule.T:
-        raise ValueError(f"steps: expected 2..{schedule.T}, got {steps}")
+    steps = units.whole("steps", steps, 2, schedule.T)
     kept = np.concatenate([[0], np.round(np.linspace(1, schedule.T, steps)).astype(np.int32)])
     log_alpha_bar = schedule.log_alpha_bar[kept]
     beta = jnp.concatenate([jnp.zeros_like(log_alpha_bar[:1]), -jnp.expm1(jnp.diff(log_alpha_bar))])
@@ -196,15 +197,16 @@ def respace(schedule: Schedule, steps: int) -> Schedule:
 
 def check_steps(T: int) -> int:
     """T itself; ValueError unless it is an integer of at least 2."""
-    if int(T) != T or T < 2:
-        raise ValueError(f"T: expected an integer of at least 2, got {T}")
-    return int(T)
+    try:
+        return units.whole("T", T, 2)
+    except ValueError as error:
+        raise ValueError(f"T: expected an integer of at least 2, got {T!r}") from error
 
 
 def check_beta_1(beta_1: float) -> float:
     """β_1 itself; ValueError unless it lies inside (0, 1)."""
-    if not 0 < beta_1 < 1:
-        raise ValueError(f"beta_1: expected a number inside (0, 1), got {beta_1}")
+    if isinstance(beta_1, str) or not 0 < beta_1 < 1:
+        raise ValueError(f"beta_1: expected a number inside (0, 1), got {beta_1!r}")
     return float(beta_1)
 
 

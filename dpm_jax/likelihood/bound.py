@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from dpm_jax import units
 from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.family import Array, checked
@@ -42,7 +43,12 @@ class Terms(NamedTuple):
 
 
 def term(key: Array, chain: Chain, x0: Array, t: Array) -> Array:
-    """The t-th term of K (eq. 14) at one x^t: −KL_t, at t = 1 log p(x^0|x^1); scalar nats."""
+    """The t-th term of K (eq. 14) at one x^t: −KL_t, at t = 1 log p(x^0|x^1); scalar nats.
+
+    Raises:
+        ValueError: for t outside 1..T, or an x0 that is no example of the chain's.
+    """
+    x0, t = checked(chain.family, chain.shape, "x0", x0), sampling.check_t(t, 1, chain)
     family, schedule = chain.family, chain.schedule
     xt = sampling.noised(key, chain, x0, t)
     p = chain.reverse(xt, t)
@@ -55,6 +61,7 @@ def term(key: Array, chain: Chain, x0: Array, t: Array) -> Array:
 
 def ends(chain: Chain, x0: Array) -> Array:
     """The terms of K (eq. 14) without a network, scalar nats: prior, and last step if fixed."""
+    x0 = checked(chain.family, chain.shape, "x0", x0)
     value = _prior_term(chain, x0)
     if chain.first_t == 2:
         family, pi = chain.family, chain.family.prior(x0.shape)
@@ -155,7 +162,7 @@ def draw_terms(
     """
     x0 = checked(chain.family, chain.shape, "x0", x0, many=True)
     n = x0.shape[0]
-    num_t = n if num_t == -1 else num_t
+    num_t = n if np.ndim(num_t) == 0 and num_t == -1 else units.whole("num_t", num_t, least=-n)
     if num_t < 1 or n % num_t:
         raise ValueError(f"num_t: expected −1 or a divisor of the batch size {n}, got {num_t}")
     law = time_law(chain) if law is None else law
@@ -257,11 +264,13 @@ def _prior_term(chain: Chain, x0: Array) -> Array:
 
 
 def _check_floors(t0: Sequence[int], T: int, num_t: int | None) -> np.ndarray:
-    floors = np.asarray(t0, np.int32)
-    if floors.ndim != 1 or not floors.size or floors.min() < 1 or floors.max() > T:
+    floors = np.asarray(t0)
+    listed = floors.ndim == 1 and floors.size and floors.dtype.kind in "iu"
+    if not listed or floors.min() < 1 or floors.max() > T:
         raise ValueError(f"t0: expected a list of values in 1..{T}, got {t0}")
-    if num_t is not None and num_t < 1:
-        raise ValueError(f"num_t: expected at least 1, got {num_t}")
+    floors = floors.astype(np.int32)
+    if num_t is not None:
+        units.whole("num_t", num_t)
     return floors
 
 

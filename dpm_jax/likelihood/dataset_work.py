@@ -125,8 +125,7 @@ def summarise(works: np.ndarray, num: int | None = None) -> LogLikelihood:
     """
     n, M = works.shape
     num = M if num is None else num
-    if not 1 <= num <= M:
-        raise ValueError(f"num: expected 1..{M}, got {num}")
+    num = units.whole("num", num, 1, M)
     groups = works[:, : M // num * num].reshape(n, -1, num)
     with jax.enable_x64(True):
         flat = jnp.asarray(groups, jnp.float64).reshape(-1, num)
@@ -218,8 +217,7 @@ def evaluate_dissipation(
     Raises:
         ValueError: for no data, rows.at_once below 1, or num below 2: a variance takes two.
     """
-    if num < 2:
-        raise ValueError(f"num: expected at least 2, got {num}")
+    num = units.whole("num", num, 2)
     data = check_rows(model, data, rows)
     check_counts(data=len(data), at_once=rows.at_once)
 

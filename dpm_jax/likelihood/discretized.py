@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpm_jax.core.family import Array
+from dpm_jax.core.family import Array, numbers
 from dpm_jax.core.gaussian import Normal
 from dpm_jax.units import LN2, LOG_2PI
 
@@ -79,8 +79,18 @@ def centre(images: Array, bins: Bins) -> Array:
 
     Returns:
         Floats of the same shape, in the units of the model.
+
+    Raises:
+        TypeError: where they are no array of real numbers.
+        ValueError: for values that are no levels of the data.
     """
-    levels = jnp.asarray(images).astype(jnp.result_type(float))
+    levels = jnp.asarray(numbers("images", images), jnp.result_type(float))
+    most = round((bins.high - bins.low) / bins.width)
+    if not isinstance(levels, jax.core.Tracer) and levels.size:
+        wrong = (levels < 0) | (levels > most) | (levels != jnp.round(levels))
+        if wrong.any():
+            got = np.asarray(levels)[np.asarray(wrong)][0]
+            raise ValueError(f"images: expected grey levels 0..{most}, got {got:g}")
     return bins.low + levels * bins.width
 
 

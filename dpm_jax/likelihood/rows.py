@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpm_jax import parallel
+from dpm_jax import parallel, units
 from dpm_jax.core.family import Array, checked, numbers
 from dpm_jax.core.model import Model
 
@@ -132,10 +132,10 @@ def t_quantile(degrees: int) -> float:
 
 
 def check_counts(**counts: int | None) -> None:
-    """ValueError naming the first that is below 1; None is no count."""
+    """ValueError naming the first that is below 1, or no whole number; None is no count."""
     for name, count in counts.items():
-        if count is not None and count < 1:
-            raise ValueError(f"{name}: expected at least 1, got {count}")
+        if count is not None:
+            units.whole(name, count)
 
 
 def _joined(values: Array, kept: int) -> np.ndarray:

@@ -19,6 +19,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dpm_jax import units
 from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.family import Array, Family, Params, checked
@@ -97,8 +98,7 @@ def forward_works(key: Array, chain: Chain, x0: Array, num: int, chunk: int = 25
         ValueError: for num or chunk below 1.
     """
     x0 = checked(chain.family, chain.shape, "x0", x0)
-    if num < 1 or chunk < 1:
-        raise ValueError(f"num: expected num >= 1 and chunk >= 1, got {num} and {chunk}")
+    num, chunk = units.whole("num", num), units.whole("chunk", chunk)
     one = jax.checkpoint(lambda k: forward_work(k, chain, x0))
     return jax.lax.map(one, jax.random.split(key, num), batch_size=min(chunk, num))
 

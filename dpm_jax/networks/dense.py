@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax.networks.promotion import promoting
+
 
 def log_snr_features(log_snr: Array, num: int = 16) -> Array:
     """Smooth features of log-SNR, (2 num + 1,): its value and sines of octave-spaced frequency."""
@@ -32,6 +34,7 @@ class MLP(nn.Module):
     outputs: int = 1
 
     @nn.compact
+    @promoting
     def __call__(self, x: Array, t: Array, log_snr: Array) -> Array:
         """x of any shape -> raw outputs (*event, outputs)."""
         flat = x.reshape(-1)
@@ -53,6 +56,7 @@ class ResidualMLP(nn.Module):
     outputs: int = 1
 
     @nn.compact
+    @promoting
     def __call__(self, x: Array, t: Array, log_snr: Array) -> Array:
         """x of any shape -> raw outputs (*event, outputs)."""
         time = jax.nn.silu(nn.Dense(self.width)(log_snr_features(log_snr)))

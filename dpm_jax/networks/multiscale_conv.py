@@ -14,6 +14,7 @@ from jax import Array
 
 from dpm_jax.networks.dense import remat
 from dpm_jax.networks.paper import bumps
+from dpm_jax.networks.promotion import promoting
 
 # Means over a standard normal, which the nonlinearities below are less: constants that the next
 # layer's bias could take up, but for the zeros that pad a border. Left in, they are most of what
@@ -122,6 +123,7 @@ class MultiScaleConv(nn.Module):
     remat: bool = False
 
     @nn.compact
+    @promoting
     def __call__(self, x: Array, t: Array, log_snr: Array) -> Array:
         """x (H, W, C) -> raw outputs (H, W, C, outputs)."""
         self._check(x.shape)

@@ -5,6 +5,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax.networks.promotion import promoting
+
 
 class StepReadout(nn.Module):
     """A linear readout of its own for each t in 1..T (App. D.1): (h,) -> (features,)."""
@@ -29,6 +31,7 @@ class RBF(nn.Module):
     outputs: int = 2
 
     @nn.compact
+    @promoting
     def __call__(self, x: Array, t: Array, log_snr: Array) -> Array:
         """x (dim,) -> raw outputs (dim, outputs)."""
         if x.ndim != 1:
@@ -50,6 +53,7 @@ class SigmoidPerceptron(nn.Module):
     outputs: int = 1
 
     @nn.compact
+    @promoting
     def __call__(self, x: Array, t: Array, log_snr: Array) -> Array:
         """x (dim,) -> raw outputs (dim, outputs)."""
         if x.ndim != 1:
@@ -79,6 +83,7 @@ class BumpDense(nn.Module):
     outputs: int = 2
 
     @nn.compact
+    @promoting
     def __call__(self, x: Array, t: Array, log_snr: Array) -> Array:
         """x of any shape -> raw outputs (*event, outputs)."""
         hidden = x.reshape(-1)

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dpm_jax.networks.dense import log_snr_features, remat
+from dpm_jax.networks.promotion import promoting
 
 
 class _Block(nn.Module):
@@ -55,6 +56,7 @@ class UNet(nn.Module):
     remat: bool = False  # compute blocks again for the gradient: less memory, a third more work
 
     @nn.compact
+    @promoting
     def __call__(self, x: Array, t: Array, log_snr: Array) -> Array:
         """x (H, W, C) -> raw outputs (H, W, C, outputs)."""
         if x.ndim != 3 or x.shape[0] % 4 or x.shape[1] % 4:
@@ -87,8 +89,7 @@ class UNet(nn.Module):
         hidden = jax.nn.silu(nn.LayerNorm(dtype=self.dtype)(hidden))
         zeros = nn.initializers.zeros_init()
         last = nn.Conv(4 * x.shape[-1] * self.outputs, (3, 3), kernel_init=zeros, dtype=self.dtype)
-        raw = _depth_to_space(last(hidden)).reshape(*x.shape, self.outputs)
-        return raw.astype(jnp.promote_types(x.dtype, jnp.float32))
+        return _depth_to_space(last(hidden)).reshape(*x.shape, self.outputs)
 
     def _whole_image(self, hidden: Array, time: Array) -> Array:
         """A dense layer over the coarse map squeezed to 16 channels."""

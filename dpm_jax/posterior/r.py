@@ -75,6 +75,8 @@ def perturb(chain: Chain, log_r: LogR, r_t: str = "constant") -> Tilt:
         ValueError: for `r_t` "noised", of which a general r has no closed form; when it is used,
             for a log_r that returns another shape.
     """
+    if not callable(log_r):
+        raise TypeError(f"log_r: expected a function x -> nats, got {log_r!r}")
     if r_t not in R_T[:2]:
         raise ValueError(f"r_t: expected one of {R_T[:2]} for a general log r, got {r_t!r}")
     family, power = chain.family, _exponent(chain, r_t)

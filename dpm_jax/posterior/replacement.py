@@ -12,6 +12,7 @@ one ancestor, this is the better sampler; it has no weights and no evidence.
 import jax
 import jax.numpy as jnp
 
+from dpm_jax import units
 from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.family import Array, checked
@@ -32,8 +33,7 @@ def sample(key: Array, chain: Chain, mask: Array, known: Array, repeats: int = 1
         ValueError: for repeats below 1, or a mask or `known` of another shape than the event, or a
             mask that is not bool.
     """
-    if repeats < 1:
-        raise ValueError(f"repeats: expected at least 1, got {repeats}")
+    repeats = units.whole("repeats", repeats)
     family, schedule = chain.family, chain.schedule
     mask, y = seen(chain, mask, "known", known)
     y = checked(family, chain.shape, "known", y).astype(schedule.beta.dtype)

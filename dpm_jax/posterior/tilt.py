@@ -25,6 +25,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from dpm_jax import units
 from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.family import Array, Params
@@ -66,6 +67,8 @@ def tilted(chain: Chain, tilt: Tilt | Kernel) -> Chain:
     Raises:
         ValueError: for a tilt of another T.
     """
+    if not callable(tilt):
+        raise TypeError(f"tilt: expected a Tilt or a function, got {tilt!r}")
     check_T(chain, tilt)
 
     def reverse(xt: Array, t: Array) -> Params:
@@ -86,8 +89,7 @@ def sample(key: Array, chain: Chain, tilt: Tilt | Kernel, num: int) -> Array:
     Warns:
         UserWarning: where a first-order tilt is used beyond its reach, unless under jit.
     """
-    if num < 1:
-        raise ValueError(f"num: expected at least 1, got {num}")
+    num = units.whole("num", num)
     used = tilted(chain, tilt)
     warn_beyond_reach(key, chain, tilt)
     return jax.vmap(lambda k: sampling.sample(k, used))(jax.random.split(key, num))
@@ -99,6 +101,9 @@ def compose(*tilts: Tilt) -> Tilt:
     Raises:
         ValueError: for no tilts, or tilts of schedules of different length.
     """
+    wrong = [tilt for tilt in tilts if not isinstance(tilt, Tilt)]
+    if wrong:
+        raise TypeError(f"tilts: expected tilts, got {wrong[0]!r}")
     if not tilts or len({tilt.T for tilt in tilts}) > 1:
         raise ValueError(f"tilts: expected some of one T, got T = {[tilt.T for tilt in tilts]}")
     if len(tilts) == 1:

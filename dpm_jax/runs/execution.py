@@ -9,9 +9,12 @@ from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from dpm_jax import files, hosts, likelihood, training, units
+from dpm_jax.core.family import checked
 from dpm_jax.core.model import Model
+from dpm_jax.data.streaming import Stream
 from dpm_jax.likelihood import Evaluation, Rows, bound
 from dpm_jax.runs import identity, parts, places, plots, report
 from dpm_jax.runs import workdir as workdirs
@@ -79,6 +82,9 @@ def fit(
     """
     training.check(options)
     training.make_loss(model, options.objective, options.num_t)
+    for name, rows in (("data", data), ("test", test)):
+        if rows is not None and not isinstance(rows, Stream):
+            checked(model.family, model.event_shape, name, rows, many=True)
     problem = Problem(model=model, data=data, test=test)
     config = {"experiment": None, **dataclasses.asdict(options), "model": parts.encode(model)}
     config |= with_init_from(_init_from(init_from))
@@ -110,6 +116,7 @@ def execute(experiment: Experiment, config: Config) -> tuple[Run, str]:
 
 def _execute(experiment, config: Config, held: contextlib.ExitStack) -> tuple[Run, str]:
     workdir, config, problem, params = _prepare(experiment, config, held)
+    fewer = fewer_rows(config["num_eval"], problem.test)
     state, trained = train(problem, training_options(config), workdir, params)
     found = _bound(problem, state.ema, config)
     folder = workdir / "figures"
@@ -117,7 +124,7 @@ def _execute(experiment, config: Config, held: contextlib.ExitStack) -> tuple[Ru
     figures["bound_terms"] = str(_draw_bound_terms(problem, state.ema, config, folder))
     content, rows = report.content(experiment, config, problem, state.ema, found)
     figures = {name: str(Path(path).relative_to(workdir)) for name, path in figures.items()}
-    content |= {**_of_training(state, trained), **facts, "figures": figures}
+    content |= {**_of_training(state, trained), **facts, **fewer, "figures": figures}
     content = _write(workdir, content)
     text = report.text(experiment, found, content, rows + sample_rows, workdir)
     return Run(workdir, config, problem, state.ema, int(state.step), experiment), text
@@ -129,6 +136,15 @@ def version() -> str:
         return metadata.version("dpm_jax")
     except metadata.PackageNotFoundError:
         return "of unknown version"
+
+
+def fewer_rows(num_eval: int | None, rows: Any) -> dict[str, str]:
+    """What report.json says where there are fewer rows than --num_eval asks for; said at once."""
+    if num_eval is None or num_eval <= len(rows):
+        return {}
+    note = f"num_eval: {num_eval} asked for, all {len(rows)} there are were measured"
+    logging.warning("--%s", note)
+    return {"num_eval_note": note}
 
 
 def _prepare(experiment: Experiment, config: Config, held: contextlib.ExitStack):
@@ -158,7 +174,10 @@ def check_alike(config: Config) -> None:
 
 
 def _set_up(experiment: Experiment, config: Config) -> Problem:
-    workdirs.claim(Path(config["workdir"]), config, write=False)
+    workdir = workdirs.claim(Path(config["workdir"]), config, write=False)
+    if (workdir / "lock").exists():  # another process that has it is told of before data are read
+        with workdirs.locked(workdir):
+            pass
     options, problem = training_options(config), experiment.setup(config)
     _check_sizes(problem, options, config)
     training.make_loss(problem.model, options.objective, options.num_t)

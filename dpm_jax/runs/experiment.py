@@ -177,6 +177,6 @@ def import_file(path: str | Path) -> None:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         why = f"{type(error).__name__}: {error}"
         raise ValueError(f"experiment: expected a file that runs, got {path}: {why}") from error

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 LARGEST = {int: 2**31 - 1, float: float(2**127)}  # what the types of the device hold
+LEAST = float(2**-126)  # above 0
 _KINDS: dict[type, tuple[Any, str]] = {
     bool: (bool, "true or false"),
     int: (numbers.Integral, "a whole number"),
@@ -92,6 +93,8 @@ def _check_number(name: str, value: Any, flag: Flag) -> None:
         raise ValueError(f"{name}: expected {_told(flag, wanted)}, got {value}")
     if abs(value) > most:
         raise ValueError(f"{name}: expected at most {most:g}, got {value}")
+    if 0 < abs(value) < LEAST:
+        raise ValueError(f"{name}: expected {LEAST:.3g} or more in size, got {value}")
     if flag.bytes:
         check_memory(name, value, float(value) * flag.bytes)
 

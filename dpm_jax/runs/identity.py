@@ -162,7 +162,7 @@ def check(held: Mapping[str, Any], found: Mapping[str, Any], where: Path, advice
     parts = ["train", "validation", "train_files", "test_files"]
     if held.get("num_eval") == found.get("num_eval"):
         parts.append("test")
-    what = [text for part in parts for text in _differences(part, held.get(part), found.get(part))]
+    what = [text for part in parts for text in differences(part, held.get(part), found.get(part))]
     if what:
         for name in ("mean", "scale", "levels"):
             if held.get(name) != found.get(name):
@@ -170,8 +170,9 @@ def check(held: Mapping[str, Any], found: Mapping[str, Any], where: Path, advice
         raise ValueError(f"workdir: {where} is of other data ({'; '.join(what)}): {advice}")
 
 
-def _differences(part: str, there: Any, here: Any) -> Iterator[str]:
-    if not there or same(there, here):  # the run knows nothing of it
+def differences(part: str, there: Any, here: Any) -> Iterator[str]:
+    """In what digests of one part of the data differ, in words; nothing where none was kept."""
+    if not there or same(there, here):
         return
     if part.endswith("_files"):
         there, here = (value or {} for value in (there, here))

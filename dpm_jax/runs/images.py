@@ -74,6 +74,8 @@ def setup(
         network = registry.by_name(config, read.outputs)
         models.build(gaussian.family(), schedule, network, event, read)
     images = make(config)
+    if images.event[-1] not in (1, 3):
+        raise ValueError(f"dataset: expected images of 1 or 3 colours, got {images.event}")
     known = identity.of_images(images)  # before what the run keeps is put in
     images = identity.in_kept_scaling(config, images)
     skip = None if config["readout"] != "skip" else _law(config, images)
@@ -84,13 +86,8 @@ def setup(
         key_rows, key_noise = jax.random.split(key)
         return prepare(key_noise, images.draw(key_rows, rows, n))
 
-    scaling = ImageScale(
-        mean=images.mean,
-        scale=images.scale,
-        levels=images.levels,
-        enlarge=build,
-        whole=images.whole,
-    )
+    of = {"mean": images.mean, "scale": images.scale, "levels": images.levels}
+    scaling = ImageScale(**of, enlarge=build, whole=images.whole)
     return Problem(
         model=build(images.event),
         data=images.data,

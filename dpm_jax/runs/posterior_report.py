@@ -1,6 +1,5 @@
 """What posterior.py writes and prints: numbers, baselines, figure, arrays."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -191,11 +190,3 @@ def save_arrays(path: Path, seen: Observations, found) -> None:
         arrays["truth"] = seen.truth
     with files.replacing(path) as temporary:
         np.savez_compressed(temporary, **arrays)
-
-
-def read(path: Path) -> dict[str, Any]:
-    """posterior.json again; ValueError where it does not read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"out: {path} does not read: {error}") from error

@@ -9,7 +9,7 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from dpm_jax import files
 from dpm_jax.runs.config import check
@@ -43,13 +43,18 @@ ADDED = {"levels": 0}  # flags that older runs lack, and what they did
 def claim(workdir: Path, config: Config, write: bool) -> Path:
     """Check that `workdir` is new or holds this very run; with `write`, put config.json there.
 
-    A directory whose training never began may be taken by another configuration.
+    A directory whose training never began may be taken by another configuration. With `write` it is
+    `locked` by the caller; without, it must be free.
 
     Raises:
-        ValueError: for a directory of another run, of somebody else, or that cannot be written.
+        ValueError: for a directory of another run, of somebody else, in use, or that cannot be
+            written.
     """
     workdir = workdir.expanduser()
     check_writable(workdir)
+    if not write and (workdir / "lock").is_file():
+        with (workdir / "lock").open(encoding="utf-8", errors="replace") as file:
+            _take(file, fcntl.LOCK_SH, workdir)
     path = workdir / "config.json"
     wanted = {n: v for n, v in config.items() if n not in PLACES + MEASURES}
     if path.exists():
@@ -89,9 +94,10 @@ def check_writable(workdir: Path, *more: str) -> None:
     Raises:
         ValueError: naming the directory, file or link.
     """
-    parent = next(p for p in (workdir, *workdir.absolute().parents) if p.exists())
+    parent = next(p for p in (workdir, *workdir.absolute().parents) if os.path.lexists(p))
     if not parent.is_dir():
-        raise ValueError(f"workdir: expected a directory, got {workdir}: {parent} is a file")
+        what = "leads nowhere" if parent.is_symlink() else "is a file"
+        raise ValueError(f"workdir: expected a directory, got {workdir}: {parent} {what}")
     if not os.access(parent, os.W_OK):
         raise ValueError(f"workdir: cannot write into {parent}")
     inside = workdir.resolve()
@@ -115,12 +121,7 @@ def locked(workdir: Path) -> Iterator[None]:
     _make(workdir)
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW
     with os.fdopen(os.open(workdir / "lock", flags, 0o666), "r+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            who = " ".join(file.read().split()) or "another process"
-            raise ValueError(f"workdir: {workdir} is in use by {who}") from error
-        except OSError:  # a file system without locks
+        if not _take(file, fcntl.LOCK_EX, workdir):  # a file system without locks
             yield
             return
         now = datetime.datetime.now().astimezone().isoformat(" ", "seconds")
@@ -131,6 +132,18 @@ def locked(workdir: Path) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _take(file: TextIO, how: int, workdir: Path) -> bool:
+    """Take the lock; False where there are none, ValueError where another process holds it."""
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        who = " ".join(file.read().split()) or "another process"
+        raise ValueError(f"workdir: {workdir} is in use by {who}") from error
+    except OSError:
+        return False
+    return True
 
 
 def read(path: Path) -> Config:

@@ -14,6 +14,7 @@ import numpy as np
 from jax import Array
 
 from dpm_jax import units
+from dpm_jax.core.family import numbers
 from dpm_jax.thermodynamics import weights
 
 
@@ -97,19 +98,22 @@ def jarzynski(work) -> Estimate:
     Args:
         work: (M,) nats, of independent trajectories; +inf is legal (a trajectory of weight 0). Of
             NumPy works or a list the least is subtracted in float64, so that a common offset costs
-            no digits, and value, K, low and high are float64.
+            no digits, and value, K, low and high are float64. Of works on a device (under
+            `jax.vmap` all are) error and interval hold what an offset cost by rounding.
 
     Returns:
         Estimate. With M = 1 the errors are NaN: unknown. Where every work is +inf, value and K are
         −inf, ess is 0 and the errors NaN.
 
     Raises:
-        ValueError: where work is not one-dimensional with M >= 1.
+        TypeError: where work is no array of real numbers.
+        ValueError: where it is not one-dimensional with M >= 1.
 
     Source: Jarzynski 1997, eq. 2; Neal 2001 (annealed importance sampling); Burda et al. 2015.
     """
-    if isinstance(work, Array):
-        return _estimate(work)
+    checked = numbers("work", work)
+    if isinstance(checked, Array):
+        return _estimate(checked)
     work = np.asarray(work, np.float64)
     least = np.min(work[np.isfinite(work)], initial=np.inf)
     least = least if np.isfinite(least) else 0.0
@@ -139,7 +143,7 @@ def _estimate(work: Array) -> Estimate:
     unknown = jnp.where(possible & (m > 1), 0.0, jnp.nan)
     spread = jnp.sum((weight - total / m) ** 2) / max(m - 1, 1)
     K_spread = jnp.sum((work - jnp.mean(work)) ** 2) / max(m - 1, 1)
-    return Estimate(
+    found = Estimate(
         jnp.where(possible, jnp.log(total / m) - least, -jnp.inf),
         jnp.sqrt(spread / m) / (total / m) + unknown,
         _jackknife(jax.lax.stop_gradient(work)) + unknown,
@@ -148,6 +152,10 @@ def _estimate(work: Array) -> Estimate:
         jnp.sqrt(K_spread / m) + unknown,
         *weights.judge(-work),
     )
+    # What a common offset cost before the works came here: vmap casts NumPy's float64, too.
+    lost = 0.5 * jnp.finfo(work.dtype).eps * jnp.abs(least)
+    ends = {"low": found.low - lost, "high": found.high + lost}
+    return found._replace(error=jnp.hypot(found.error, lost), **ends)
 
 
 def _jackknife(work: Array) -> Array:
@@ -253,6 +261,7 @@ def _outside(work: np.ndarray, other: np.ndarray) -> float:
 
 
 def _works(name: str, work) -> np.ndarray:
+    numbers(name, work)
     work = np.asarray(work, np.float64)
     if work.ndim != 1 or work.shape[0] < 2:
         raise ValueError(f"{name}: expected shape (n,) with n >= 2, got {work.shape}")

@@ -133,11 +133,14 @@ class Checkpoints:
 
     def _write(self, step: int, arrays: dict[str, np.ndarray]) -> None:
         partial = self._directory / f"{step}.partial"
-        with _quiet_orbax():
-            self._orbax.save(
-                partial, ocp.args.PyTreeSave({k: v for k, v in arrays.items() if v.size})
-            )
-        (partial / CHECKSUMS).write_text(json.dumps(digests(partial), indent=1))
+        held = ocp.args.PyTreeSave({name: array for name, array in arrays.items() if array.size})
+        try:
+            with _quiet_orbax():
+                self._orbax.save(partial, held)
+            (partial / CHECKSUMS).write_text(json.dumps(digests(partial), indent=1))
+        except Exception:  # a full disk, which what was written of it would fill still
+            self._clear_way()
+            raise
         partial.rename(self._directory / str(step))
         self._drop_old()
         self._after()
@@ -171,7 +174,11 @@ class Checkpoints:
                 damaged[step] = str(error)
                 continue
             if damaged:
-                absl_logging.warning("%s", _fallback_message(self._directory, damaged, step))
+                absl_logging.warning(
+                    "damaged checkpoint in %s: %s. Falling back to step %d; the next save here"
+                    " renames what is damaged to damaged-STEP and keeps it.",
+                    *(self._directory, _reasons(damaged), step),
+                )
             if part:
                 arrays = {name: x for name, x in arrays.items() if name.startswith(f"{part}/")}
             state = fill({part: like} if part else like, arrays, step)
@@ -235,14 +242,6 @@ class Checkpoints:
             folder = self._directory / str(step)
             # Under this name the next save finishes a deletion that was cut short.
             shutil.rmtree(folder.rename(folder.with_name(f"{step}.partial")))
-
-
-def _fallback_message(directory: Path, damaged: dict[int, str], step: int) -> str:
-    """What the user reads when the newest checkpoints were passed over."""
-    return (
-        f"damaged checkpoint in {directory}: {_reasons(damaged)}. Falling back to step {step}; "
-        "the next save here renames what is damaged to damaged-STEP and keeps it."
-    )
 
 
 def _reasons(damaged: dict[int, str]) -> str:

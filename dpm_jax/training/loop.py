@@ -170,14 +170,14 @@ def make_train_step(
         # The gradient of a mean over devices is not reduced by itself: reduce the gradient.
         found = _gradient(loss, options.microbatches, state.params, key_loss, batch)
         (value, K), gradient = parallel.mean(found)
-        norm = optax.tree.norm(gradient)
+        norm = optax.tree.norm(gradient).astype(state.grad_norm.dtype)  # under x64 float32 too
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        age = state.step.astype(jnp.float32)
+        decay = jnp.minimum(options.ema_decay, (1 + age) / (10 + age))
         with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises floats to integers
             updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        age = state.step.astype(norm.dtype)
-        decay = jnp.minimum(options.ema_decay, (1 + age) / (10 + age))
-        ema = optax.incremental_update(params, state.ema, 1 - decay)
+            params = optax.apply_updates(state.params, updates)
+            ema = optax.incremental_update(params, state.ema, 1 - decay)
         new = (params, ema, opt_state)
         old = (state.params, state.ema, state.opt_state)
         params, ema, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)

@@ -1,0 +1,254 @@
+"""Results: renewed by the same question alone, and whole after a kill."""
+
+import dataclasses
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+from test_run_files import OPTIONS, contents, events, flags_of, pairs, plain, small, steps_of
+
+from dpm_jax import files, runs
+from dpm_jax.experiments import evaluate, posterior, swiss_roll
+from dpm_jax.runs import Invalid
+
+SMALL = {"trajectories": "2", "examples": 2, "model_samples": 2, "lanes": 4}
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """A run of a model of one's own, and two inputs of one name."""
+    folder = tmp_path_factory.mktemp("saved")
+    built = small()
+    runs.save(folder / "run", built, built.init(jax.random.key(0)))
+    for i, name in enumerate(("x.npy", "other/x.npy")):
+        (folder / name).parent.mkdir(exist_ok=True)
+        np.save(folder / name, pairs(3, i))
+    return folder
+
+
+def measure(folder, name="x.npy", **given):
+    given = SMALL | {"workdir": str(folder / "run"), "input": str(folder / name)} | given
+    return evaluate.execute(flags_of(evaluate, **given))
+
+
+def ask(folder, name="x.npy", **given):
+    given = {"workdir": str(folder / "run"), "input": str(folder / name), "num_samples": 8} | given
+    return posterior.execute(flags_of(posterior, out=str(folder / "out"), **given))
+
+
+# --- what may be replaced ------------------------------------------------------------------------
+
+
+def test_a_measurement_is_renewed_by_the_same_question_alone(saved):
+    run = saved / "run"
+    measure(saved)
+    held = json.loads((run / "likelihood_x.json").read_text())["settings"]
+    assert held["steps"] is None and held["data"]["test"]["rows"] == 3
+    before = contents(saved)
+    what = r"^--input: .*likelihood_x\.json holds another result \(test: other content, projection"
+    with pytest.raises(Invalid, match=what):
+        measure(saved, "other/x.npy")
+    assert contents(saved) == before
+    measure(saved, seed=3)
+    assert contents(saved)[Path("run/likelihood_x.json")] != before[Path("run/likelihood_x.json")]
+
+
+@pytest.mark.parametrize(
+    "name, content, what",
+    [
+        ("likelihood_x.json", '{"mine": 1}', r"likelihood_x\.json does not say what it is of"),
+        ("likelihood_x.json", "mine", r"likelihood_x\.json does not read"),
+        ("likelihood_x.json", "[1]", r"likelihood_x\.json holds no JSON object"),
+        ("likelihood_x.json/mine", "mine", r"likelihood_x\.json does not read"),
+        ("figures/dissipation_x.png", "mine", r"dissipation_x\.png exists, without likelihood_x"),
+    ],
+)
+def test_what_is_not_its_own_is_not_replaced(saved, tmp_path, name, content, what):
+    built = small()
+    runs.save(tmp_path / "run", built, built.init(jax.random.key(0)))
+    np.save(tmp_path / "x.npy", pairs(3))
+    (tmp_path / "run" / name).parent.mkdir(exist_ok=True)
+    (tmp_path / "run" / name).write_text(content)
+    before = contents(tmp_path)
+    with pytest.raises(Invalid, match=f"^--input: .*{what}"):
+        measure(tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_a_posterior_of_other_content_under_the_same_path_is_refused(saved):
+    ask(saved)
+    ask(saved)
+    np.save(saved / "x.npy", pairs(3, 5))
+    before = contents(saved / "out")
+    try:
+        with pytest.raises(Invalid, match=r"^--out: .*another result \(y: other content"):
+            ask(saved)
+    finally:
+        np.save(saved / "x.npy", pairs(3))
+    assert contents(saved / "out") == before
+
+
+# --- kills ---------------------------------------------------------------------------------------
+
+# It dies by SIGKILL before a file whose name begins so is opened for writing, renamed or removed
+# for the n-th time.
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+import test_results as tests
+
+program, folder, begins, left = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+
+def killed(event, arguments):
+    global left
+    opened = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wxa+")
+    if opened or event in ("os.rename", "os.remove"):
+        path = os.fsdecode(arguments[0]) if isinstance(arguments[0], (str, bytes)) else ""
+        name = path.rsplit("/", 1)[-1]
+        if path.startswith(str(folder)) and name[34 * name.startswith("."):].startswith(begins):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+sys.addaudithook(killed)
+tests.PROGRAMS[program](folder)
+"""
+
+
+def prepare(folder):
+    """What all programs below begin with: a saved run with an input, and one trained in part."""
+    built = small()
+    runs.save(folder / "run", built, built.init(jax.random.key(0)))
+    np.save(folder / "x.npy", pairs(3))
+    early = dataclasses.replace(OPTIONS, num_steps=4)
+    runs.fit(folder / "part", built, pairs(50), early)
+    config = json.loads((folder / "part" / "config.json").read_text())
+    (folder / "part" / "config.json").write_text(json.dumps(config | {"num_steps": 6}))
+
+
+def draw_figures(folder):
+    tiny = {"T": 4, "width": 4, "num_steps": 2, "batch_size": 4, "num_eval": 8, "num_t": -1}
+    runs.start(folder / "roll", plain(swiss_roll.EXPERIMENT), **tiny)
+
+
+PROGRAMS = {
+    "evaluate": measure,
+    "posterior": ask,
+    "figures": draw_figures,
+    "train": lambda folder: runs.fit(folder / "part", small(), pairs(50), OPTIONS),
+}
+PLACES = {"evaluate": "run", "posterior": "out", "figures": "roll", "train": "part"}
+KILLS = [  # program, file that is opened for writing, renamed or removed, how many times before
+    ("evaluate", "dissipation_x.png", 2),
+    ("posterior", "posterior.npz", 2),
+    ("train", "events", 2),  # both the old events and the new lie there
+]
+MORE = [
+    *(("evaluate", "likelihood_x.json", n) for n in (1, 2, 3, 4)),
+    *(("posterior", name, n) for name in ("posterior.png", "posterior.json") for n in (1, 2)),
+    ("posterior", "posterior.json", 4),
+    *(("figures", name, 2) for name in ("bound_terms.png", "report.json", "config.json")),
+    *(("figures", name, 2) for name in ("data.json", "metrics.csv")),
+    *(("train", "metrics.csv", n) for n in (1, 2)),
+]
+
+
+def begun(kill, folder):
+    """A process of its own that dies there."""
+    command = [sys.executable, "-c", KILLED, kill[0], str(folder), kill[1], str(kill[2])]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
+
+
+def check_whole(folder):
+    """Every file under its own name reads to the end."""
+    for path in (p for p in folder.rglob("*") if p.is_file() and not files.is_unfinished(p)):
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        elif path.suffix == ".npz":
+            with np.load(path) as arrays:
+                assert all(arrays[name].size for name in arrays)
+        elif path.suffix == ".png":
+            with Image.open(path) as image:
+                image.load()
+
+
+def results(folder):
+    """What a program leaves, but for times and places."""
+    found = {}
+    for path in folder.rglob("*"):
+        name = str(path.relative_to(folder))
+        if path.name == "report.json" or path.name.startswith(("likelihood", "posterior.j")):
+            content = json.loads(path.read_text().replace(str(folder.parent), "."))
+            found[name] = {key: value for key, value in content.items() if key != "seconds"}
+        elif path.name == "posterior.npz":
+            with np.load(path) as arrays:
+                found[name] = {key: arrays[key].tolist() for key in arrays}
+        elif path.suffix == ".png" and not files.is_unfinished(path):
+            found[name] = path.read_bytes()
+        elif path.name == "metrics.csv":
+            found[name] = steps_of(path)
+        elif path.name == "tensorboard":
+            found[name] = events(path)
+    return found
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("prepared") / "here"
+    folder.mkdir()
+    prepare(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(prepared, tmp_path_factory):
+    """Program -> what it leaves where nobody kills it."""
+    folder, found = tmp_path_factory.mktemp("whole") / "here", {}
+    shutil.copytree(prepared, folder)
+
+    def of(program):
+        if program not in found:
+            PROGRAMS[program](folder)
+            found[program] = results(folder / PLACES[program])
+        return found[program]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def killed(request, prepared, tmp_path_factory):
+    """A folder for each kill, two processes at a time."""
+    place, found = tmp_path_factory.mktemp("killed"), {}
+    for i in range(0, len(request.param), 2):
+        pair = {kill: place / "_".join(map(str, kill)) for kill in request.param[i : i + 2]}
+        for folder in pair.values():
+            shutil.copytree(prepared, folder)
+        children = [begun(kill, folder) for kill, folder in pair.items()]
+        for kill, child in zip(pair, children):
+            errors = child.communicate()[1].decode()[-2000:]
+            assert child.returncode == -signal.SIGKILL, (kill, errors)
+        found |= pair
+    return found
+
+
+@pytest.mark.parametrize(
+    "killed",
+    [KILLS, pytest.param(MORE, marks=pytest.mark.slow)],
+    ids=["few", "many"],
+    indirect=True,
+)
+def test_a_killed_program_leaves_whole_files_and_ends_as_if_nothing_was(killed, whole):
+    for (program, *_), folder in killed.items():
+        check_whole(folder)
+        PROGRAMS[program](folder)
+        check_whole(folder)
+        assert results(folder / PLACES[program]) == whole(program), program
