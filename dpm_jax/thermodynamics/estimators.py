@@ -91,29 +91,34 @@ class Crossing(NamedTuple):
         return f"{units.number(self.value, self.error)} nats (slope {slope})"
 
 
-def jarzynski(work) -> Estimate:
+def jarzynski(work, reverse_work=None) -> Estimate:
     """Jarzynski's estimate of log⟨e^{−W}⟩ from M works (eq. 9), with errors and what it rests on.
 
     Args:
         work: (M,) nats, of independent trajectories; +inf is legal (a trajectory of weight 0). Of
             NumPy works or a list the least is subtracted in float64, so that a common offset costs
             no digits, and value, K, low and high are float64.
+        reverse_work: (n,) of the reverse process, as `bennett` takes them; −W of `reverse_work` in
+            likelihood. They do not move `value`, but tell whether there is one: no M works show
+            a weight rarer than 1/M, and the reverse process starts there.
 
     Returns:
         Estimate. With M = 1 the errors are NaN: unknown. Where every work is +inf, value and K are
         −inf, ess is 0 and the errors NaN.
 
     Raises:
-        ValueError: where work is not one-dimensional with M >= 1.
+        ValueError: where work is not one-dimensional with M >= 1, or reverse_work not (n,).
 
     Source: Jarzynski 1997, eq. 2; Neal 2001 (annealed importance sampling); Burda et al. 2015.
     """
     if isinstance(work, Array):
-        return _estimate(work)
+        return _estimate(work, reverse_work)
     work = np.asarray(work, np.float64)
     least = np.min(work[np.isfinite(work)], initial=np.inf)
     least = least if np.isfinite(least) else 0.0
-    found = _estimate(jnp.asarray(work - least))
+    if reverse_work is not None:
+        reverse_work = np.asarray(reverse_work, np.float64) + least
+    found = _estimate(jnp.asarray(work - least), reverse_work)
     traced = isinstance(found.value, jax.core.Tracer)
 
     def shift(value: Any) -> Any:
@@ -127,7 +132,11 @@ def jarzynski(work) -> Estimate:
     )
 
 
-def _estimate(work: Array) -> Estimate:
+def _estimate(work: Array, reverse_work=None) -> Estimate:
+    if reverse_work is not None:
+        reverse_work = jnp.asarray(reverse_work, work.dtype)
+        if reverse_work.ndim != 1:
+            raise ValueError(f"reverse_work: expected shape (n,), got {reverse_work.shape}")
     if work.ndim != 1 or work.shape[0] < 1:
         raise ValueError(f"work: expected shape (M,) with M >= 1, got {work.shape}")
     m = work.shape[0]
@@ -146,7 +155,7 @@ def _estimate(work: Array) -> Estimate:
         jnp.where(possible, total**2 / jnp.sum(weight**2), 0.0),
         -jnp.mean(work),
         jnp.sqrt(K_spread / m) + unknown,
-        *weights.judge(-work),
+        *weights.judge(-work, reverse_work),
     )
 
 
