@@ -275,6 +275,68 @@ def test_the_evidence_of_few_particles_is_unbiased(name, threshold, bits):
     assert resampled.max() == 0 if threshold == 0 else resampled.mean() > 1
 
 
+@pytest.mark.parametrize("r_t", ["annealed", "noised"])
+def test_the_interval_of_pooled_filters_holds_the_evidence(r_t):
+    """64 filters of 16: nominal 95 %, where log Z~ is called a value."""
+    _, _, log_z = observed("correlated", NOISE, np.ones(3, bool))
+    tilt = posterior.denoise(CORRELATED, Y, NOISE, r_t)
+    found = evidence(tilt, 300)
+    value = np.asarray(found.is_value)
+    covered = ((found.low <= log_z) & (log_z <= found.high))[value].mean()
+    assert value.mean() > 0.4 and covered > 0.95 - 0.02 - 3 * 0.02
+    width = np.median((found.high - found.low)[value])
+    assert 2 * 1.96 * np.std(found.log_z) == pytest.approx(width, rel=0.6)
+    assert np.mean(found.low <= log_z) > 0.95
+    mean_is(np.exp(np.asarray(found.log_z, np.float64) - log_z), 1.0)
+
+
+def test_a_sharp_constant_r_has_no_evidence_but_a_bound():
+    """Its weights have no variance: Z~ is far too low in most runs, and few call it a value."""
+    _, _, log_z = observed("correlated", NOISE, np.ones(3, bool))
+    found = evidence(posterior.denoise(CORRELATED, Y, NOISE, "constant"), 300)
+    low = np.asarray(found.log_z) < log_z
+    assert low.mean() > 0.7 and np.asarray(found.is_value).mean() < 0.08
+    assert np.median(found.k_hat) > 0.7 and np.mean(found.low <= log_z) > 0.95
+
+
+def evidence(tilt, number, num=16, filters=64):
+    def one(key):
+        return particles.sample(key, CORRELATED, tilt, num, filters=filters)._replace(x=0.0)
+
+    return jax.jit(lambda k: jax.lax.map(one, k, batch_size=50))(keys(number))
+
+
+def test_pooled_filters_are_those_filters_by_their_evidence():
+    """All fields by hand, of filters whose keys are those of the split."""
+    tilt = posterior.denoise(CORRELATED, Y, NOISE, "annealed")
+    each = jax.jit(lambda: filters(CORRELATED, tilt, 8, 30, 0.8))()
+    pooled = jax.jit(lambda: particles.sample(jax.random.key(0), CORRELATED, tilt, 8, 0.8, 30))()
+    share = jax.nn.softmax(each.log_z)
+    np.testing.assert_allclose(pooled.x, each.x.reshape(240, 3), rtol=1e-5)
+    np.testing.assert_allclose(pooled.weight, (share[:, None] * each.weight).ravel(), rtol=1e-3)
+    np.testing.assert_allclose(np.exp(pooled.log_z), np.mean(np.exp(each.log_z)), rtol=1e-4)
+    np.testing.assert_allclose(pooled.ess, 1 / np.sum(np.asarray(pooled.weight) ** 2), rtol=1e-3)
+    np.testing.assert_allclose(pooled.mean, share @ each.mean, rtol=1e-3)
+    assert 30 < pooled.least_ess <= pooled.ess <= 240
+    assert pooled.resampled == each.resampled.max() and pooled.lost_t == 0
+
+
+@pytest.mark.parametrize("N, filters", [(4096, 1), (8, 4)])
+def test_a_bound_has_markovs_lower_end_and_a_shape(N, filters):
+    """One filter never has a value, nor have four."""
+    tilt = posterior.denoise(CORRELATED, Y, NOISE, "noised")
+
+    def draw(key):
+        return particles.sample(key, CORRELATED, tilt, N, filters=filters)
+
+    found = jax.jit(draw)(jax.random.key(0))
+    low, high = found.interval
+    assert not found.is_value and high == np.inf
+    assert float(found.log_z - low) == pytest.approx(np.log(20), rel=1e-4)
+    assert (0 < found.k_hat < 0.7) if filters == 1 else found.k_hat == np.inf
+    assert "in the mean a lower bound; 95 % above" in str(found)
+
+
 def test_float64_works(x64):
     chain = bent_chain(gaussian.family(), schedule.constant_fraction(T, 0.1), "learned")
     tilt = posterior.denoise(chain, Y.astype(float), 0.2, "noised")
@@ -349,6 +411,7 @@ MILD = posterior.denoise(CORRELATED, Y, 1.0)
     "change, message",
     [
         ({"num": 0}, "num: expected at least 1 particle, got 0"),
+        ({"filters": 0}, "filters: expected at least 1, got 0"),
         ({"threshold": 1.5}, r"threshold: expected a number in \[0, 1\], got 1.5"),
         ({"threshold": -0.1}, "threshold: expected a number in"),
         (
