@@ -13,6 +13,7 @@ r(x^t) > 0 at t > 0, and an unbiased estimate of the evidence Z~ = ∫ p(x^0) r(
 Source: Sohl-Dickstein et al. 2015, Sec. 2.5; Del Moral, Doucet & Jasra 2006 for the filter.
 """
 
+import warnings
 from typing import NamedTuple
 
 import jax
@@ -24,6 +25,8 @@ from dpm_jax.core.chain import Chain
 from dpm_jax.core.family import Array
 from dpm_jax.posterior.tilt import Tilt, check_T, tilted, warn_beyond_reach
 from dpm_jax.thermodynamics import weights
+
+ANCESTORS = 30  # fewer, where a tenth of the particles is more, are warned of
 
 
 class Particles(NamedTuple):
@@ -40,6 +43,8 @@ class Particles(NamedTuple):
     # end, that where they were least even, and that of the Z~ of the filters; +inf: unknown
     low: Array | float = float("-inf")  # 95 % interval of log Z~
     high: Array | float = float("inf")  # +inf where log_z is no more than a bound
+    ancestors: Array | float = float("nan")  # effective number of x^T that the draws descend from:
+    # 1/ancestors is about the relative variance of Z~ (Chan & Lai 2013; Lee & Whiteley 2018)
 
     @property
     def is_value(self) -> Array:
@@ -73,7 +78,7 @@ class Particles(NamedTuple):
         return (
             f"log Z~ = {said} ({num} particles, ESS {float(self.ess):.1f} at the end,"
             f" {float(self.least_ess):.1f} at the least; k̂"
-            f" {units.number(float(self.k_hat), digits=2)})"
+            f" {units.number(float(self.k_hat), digits=2)}, {float(self.ancestors):.1f} ancestors)"
         )
 
     def _averaged(self, values: Array) -> Array:
@@ -101,13 +106,28 @@ def sample(
             unless under jit (`check` the result then).
 
     Warns:
-        UserWarning: where a first-order tilt is used beyond its reach, unless under jit.
+        UserWarning: where a first-order tilt is used beyond its reach, and where the draws descend
+            from few of the first particles, unless under jit.
     """
     _check(chain, tilt, num, threshold, filters)
     warn_beyond_reach(key, chain, tilt)
     keys = key[None] if filters == 1 else jax.random.split(key, filters)
     found = _pool(*_filters(keys, chain, tilt, num, threshold))
-    return found if isinstance(key, jax.core.Tracer) else check(found)
+    if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found)):
+        check(found)
+        _warn_of_few(found)
+    return found
+
+
+def _warn_of_few(found: Particles) -> None:
+    num = found.weight.shape[0]
+    if found.ancestors < min(ANCESTORS, num / 10):
+        warnings.warn(
+            f"particles: the draws descend from about {float(found.ancestors):.1f} of {num} first"
+            " ones (`ancestors`): log Z~ and the draws may be far off whatever the ESS; more"
+            " particles, or an r(x^t) that is felt earlier ('noised')",
+            stacklevel=3,
+        )
 
 
 def _pool(each: Particles, uneven: Array) -> Particles:
@@ -130,6 +150,7 @@ def _pool(each: Particles, uneven: Array) -> Particles:
         log_z=log_z,
         ess=1 / jnp.sum(share**2 / each.ess),
         least_ess=1 / jnp.sum(share**2 / each.least_ess),
+        ancestors=1 / jnp.sum(share**2 / each.ancestors),
         resampled=jnp.max(each.resampled),
         lost_t=jnp.where(jnp.isfinite(log_z), 0, jnp.max(each.lost_t)),
         k_hat=jnp.maximum(k_hat, between.k_hat) if F > 1 else k_hat,
@@ -144,22 +165,26 @@ def _filters(keys: Array, chain: Chain, tilt: Tilt, num: int, threshold: float):
     At each step those are of one scale in all filters: a mean weight before it, and its change.
     """
 
-    def together(step, least):
-        each, total = step
+    def together(each, total, least):
         ess = jnp.exp(2 * jax.nn.logsumexp(total) - jax.nn.logsumexp(2 * total))
         uneven, fewest = least
         return each, (jnp.where(ess < fewest, total, uneven), jnp.minimum(ess, fewest))
 
     def body(carry, t: Array):
-        each, least = carry
-        step = jax.vmap(lambda k, one: _step(k, chain, tilt, threshold, one, t))(keys, each)
-        return together(step, least), None
+        (each, least), origin = carry
+        step = jax.vmap(lambda k, one: _step(k, chain, tilt, threshold, one, t))
+        each, total, index = step(keys, each)
+        return (together(each, total, least), jnp.take_along_axis(origin, index, axis=1)), None
 
-    start = jax.vmap(lambda k: _start(k, chain, tilt, num))(keys)
-    flat = jnp.zeros_like(start[1])
-    carry = together(start, (flat, jnp.full((), np.inf, flat.dtype)))
-    (each, (uneven, _)), _ = jax.lax.scan(body, carry, jnp.arange(chain.T, 0, -1))
-    return each._replace(weight=jnp.exp(each.weight)), uneven
+    each, total = jax.vmap(lambda k: _start(k, chain, tilt, num))(keys)
+    least = jnp.zeros_like(total), jnp.full((), np.inf, total.dtype)
+    origin = jnp.tile(jnp.arange(num), (len(keys), 1))
+    carry = together(each, total, least), origin
+    carry, _ = jax.lax.scan(body, carry, jnp.arange(chain.T, 0, -1))
+    ((each, (uneven, _)), origin), weight = carry, jnp.exp(carry[0][0].weight)
+    family = jax.vmap(lambda w, i: jnp.zeros_like(w).at[i].add(w))(weight, origin)
+    ancestors = 1 / jnp.sum(family**2, axis=1)
+    return each._replace(weight=weight, ancestors=ancestors), uneven
 
 
 def _start(key: Array, chain: Chain, tilt: Tilt, num: int) -> tuple[Particles, Array]:
@@ -168,12 +193,12 @@ def _start(key: Array, chain: Chain, tilt: Tilt, num: int) -> tuple[Particles, A
     x_T = jax.vmap(lambda k: chain.family.sample(k, start))(keys)
     change = jax.vmap(lambda x: tilt.log_z(chain.prior, x, last))(x_T)
     zero, count = jnp.zeros((), chain.schedule.beta.dtype), jnp.zeros_like(last)
-    found = Particles(x_T, change, zero, zero, zero + num, count, count, zero, zero, zero)
+    found = Particles(x_T, change, zero, zero, zero + num, count, count, *[zero] * 4)
     return _weigh(found, x_T, change - np.log(num).astype(zero.dtype), last)
 
 
 def _step(key: Array, chain: Chain, tilt: Tilt, threshold: float, found: Particles, t: Array):
-    """x^t -> x^{t-1} of one filter, resampled before it where uneven."""
+    """x^t -> x^{t-1} of one filter, resampled before it where uneven; weights, parents."""
     num = len(found.weight)
     key_draw, key_resample = jax.random.split(jax.random.fold_in(key, t))
     again = found.ess < threshold * num
@@ -187,7 +212,7 @@ def _step(key: Array, chain: Chain, tilt: Tilt, threshold: float, found: Particl
         return x_prev, tilt.log_z(params, x_prev, t) - tilt.log_r(x, t)
 
     x, change = jax.vmap(move)(jax.random.split(key_draw, num), x)
-    return _weigh(found, x, log_w + change, t)
+    return *_weigh(found, x, log_w + change, t), index
 
 
 def _weigh(found: Particles, x: Array, total: Array, t: Array) -> tuple[Particles, Array]:

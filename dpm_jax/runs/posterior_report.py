@@ -10,6 +10,7 @@ import numpy as np
 from dpm_jax import files, units
 from dpm_jax.images import dequantisation
 from dpm_jax.likelihood import standard_error
+from dpm_jax.posterior.particles import ANCESTORS
 from dpm_jax.runs import plots, report
 from dpm_jax.runs.experiment import Config, Problem
 from dpm_jax.runs.noise_floor import some_rows
@@ -41,7 +42,15 @@ def content(run: Run, seen: Observations, found, held: Config) -> dict[str, Any]
     target = np.ones_like(seen.known) if seen.noise else ~seen.known
     result["posterior_sd"] = float(spread[:, target].mean()) if target.any() else 0.0
     if held["method"] == "particles":
-        for name in ("log_z", "low", "high", "k_hat", "ess", "least_ess"):  # not finite: null
+        for name in (
+            "log_z",
+            "low",
+            "high",
+            "k_hat",
+            "ess",
+            "least_ess",
+            "ancestors",
+        ):  # not finite: null
             key = f"log_z_{name}" if name in ("low", "high") else name
             result[key] = [units.or_null(float(v)) for v in getattr(found, name)]
         result["resampled"] = [int(v) for v in found.resampled]
@@ -141,6 +150,7 @@ def text(content: dict[str, Any]) -> str:
         row("Pareto shape k̂ of the weights", content["k_hat"], "", 2)
         row("effective particles at the end", content["ess"], f"of {held['num_samples']}", 0)
         row("least effective particles", content["least_ess"], f"of {held['num_samples']}", 0)
+        row("effective ancestors at x^T", content["ancestors"], f"of {held['num_samples']}", 0)
     for name, values in content.get("against_exact", {}).items():
         if not name.startswith("phase_"):  # the share of each: in posterior.json
             row(name.replace("_", " "), values, "")
@@ -161,6 +171,12 @@ def _evidence(content: dict[str, Any]) -> list[str]:
         lines.append(f"log Z~ of problem {i}: {said}")
     if all(high is None for high in content["log_z_high"]):
         lines.append("One filter gives a bound; its value takes --filters=25 or more.")
+    few = sum(a is None or a < ANCESTORS for a in content["ancestors"])
+    if few:
+        lines.append(
+            f"WARNING: the draws of {few} of {len(content['ancestors'])} problems descend from"
+            f" fewer than {ANCESTORS} first particles: they and log Z~ may be far off."
+        )
     return lines
 
 
