@@ -17,8 +17,9 @@ from cases import (
     keys,
     mean_is,
     model_covariance,
+    still_chain,
 )
-from dpm_jax import gaussian, model, particles, posterior, schedule
+from dpm_jax import binomial, gaussian, model, particles, posterior, schedule
 from dpm_jax.core.chain import fix_last_step
 
 STEPS = schedule.constant_fraction(T, 0.1)
@@ -495,18 +496,46 @@ def test_the_ends_of_the_uniform_draw_no_weight_of_0(offset, monkeypatch):
 # --- errors -------------------------------------------------------------------------------------
 
 MILD = posterior.denoise(CORRELATED, Y, 1.0)
+OTHER = schedule.constant_fraction(T, 0.3)
+
+
+NO_KEYS = {"0": 0, "None": None, "int64 of": np.arange(2), r"key<fry> of shape \(3,\)": keys(3)}
+
+
+@pytest.mark.parametrize("draw", [posterior.sample, particles.sample])
+@pytest.mark.parametrize("got, key", NO_KEYS.items())
+def test_what_is_no_key_is_refused(draw, key, got):
+    with pytest.raises(TypeError, match=f"key: expected one key, as .* makes it, got {got}"):
+        draw(key, CORRELATED, MILD, 4)
+
+
+@pytest.mark.parametrize("draw", [posterior.sample, particles.sample])
+def test_what_is_no_tilt_is_refused(draw):
+    with pytest.raises(TypeError, match="tilt: expected a Tilt"):
+        draw(jax.random.key(0), CORRELATED, "inpaint", 4)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"num": 0}, "num: expected at least 1 particle, got 0"),
+        ({"num": 0}, "num: expected at least 1, got 0"),
+        ({"num": 4.0}, "num: expected an integer, got 4.0"),
+        ({"filters": True}, "filters: expected an integer, got True"),
+        ({"threshold": "0.5"}, r"threshold: expected a number in \[0, 1\], got '0.5'"),
         ({"filters": 0}, "filters: expected at least 1, got 0"),
         ({"threshold": 1.5}, r"threshold: expected a number in \[0, 1\], got 1.5"),
         ({"threshold": -0.1}, "threshold: expected a number in"),
         (
             {"chain": CORRELATED._replace(schedule=schedule.constant_fraction(7))},
             "tilt: expected one of T = 7, got T = 4",
+        ),
+        (
+            {"chain": still_chain(binomial.family(0.5), STEPS)},
+            "tilt: expected one for Bernoulli kernels, got one for Normal",
+        ),
+        (
+            {"tilt": posterior.denoise(gaussian_chain(C_DIAGONAL, OTHER)[0], Y, 1.0, "noised")},
+            "tilt: expected one of this schedule, got another, ᾱ_",
         ),
         (
             {"tilt": posterior.inpaint(CORRELATED, MASK, Y)},

@@ -75,3 +75,13 @@ def noised(key: Array, chain: Chain, x0: Array, t: Array) -> Array:
 def _check_every(every: int, chain: Chain) -> None:
     if not 1 <= every <= chain.T:
         raise ValueError(f"every: expected 1..{chain.T}, got {every}")
+
+
+def check_key(key: Array) -> None:
+    """TypeError for what is not one PRNG key; those of before typed keys are taken."""
+    if isinstance(key, jax.Array):
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
+        if typed or (key.dtype == jnp.uint32 and key.ndim == 1):
+            return
+    got = f"{key.dtype} of shape {key.shape}" if hasattr(key, "dtype") else repr(key)
+    raise TypeError(f"key: expected one key, as jax.random.key(0) makes it, got {got}")

@@ -21,9 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpm_jax import units
+from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.family import Array
-from dpm_jax.posterior.tilt import Tilt, check_T, tilted, warn_beyond_reach
+from dpm_jax.posterior.tilt import Tilt, check_counts, check_tilt, tilted, warn_beyond_reach
 from dpm_jax.thermodynamics import weights
 
 ANCESTORS = 30  # fewer, where a tenth of the particles is more, are warned of
@@ -101,15 +102,16 @@ def sample(
             more the spread of Z~ is known, and log_z may be a value with an interval.
 
     Raises:
-        ValueError: for num or filters below 1, a threshold outside [0, 1], a tilt of another T, or
-            one that is a delta at t > 0 and leaves nothing to weigh; where no weight is left,
-            unless under jit (`check` the result then).
+        TypeError: for a key or a tilt that is none.
+        ValueError: for num or filters below 1, a threshold outside [0, 1], a tilt of another T,
+            family or schedule, or one that is a delta at t > 0 and leaves nothing to weigh; where
+            no weight is left, unless under jit (`check` the result then).
 
     Warns:
         UserWarning: where a first-order tilt is used beyond its reach, and where the draws descend
             from few of the first particles, unless under jit.
     """
-    _check(chain, tilt, num, threshold, filters)
+    _check(key, chain, tilt, threshold, num=num, filters=filters)
     warn_beyond_reach(key, chain, tilt)
     keys = key[None] if filters == 1 else jax.random.split(key, filters)
     found = _pool(*_filters(keys, chain, tilt, num, threshold))
@@ -270,14 +272,14 @@ def check(found: Particles) -> Particles:
     return found
 
 
-def _check(chain: Chain, tilt: Tilt, num: int, threshold: float, filters: int) -> None:
-    if num < 1:
-        raise ValueError(f"num: expected at least 1 particle, got {num}")
-    if filters < 1:
-        raise ValueError(f"filters: expected at least 1, got {filters}")
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"threshold: expected a number in [0, 1], got {threshold}")
-    check_T(chain, tilt)
+def _check(key: Array, chain: Chain, tilt: Tilt, threshold: float, **counts: int) -> None:
+    sampling.check_key(key)
+    check_counts(**counts)
+    if not isinstance(threshold, int | float | np.number) or not 0 <= threshold <= 1:
+        raise ValueError(f"threshold: expected a number in [0, 1], got {threshold!r}")
+    if not isinstance(tilt, Tilt):
+        raise TypeError(f"tilt: expected a Tilt, whose weights are known, got {type(tilt)}")
+    check_tilt(chain, tilt)
     if tilt.singular:
         raise ValueError(
             "tilt: a delta at t > 0 has no weights; expected r_t='noised' for the known coordinates"
