@@ -32,6 +32,13 @@ FLAGS = {
     "method": Flag(str, "paper, annealed, particles or replacement.", "particles", tuple(METHODS)),
     "start": Flag(str, "Law of x^T: tilted (π r) or observed (at y itself).", "tilted", STARTS),
     "threshold": Flag(float, "Particles: resample below this part of all, in ESS.", 0.8, "[0, 1]"),
+    "filters": Flag(
+        int,
+        "Particles: independent filters that share --num_samples; 25 or more for an interval of"
+        " log Z~.",
+        1,
+        values="[1, inf)",
+    ),
     "input": Flag(
         Path,
         "File (.npy, .png) that was observed, in the place of rows of the test set: images of 8"
@@ -117,6 +124,9 @@ def _observe(config, run):
         check_at_most(config, examples=len(run.test))
     config = _defaults(config, run)
     num = config["num_samples"]
+    if num % config["filters"] or num < 2 * config["filters"]:
+        got = f"{config['filters']} for {num}"
+        raise ValueError(f"filters: expected a divisor of --num_samples below it, got {got}")
     flags.check_memory("num_samples", num, 8.0 * num * math.prod(run.model.event_shape))
     if not config["out"]:  # no link may lead elsewhere
         check_writable(run.workdir, _name(config))
@@ -128,6 +138,8 @@ def _claimed(config, run, seen, out: Path) -> dict[str, Any]:
     held = {name: config[name] for name in _HELD}
     held |= {"steps": config["steps"], "num_samples": config["num_samples"]}
     held |= {"train_steps": run.step, "problems": len(seen.y)}
+    if config["filters"] > 1:
+        held["filters"] = config["filters"]
     if config["other_data"]:
         held["other_data"] = config["dataset"] or config["image_dir"] or "in the same place"
     held["data"] = {"y": identity.digest(seen.y), "known": identity.digest(seen.known)}
@@ -143,6 +155,8 @@ def _check(config) -> None:
         raise ValueError("start: observed is for --task=denoise with --method=paper or annealed")
     if method == "replacement" and task != "inpaint":
         raise ValueError("method: replacement is for --task=inpaint")
+    if method != "particles" and config["filters"] != 1:
+        raise ValueError(f"filters: expected 1 with --method={method}, got {config['filters']}")
     if task == "denoise" and config["mask"] is not None:
         raise ValueError(f"mask: expected none with --task=denoise, got {config['mask']!r}")
 

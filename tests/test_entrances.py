@@ -256,7 +256,7 @@ def test_noise_floors_are_steps(t0):
         ),
         (lambda: posterior.perturb(CHAIN, 3.0, "annealed"), "log_r: expected a function"),
         (lambda: posterior.compose(3, 4), "tilts: expected tilts, got 3"),
-        (lambda: posterior.tilted(CHAIN, None), "tilt: expected a Tilt or a function"),
+        (lambda: posterior.tilted(CHAIN, None), "tilt: expected a Tilt or"),
         *(
             (lambda f=f, bad=bad: f(bad), "(work|forward_work): expected an array of numbers, got")
             for f in (

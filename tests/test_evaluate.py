@@ -12,6 +12,7 @@ from test_experiments import configure, contents, tiny_roll
 from dpm_jax import units
 from dpm_jax.exact import heartbeat as exact
 from dpm_jax.experiments import evaluate, heartbeat, swiss_roll
+from dpm_jax.likelihood import summarise
 from dpm_jax.runs import Invalid, execution, likelihood_report
 
 FLAGS = {name: flag.default for name, flag in evaluate.FLAGS.items()}
@@ -171,3 +172,13 @@ def test_impossible_data_and_loose_bounds_are_said_in_words():
     assert "WARNING" not in "".join(likelihood_report.notes(content))
     found |= {"not_a_number": 2}
     assert "NaN for 2 examples" in "".join(likelihood_report.notes(content))
+
+
+def test_log_p_may_be_as_much_higher_as_the_sandwich_is_wide():
+    """Estimates of samples of the model that miss half a nat, and of data that show nothing."""
+    found = summarise(np.full((3, 40), 2.5))
+    assert found.is_value and likelihood_report.widened(found, None) is found
+    pairs = np.array([[-2.5, -2.0], [-3.5, -3.0]])
+    assert likelihood_report.widened(found, pairs).interval == (-2.5, -2.0)
+    assert likelihood_report.widened(found, pairs[:, ::-1]).interval == found.interval
+    assert not likelihood_report.widened(found, pairs - [[np.inf, 0]]).is_value

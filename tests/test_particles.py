@@ -17,8 +17,9 @@ from cases import (
     keys,
     mean_is,
     model_covariance,
+    still_chain,
 )
-from dpm_jax import gaussian, model, particles, posterior, schedule
+from dpm_jax import binomial, gaussian, model, particles, posterior, schedule
 from dpm_jax.core.chain import fix_last_step
 
 STEPS = schedule.constant_fraction(T, 0.1)
@@ -275,12 +276,164 @@ def test_the_evidence_of_few_particles_is_unbiased(name, threshold, bits):
     assert resampled.max() == 0 if threshold == 0 else resampled.mean() > 1
 
 
+@pytest.mark.parametrize("r_t", ["annealed", "noised"])
+def test_the_interval_of_pooled_filters_holds_the_evidence(r_t):
+    """64 filters of 16: nominal 95 %, where log Z~ is called a value."""
+    _, _, log_z = observed("correlated", NOISE, np.ones(3, bool))
+    tilt = posterior.denoise(CORRELATED, Y, NOISE, r_t)
+    found = evidence(tilt, 300)
+    value = np.asarray(found.is_value)
+    covered = ((found.low <= log_z) & (log_z <= found.high))[value].mean()
+    assert value.mean() > 0.4 and covered > 0.95 - 0.02 - 3 * 0.02
+    width = np.median((found.high - found.low)[value])
+    assert 2 * 1.96 * np.std(found.log_z) == pytest.approx(width, rel=0.6)
+    assert np.mean(found.low <= log_z) > 0.95
+    mean_is(np.exp(np.asarray(found.log_z, np.float64) - log_z), 1.0)
+
+
+@pytest.mark.parametrize("known_r_t", ["constant", "noised"])
+@pytest.mark.parametrize("r_t", ["constant", "annealed"])
+def test_the_gradient_of_log_z_through_known_and_steep(known_r_t, r_t, x64):
+    """Compose: what is known has no ratio of laws, nor a gradient of one; finite differences."""
+    chain, _ = gaussian_chain(C_CORRELATED, schedule.constant_fraction(T, 0.1))
+    known = posterior.inpaint(chain, MASK, Y.astype(float), known_r_t)
+
+    def log_z(a):
+        tilt = posterior.compose(
+            known, posterior.perturb(chain, lambda x: jnp.sum(a * x - 0.1 * x**2), r_t)
+        )
+        x, t = jnp.asarray(Y, float), jnp.asarray(2)
+        params = chain.reverse(x, t)
+        return tilt.log_z(params, known(params, t).mean + 0.3 * ~MASK, t)
+
+    a = jnp.array([0.5, -0.3, 0.2])
+    slope, step = jax.jit(jax.grad(log_z))(a), 1e-6 * jnp.eye(3)
+    there, back = (jax.vmap(log_z)(a[None] + sign * step) for sign in (1, -1))
+    np.testing.assert_allclose(slope, (there - back) / 2e-6, rtol=1e-5, atol=1e-8)
+    assert np.abs(slope[1]) > 1e-3
+
+
+def test_a_sharp_constant_r_has_no_evidence_but_a_bound():
+    """Its weights have no variance: Z~ is far too low in most runs, and few call it a value."""
+    _, _, log_z = observed("correlated", NOISE, np.ones(3, bool))
+    found = evidence(posterior.denoise(CORRELATED, Y, NOISE, "constant"), 300)
+    low = np.asarray(found.log_z) < log_z
+    assert low.mean() > 0.7 and np.asarray(found.is_value).mean() < 0.08
+    assert np.median(found.k_hat) > 0.7 and np.mean(found.low <= log_z) > 0.95
+
+
+def evidence(tilt, number, num=16, filters=64):
+    def one(key):
+        return particles.sample(key, CORRELATED, tilt, num, filters=filters)._replace(x=0.0)
+
+    return jax.jit(lambda k: jax.lax.map(one, k, batch_size=50))(keys(number))
+
+
+def test_pooled_filters_are_those_filters_by_their_evidence():
+    """All fields by hand, of filters whose keys are those of the split."""
+    tilt = posterior.denoise(CORRELATED, Y, NOISE, "annealed")
+    each = jax.jit(lambda: filters(CORRELATED, tilt, 8, 30, 0.8))()
+    pooled = jax.jit(lambda: particles.sample(jax.random.key(0), CORRELATED, tilt, 8, 0.8, 30))()
+    share = jax.nn.softmax(each.log_z)
+    np.testing.assert_allclose(pooled.x, each.x.reshape(240, 3), rtol=1e-5)
+    np.testing.assert_allclose(pooled.weight, (share[:, None] * each.weight).ravel(), rtol=1e-3)
+    np.testing.assert_allclose(np.exp(pooled.log_z), np.mean(np.exp(each.log_z)), rtol=1e-4)
+    np.testing.assert_allclose(pooled.ess, 1 / np.sum(np.asarray(pooled.weight) ** 2), rtol=1e-3)
+    np.testing.assert_allclose(pooled.mean, share @ each.mean, rtol=1e-3)
+    assert 30 < pooled.least_ess <= pooled.ess <= 240
+    assert pooled.resampled == each.resampled.max() and pooled.lost_t == 0
+    expected = 1 / np.sum(np.asarray(share) ** 2 / each.ancestors)
+    np.testing.assert_allclose(pooled.ancestors, expected, rtol=1e-3)
+    assert 10 < pooled.ancestors < pooled.ess
+
+
+@pytest.mark.parametrize("N, filters", [(4096, 1), (8, 4)])
+def test_a_bound_has_markovs_lower_end_and_a_shape(N, filters):
+    """One filter never has a value, nor have four."""
+    tilt = posterior.denoise(CORRELATED, Y, NOISE, "noised")
+
+    def draw(key):
+        return particles.sample(key, CORRELATED, tilt, N, filters=filters)
+
+    found = jax.jit(draw)(jax.random.key(0))
+    low, high = found.interval
+    assert not found.is_value and high == np.inf
+    assert float(found.log_z - low) == pytest.approx(np.log(20), rel=1e-4)
+    assert (0 < found.k_hat < 0.7) if filters == 1 else found.k_hat == np.inf
+    assert "in the mean a lower bound; 95 % above" in str(found)
+
+
 def test_float64_works(x64):
     chain = bent_chain(gaussian.family(), schedule.constant_fraction(T, 0.1), "learned")
     tilt = posterior.denoise(chain, Y.astype(float), 0.2, "noised")
     found = jax.jit(lambda key: particles.sample(key, chain, tilt, 8))(jax.random.key(0))
     assert found.x.dtype == found.weight.dtype == found.log_z.dtype == np.float64
     assert 1 <= found.least_ess <= found.ess <= 8 * (1 + 1e-9)
+
+
+# --- steep r ------------------------------------------------------------------------------------
+
+
+def softplus_steps(height, slope, place):
+    """log r(x): a sum over elements of three bends, each of one slope to another."""
+    height, slope, place = (jnp.asarray(v)[:, None] for v in (height, slope, place))
+
+    def log_r(x):
+        return jnp.sum(height * jax.nn.softplus(slope * (x[None] - place)) / slope)
+
+    return log_r
+
+
+def evidence_on_a_grid(log_r):
+    """log ∫ N(x; 0, I) r(x) of two elements, of which r is a product."""
+    x = np.linspace(-30, 30, 60_001, dtype=np.float32)
+    each = np.asarray(jax.vmap(lambda v: log_r(v[None]))(jnp.asarray(x)), np.float64)
+    weight = np.exp(each - x.astype(float) ** 2 / 2)
+    return 2 * np.log(weight.sum() * 0.001 / np.sqrt(2 * np.pi))
+
+
+STEEP = {
+    "constant": ([0.75, 1.55, -0.14], [2.8, 15.9, 14.9], [-0.44, -1.1, 0.97]),
+    "annealed": ([4.0, -1.06, 3.3], [11.6, 2.5, 17.0], [1.83, -1.72, 1.06]),
+}
+
+
+@pytest.mark.parametrize("r_t", STEEP)
+def test_ancestors_show_a_steep_r_that_no_weight_does(r_t):
+    """Least ESS above 2,000 of 4,096, curvature and bend small, and log Z~ off by half a nat."""
+    chain, _ = gaussian_chain(np.eye(2), schedule.geometric(50, 1e-3))
+    height, *rest = STEEP[r_t]
+
+    def draw(height):
+        tilt = posterior.perturb(chain, softplus_steps(height, *rest), r_t)
+        return filters(chain, tilt, 4096, 6, threshold=0.8)
+
+    draw = jax.jit(draw)
+    for given, few in ((height, True), ([0.3, 0.2, -0.1], False)):
+        found = draw(jnp.asarray(given))
+        off = found.log_z - evidence_on_a_grid(softplus_steps(given, *rest))
+        assert np.median(found.least_ess) > 2000
+        assert (np.median(found.ancestors) < particles.ANCESTORS) == few
+        assert (np.sqrt(np.mean(off**2)) > 0.3) == few
+
+
+def test_a_constant_r_too_sharp_for_its_weights_is_warned_of():
+    tilt = posterior.denoise(CORRELATED, Y, NOISE / 2, "constant")
+    message = r"particles: the draws descend from about \d+.\d of 4096 first ones"
+    with pytest.warns(UserWarning, match=message) as warned:
+        found = particles.sample(jax.random.key(0), CORRELATED, tilt, 4096)
+    assert [warning.filename for warning in warned] == [__file__]
+    assert found.log_z < observed("correlated", NOISE / 2, np.ones(3, bool))[2] - 0.1
+
+
+def test_a_log_r_that_bends_within_a_step_is_warned_of():
+    """Small curvature at the mean, and another slope where the step ends."""
+    chain, _ = gaussian_chain(np.eye(2), schedule.constant_fraction(10, 0.05))
+    log_r = softplus_steps([-11.14, 3.94, 3.2], [40.6, 2.8, 5.9], [1.11, 1.68, 2.09])
+    tilt = posterior.perturb(chain, log_r)
+    assert posterior.curvature(jax.random.key(0), chain, tilt) < 0.5
+    with pytest.warns(UserWarning, match=r"nearly linear over a step, got one that bends by"):
+        posterior.sample(jax.random.key(0), chain, tilt, 1)
 
 
 # --- systematic resampling ----------------------------------------------------------------------
@@ -343,17 +496,46 @@ def test_the_ends_of_the_uniform_draw_no_weight_of_0(offset, monkeypatch):
 # --- errors -------------------------------------------------------------------------------------
 
 MILD = posterior.denoise(CORRELATED, Y, 1.0)
+OTHER = schedule.constant_fraction(T, 0.3)
+
+
+NO_KEYS = {"0": 0, "None": None, "int64 of": np.arange(2), r"key<fry> of shape \(3,\)": keys(3)}
+
+
+@pytest.mark.parametrize("draw", [posterior.sample, particles.sample])
+@pytest.mark.parametrize("got, key", NO_KEYS.items())
+def test_what_is_no_key_is_refused(draw, key, got):
+    with pytest.raises(TypeError, match=f"key: expected one key, as .* makes it, got {got}"):
+        draw(key, CORRELATED, MILD, 4)
+
+
+@pytest.mark.parametrize("draw", [posterior.sample, particles.sample])
+def test_what_is_no_tilt_is_refused(draw):
+    with pytest.raises(TypeError, match="tilt: expected a Tilt"):
+        draw(jax.random.key(0), CORRELATED, "inpaint", 4)
 
 
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"num": 0}, "num: expected at least 1 particle, got 0"),
+        ({"num": 0}, "num: expected at least 1, got 0"),
+        ({"num": 4.0}, "num: expected a whole number, at least 1, got 4.0"),
+        ({"filters": True}, "filters: expected at least 1, got True"),
+        ({"threshold": "0.5"}, r"threshold: expected a number in \[0, 1\], got '0.5'"),
+        ({"filters": 0}, "filters: expected at least 1, got 0"),
         ({"threshold": 1.5}, r"threshold: expected a number in \[0, 1\], got 1.5"),
         ({"threshold": -0.1}, "threshold: expected a number in"),
         (
             {"chain": CORRELATED._replace(schedule=schedule.constant_fraction(7))},
             "tilt: expected one of T = 7, got T = 4",
+        ),
+        (
+            {"chain": still_chain(binomial.family(0.5), STEPS)},
+            "tilt: expected one for Bernoulli kernels, got one for Normal",
+        ),
+        (
+            {"tilt": posterior.denoise(gaussian_chain(C_DIAGONAL, OTHER)[0], Y, 1.0, "noised")},
+            "tilt: expected one of this schedule, got another, ᾱ_",
         ),
         (
             {"tilt": posterior.inpaint(CORRELATED, MASK, Y)},

@@ -526,6 +526,10 @@ WRONG = [
         lambda: posterior.perturb(G, jnp.sum, "noised"),
         r"r_t: expected one of \('constant', 'annealed'\) for a general log r, got 'noised'",
     ),
+    (
+        lambda: posterior.compose(posterior.denoise(G, ZEROS, 1.0), posterior.perturb(B, jnp.sum)),
+        r"tilts: expected kernels of one kind, got \['Bernoulli', 'Normal'\]",
+    ),
     (lambda: posterior.compose(), r"tilts: expected some of one T, got T = \[\]"),
     (
         lambda: posterior.compose(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from test_experiments import configure, contents, tiny_roll
 
+from dpm_jax import units
 from dpm_jax.core import binomial, gaussian
 from dpm_jax.experiments import heartbeat, swiss_roll
 from dpm_jax.experiments import posterior as experiment
@@ -65,6 +66,23 @@ def test_the_known_part_comes_back_exactly(method, roll, beat, tmp_path):
         assert ("log_z" in content) == (method == "particles")
         assert f"method {method}" in printed and (out / "posterior.png").stat().st_size > 5000
         assert contents(workdir) == before  # nothing of the run is touched
+
+
+def test_log_z_is_a_value_of_many_filters_and_a_bound_of_one(roll, tmp_path):
+    flags = {"num_samples": 512, "task": "denoise", "noise": 4.0}
+    one, bound, _ = run(roll, tmp_path / "one", **flags)
+    assert bound["log_z_high"] == [None] * 3 and "its value takes --filters=25" in one
+    np.testing.assert_allclose(
+        np.subtract(bound["log_z"], bound["log_z_low"]), np.log(20), rtol=1e-5
+    )
+    many, found, arrays = run(roll, tmp_path / "many", **flags, filters=64)
+    assert found["settings"]["filters"] == 64 and arrays["x"].shape == (3, 512, 2)
+    known = [high is not None for high in found["log_z_high"]]
+    assert any(known)
+    for i, is_value in enumerate(known):
+        assert f"problem {i}: {'−' if is_value else 'at least'}" in many
+        assert units.number(units.bits(found["log_z_low"][i])) in many
+    assert f"problem 0: at least {units.number(units.bits(bound['log_z_low'][0]))}" in one
 
 
 def test_noise_is_added_and_its_posterior_is_nearer_to_the_truth(roll, tmp_path):
@@ -130,6 +148,9 @@ def test_another_question_is_not_answered_in_the_same_folder(roll, tmp_path):
         ({"num_samples": 1}, "--num_samples: expected at least 2, got 1"),
         ({"repeats": 0}, "--repeats: expected at least 1, got 0"),
         ({"threshold": 2.0}, r"--threshold: expected a number in \[0, 1\], got 2"),
+        ({"filters": 3}, "--filters: expected a divisor of --num_samples below it, got 3 for 40"),
+        ({"filters": 40}, "--filters: expected a divisor of --num_samples below it"),
+        ({"filters": 2, "method": "paper"}, "--filters: expected 1 with --method=paper, got 2"),
         ({"input": "/no/file.npy"}, "--input: expected a .npy file or an image, got /no/file.npy"),
         ({"steps": 1000}, "--steps: expected 2.."),
         ({"examples": 10**6}, "--examples: expected at most"),

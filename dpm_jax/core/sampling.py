@@ -91,3 +91,13 @@ def check_t(t: Array, least: int, chain: Chain) -> Array:
 
 def _check_every(every: int, chain: Chain) -> None:
     units.whole("every", every, 1, chain.T)
+
+
+def check_key(key: Array) -> None:
+    """TypeError for what is not one PRNG key; those of before typed keys are taken."""
+    if isinstance(key, jax.Array):
+        typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key) and key.ndim == 0
+        if typed or (key.dtype == jnp.uint32 and key.ndim == 1):
+            return
+    got = f"{key.dtype} of shape {key.shape}" if hasattr(key, "dtype") else repr(key)
+    raise TypeError(f"key: expected one key, as jax.random.key(0) makes it, got {got}")

@@ -105,6 +105,7 @@ def perturb(chain: Chain, log_r: LogR, r_t: str = "constant") -> Tilt:
         log_z=log_z,
         curvature=lambda params, t: family.curvature(params, scaled(t - 1)),
         bend=lambda params, t: _bend(family, params, scaled(t - 1)),
+        params=type(chain.prior),
     )
 
 
@@ -169,7 +170,8 @@ def _exact(chain: Chain, r: Params, mask: Array, r_t: str) -> Tilt:
     def log_z(params: Params, x: Array, t: Array) -> Array:
         return jnp.sum(jnp.where(mask, family.multiply(params, at(t - 1))[1], 0.0))
 
-    return Tilt(T=chain.T, apply=apply, log_r=log_r, log_z=log_z)
+    made = Tilt(T=chain.T, apply=apply, log_r=log_r, log_z=log_z, params=type(chain.prior))
+    return made._replace(log_alpha_bar=chain.schedule.log_alpha_bar) if r_t == "noised" else made
 
 
 def _exponent(chain: Chain, r_t: str) -> Callable[[Array], Array]:

@@ -24,6 +24,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dpm_jax import units
 from dpm_jax.core import sampling
@@ -53,6 +54,8 @@ class Tilt(NamedTuple):
     curvature: Callable[[Params, Array], Array] | None = None  # of a first-order tilt (eq. 61)
     bend: Callable[[Params, Array], Array] | None = None  # as curvature, over the reach of a step
     singular: bool = False  # r(x^t) is a delta at t > 0, of which `particles` has no weight
+    params: type | None = None  # that it multiplies: those of the family it was made for
+    log_alpha_bar: Array | None = None  # of the schedule, where r(x^t) depends on it ("noised")
 
     def __call__(self, params: Params, t: Array) -> Params:
         """p~(x^{t-1} | x^t) (eq. 22) from the parameters of p(x^{t-1} | x^t)."""
@@ -65,11 +68,9 @@ def tilted(chain: Chain, tilt: Tilt | Kernel) -> Chain:
     Any (params, t) -> params is a tilt. To begin elsewhere: ``tilted(...)._replace(prior=...)``.
 
     Raises:
-        ValueError: for a tilt of another T.
+        ValueError: for a tilt of another T, family or schedule.
     """
-    if not callable(tilt):
-        raise TypeError(f"tilt: expected a Tilt or a function, got {tilt!r}")
-    check_T(chain, tilt)
+    check_tilt(chain, tilt)
 
     def reverse(xt: Array, t: Array) -> Params:
         return tilt(chain.reverse(xt, t), t)
@@ -81,14 +82,17 @@ def tilted(chain: Chain, tilt: Tilt | Kernel) -> Chain:
 def sample(key: Array, chain: Chain, tilt: Tilt | Kernel, num: int) -> Array:
     """`num` draws (num, *event) by the kernels of eq. 22, as the paper draws: fast, and biased.
 
-    `particles.sample` of the same arguments is without the bias.
+    `particles.sample` of the same arguments is without the bias; a "noised" r(x^t) is made for it,
+    and is counted at every t here.
 
     Raises:
-        ValueError: for a tilt of another T, or num below 1.
+        TypeError: for a key that is none.
+        ValueError: for a tilt of another T, family or schedule, or num below 1.
 
     Warns:
         UserWarning: where a first-order tilt is used beyond its reach, unless under jit.
     """
+    sampling.check_key(key)
     num = units.whole("num", num)
     used = tilted(chain, tilt)
     warn_beyond_reach(key, chain, tilt)
@@ -106,6 +110,8 @@ def compose(*tilts: Tilt) -> Tilt:
         raise TypeError(f"tilts: expected tilts, got {wrong[0]!r}")
     if not tilts or len({tilt.T for tilt in tilts}) > 1:
         raise ValueError(f"tilts: expected some of one T, got T = {[tilt.T for tilt in tilts]}")
+    if len(kinds := {tilt.params.__name__ for tilt in tilts if tilt.params}) > 1:
+        raise ValueError(f"tilts: expected kernels of one kind, got {sorted(kinds)}")
     if len(tilts) == 1:
         return tilts[0]
     first, rest = tilts[0], compose(*tilts[1:])
@@ -130,6 +136,8 @@ def compose(*tilts: Tilt) -> Tilt:
         curvature=curvature if first.curvature or rest.curvature else None,
         bend=bend if first.bend or rest.bend else None,
         singular=first.singular or rest.singular,
+        params=first.params or rest.params,
+        log_alpha_bar=rest.log_alpha_bar if first.log_alpha_bar is None else first.log_alpha_bar,
     )
 
 
@@ -191,7 +199,22 @@ def warn_beyond_reach(key: Array, chain: Chain, tilt: Tilt | Kernel) -> None:
         )
 
 
-def check_T(chain: Chain, tilt: Tilt | Kernel) -> None:
-    """ValueError for a tilt of another T; a bare kernel has none."""
-    if isinstance(tilt, Tilt) and tilt.T != chain.T:
+def check_tilt(chain: Chain, tilt: Tilt | Kernel) -> None:
+    """ValueError for a tilt of another T, family or schedule; a bare kernel has none of them."""
+    if not isinstance(tilt, Tilt):
+        if not callable(tilt):
+            raise TypeError(f"tilt: expected a Tilt or (params, t) -> params, got {type(tilt)}")
+        return
+    if tilt.T != chain.T:
         raise ValueError(f"tilt: expected one of T = {chain.T}, got T = {tilt.T}")
+    if tilt.params not in (None, type(chain.prior)):
+        expected, got = type(chain.prior).__name__, tilt.params.__name__
+        raise ValueError(f"tilt: expected one for {expected} kernels, got one for {got}")
+    ours, its = chain.schedule.log_alpha_bar, tilt.log_alpha_bar
+    if its is None or any(isinstance(a, jax.core.Tracer) for a in (ours, its)):
+        return
+    ours, its = (np.exp(np.asarray(a)) for a in (ours, its))
+    if not np.allclose(ours, its, rtol=1e-4, atol=1e-6):
+        t = int(np.argmax(np.abs(ours - its)))
+        got = f"{its[t]:.4g} for {ours[t]:.4g}"
+        raise ValueError(f"tilt: expected one of this schedule, got another, ᾱ_{t} = {got}")

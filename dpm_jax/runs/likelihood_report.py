@@ -39,12 +39,26 @@ def content(run: Run, found: Measured) -> dict[str, Any]:
             "levels": run.problem.facts.get("levels"),
             "K": found.bound._asdict(),
             "ceiling_of_K": found.ceiling,
-            "likelihood": [each._asdict() for each in found.likelihoods],
+            "likelihood": [widened(each, found.pairs)._asdict() for each in found.likelihoods],
             "sandwich": None if found.pairs is None else _sandwich(found.pairs),
             "sum_of_p": found.total,
             "truth": None if found.truth is None else float(found.truth.mean()),
         }
     )
+
+
+def widened(found: LogLikelihood, pairs: np.ndarray | None) -> LogLikelihood:
+    """`found` with the width of the sandwich above it.
+
+    What trajectories of the data never drew, none of them shows; those of samples of the model do.
+    By the width, and two standard errors of it, estimates of such samples may be too low.
+    """
+    if pairs is None:
+        return found
+    width = pairs[:, 1] - pairs[:, 0]
+    known = np.isfinite(width).all()
+    most = width.mean() + 2 * standard_error(width) if known else math.inf
+    return found._replace(high=found.high + max(0.0, float(most)))
 
 
 def _sandwich(pairs: np.ndarray) -> dict[str, Any]:
@@ -161,7 +175,8 @@ def notes(content) -> list[str]:
         said.append(f"{total['of']}, M = {total['trajectories']}: {value}")
     if best["high"] is not None:
         low, high = (units.number(units.bits(best[end])) for end in ("low", "high"))
-        said.append(f"log p, M = {best['num']}: 95 % in {low} … {high} bits.")
+        above = ", above with the width of the sandwich" if content["sandwich"] else ""
+        said.append(f"log p, M = {best['num']}: 95 % in {low} … {high} bits{above}.")
     said.append(
         f"{best['values']:.0%} of the estimates are values by the Pareto shape of their largest"
         f" weights (median k̂ {units.number(best['k_hat'], digits=2)}), the others lower bounds."

@@ -85,8 +85,9 @@ def draw(config: Config, run: Run, seen: Observations) -> Particles:
 
 
 def _weighted(config: Config, seen: Observations, key, chain: Chain, y) -> Particles:
-    tilt = _tilt(config, seen, chain, y)
-    return particles.sample(key, chain, tilt, config["num_samples"], config["threshold"])
+    tilt, filters = _tilt(config, seen, chain, y), config["filters"]
+    num = config["num_samples"] // filters
+    return particles.sample(key, chain, tilt, num, config["threshold"], filters)
 
 
 def _unweighted(config: Config, seen: Observations, key, chain: Chain, y) -> Particles:

@@ -9,6 +9,7 @@ import numpy as np
 from dpm_jax import files, units
 from dpm_jax.images import dequantisation
 from dpm_jax.likelihood import standard_error
+from dpm_jax.posterior.particles import ANCESTORS
 from dpm_jax.runs import plots, report
 from dpm_jax.runs.experiment import Config, Problem
 from dpm_jax.runs.noise_floor import some_rows
@@ -16,6 +17,7 @@ from dpm_jax.runs.observations import Observations
 from dpm_jax.runs.run import Run
 
 _TRAINED_ON = 10_000  # training examples for the covariance of the linear baseline
+_SHOWN = 8  # problems, in figure and text
 _LARGEST = 4096  # elements of an example that this covariance may have
 
 
@@ -39,8 +41,17 @@ def content(run: Run, seen: Observations, found, held: Config) -> dict[str, Any]
     target = np.ones_like(seen.known) if seen.noise else ~seen.known
     result["posterior_sd"] = float(spread[:, target].mean()) if target.any() else 0.0
     if held["method"] == "particles":
-        result |= {"log_z": [float(v) for v in found.log_z], "ess": [float(v) for v in found.ess]}
-        result["least_ess"] = [float(v) for v in found.least_ess]
+        for name in (
+            "log_z",
+            "low",
+            "high",
+            "k_hat",
+            "ess",
+            "least_ess",
+            "ancestors",
+        ):  # not finite: null
+            key = f"log_z_{name}" if name in ("low", "high") else name
+            result[key] = [units.or_null(float(v)) for v in getattr(found, name)]
         result["resampled"] = [int(v) for v in found.resampled]
     if seen.truth is not None:
         result["errors"] = _errors(run.problem, seen, found, mean, target)
@@ -132,20 +143,47 @@ def text(content: dict[str, Any]) -> str:
         if "psnr" in error:
             row(f"PSNR, {name}", error["psnr"], "dB", 2)
     if "log_z" in content:
-        row("log Z~ = log ∫ p r", np.asarray(content["log_z"]) / units.LN2, "bits")
+        values = [high is not None for high in content["log_z_high"]]
+        known = f"{sum(values)} of {len(values)} values" if any(values) else "bounds in the mean"
+        row(f"log Z~ = log ∫ p r, {known}", np.asarray(content["log_z"]) / units.LN2, "bits")
+        row("Pareto shape k̂ of the weights", content["k_hat"], "", 2)
         row("effective particles at the end", content["ess"], f"of {held['num_samples']}", 0)
         row("least effective particles", content["least_ess"], f"of {held['num_samples']}", 0)
+        row("effective ancestors at x^T", content["ancestors"], f"of {held['num_samples']}", 0)
     for name, values in content.get("against_exact", {}).items():
         if not name.startswith("phase_"):  # the share of each: in posterior.json
             row(name.replace("_", " "), values, "")
-    return "\n".join(["", title, report.table(rows)])
+    return "\n".join(["", title, report.table(rows), *_evidence(content)])
+
+
+def _evidence(content: dict[str, Any]) -> list[str]:
+    """log Z~ of each of the first problems, with its interval or the end that it has."""
+    if "log_z" not in content:
+        return []
+    lines = []
+    ends = zip(content["log_z"], content["log_z_low"], content["log_z_high"])
+    for i, (value, low, high) in enumerate(list(ends)[:_SHOWN]):
+        value, low = units.bits(value), units.bits(low)
+        said = f"at least {units.number(low)} bits (95 %), in the mean {units.number(value)}"
+        if high is not None:
+            said = units.bounded(value, low, units.bits(high), "bits")
+        lines.append(f"log Z~ of problem {i}: {said}")
+    if all(high is None for high in content["log_z_high"]):
+        lines.append("One filter gives a bound; its value takes --filters=25 or more.")
+    few = sum(a is None or a < ANCESTORS for a in content["ancestors"])
+    if few:
+        lines.append(
+            f"WARNING: the draws of {few} of {len(content['ancestors'])} problems descend from"
+            f" fewer than {ANCESTORS} first particles: they and log Z~ may be far off."
+        )
+    return lines
 
 
 def draw(path: Path, run: Run, seen: Observations, found, title: str) -> Path:
     """Before, observed, posterior mean and spread, samples, of at most eight problems."""
-    truth = None if seen.truth is None else seen.truth[:8]
-    seen = seen._replace(y=seen.y[:8], truth=truth)
-    found = found._replace(x=found.x[:8], weight=found.weight[:8])
+    truth = None if seen.truth is None else seen.truth[:_SHOWN]
+    seen = seen._replace(y=seen.y[:_SHOWN], truth=truth)
+    found = found._replace(x=found.x[:_SHOWN], weight=found.weight[:_SHOWN])
     mean = _mean(found)
     chosen = np.stack([_ordered(w, 4) for w in found.weight])
     samples = np.take_along_axis(

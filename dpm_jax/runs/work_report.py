@@ -14,7 +14,8 @@ from dpm_jax.runs.experiment import Config
 
 def measure(forward: np.ndarray, reverse: np.ndarray, delta_F: float) -> dict[str, Any]:
     """What the works of one speed say of ΔF, for report, table and figure; None where unknown."""
-    there, back = map(thermodynamics.jarzynski, (jnp.asarray(forward), jnp.asarray(reverse)))
+    W_F, W_R = jnp.asarray(forward), jnp.asarray(reverse)
+    there, back = thermodynamics.jarzynski(W_F, W_R), thermodynamics.jarzynski(W_R, W_F)
     bennett = thermodynamics.bennett(forward, reverse)
     crossing = thermodynamics.crooks(forward, reverse)
     numbers = {
@@ -58,7 +59,8 @@ def _warning(numbers: dict[str, float], M: int) -> str:
     if numbers["bennett_ess"] < 2:
         return "no overlap: ΔF unknown"
     if numbers["jarzynski_low"] == -math.inf:
-        return f"k̂ = {units.number(numbers['k_hat'], digits=2)}: a bound in the mean"
+        k_hat, beyond = units.number(numbers["k_hat"], digits=2), numbers["reverse_beyond"]
+        return f"k̂ = {k_hat}, {beyond:.0%} of −W_R beyond W_F: a bound in the mean"
     return "M < e^D: a bound in the mean" if math.log(M) < numbers["dissipation_reverse"] else ""
 
 

@@ -92,7 +92,7 @@ class Crossing(NamedTuple):
         return f"{units.number(self.value, self.error)} nats (slope {slope})"
 
 
-def jarzynski(work) -> Estimate:
+def jarzynski(work, reverse_work=None) -> Estimate:
     """Jarzynski's estimate of log⟨e^{−W}⟩ from M works (eq. 9), with errors and what it rests on.
 
     Args:
@@ -100,6 +100,9 @@ def jarzynski(work) -> Estimate:
             NumPy works or a list the least is subtracted in float64, so that a common offset costs
             no digits, and value, K, low and high are float64. Of works on a device (under
             `jax.vmap` all are) error and interval hold what an offset cost by rounding.
+        reverse_work: (n,) of the reverse process, as `bennett` takes them; −W of `reverse_work` in
+            likelihood. They do not move `value`, but tell whether there is one: no M works show
+            a weight rarer than 1/M, and the reverse process starts there.
 
     Returns:
         Estimate. With M = 1 the errors are NaN: unknown. Where every work is +inf, value and K are
@@ -107,17 +110,19 @@ def jarzynski(work) -> Estimate:
 
     Raises:
         TypeError: where work is no array of real numbers.
-        ValueError: where it is not one-dimensional with M >= 1.
+        ValueError: where work is not one-dimensional with M >= 1, or reverse_work not (n,).
 
     Source: Jarzynski 1997, eq. 2; Neal 2001 (annealed importance sampling); Burda et al. 2015.
     """
     checked = numbers("work", work)
     if isinstance(checked, Array):
-        return _estimate(checked)
+        return _estimate(checked, reverse_work)
     work = np.asarray(work, np.float64)
     least = np.min(work[np.isfinite(work)], initial=np.inf)
     least = least if np.isfinite(least) else 0.0
-    found = _estimate(jnp.asarray(work - least))
+    if reverse_work is not None:
+        reverse_work = np.asarray(reverse_work, np.float64) + least
+    found = _estimate(jnp.asarray(work - least), reverse_work)
     traced = isinstance(found.value, jax.core.Tracer)
 
     def shift(value: Any) -> Any:
@@ -131,7 +136,11 @@ def jarzynski(work) -> Estimate:
     )
 
 
-def _estimate(work: Array) -> Estimate:
+def _estimate(work: Array, reverse_work=None) -> Estimate:
+    if reverse_work is not None:
+        reverse_work = jnp.asarray(reverse_work, work.dtype)
+        if reverse_work.ndim != 1:
+            raise ValueError(f"reverse_work: expected shape (n,), got {reverse_work.shape}")
     if work.ndim != 1 or work.shape[0] < 1:
         raise ValueError(f"work: expected shape (M,) with M >= 1, got {work.shape}")
     m = work.shape[0]
@@ -150,7 +159,7 @@ def _estimate(work: Array) -> Estimate:
         jnp.where(possible, total**2 / jnp.sum(weight**2), 0.0),
         -jnp.mean(work),
         jnp.sqrt(K_spread / m) + unknown,
-        *weights.judge(-work),
+        *weights.judge(-work, reverse_work),
     )
     # What a common offset cost before the works came here: vmap casts NumPy's float64, too.
     lost = 0.5 * jnp.finfo(work.dtype).eps * jnp.abs(least)

@@ -3,6 +3,11 @@
 The mean of M weights rests on the largest of them. Their tail is fitted by a generalised Pareto law
 of shape k: above 1 the mean does not exist, above 1/2 the variance, and what M weights can tell of
 the mean ends between (Vehtari et al. 2024).
+
+No rule on M weights alone is safe: with e^{−c} ≪ 1/M, a weight e^{c} times the mean that is drawn
+once in e^{c} doubles the mean, and M draws show it to nobody. Weights of the reverse side do:
+they are drawn from the law of these in proportion to the weight itself, so that the share of them
+beyond the largest of these is the share of the mean that was missed.
 """
 
 import math
@@ -16,6 +21,8 @@ from jax import Array
 LEAST = 25  # weights: with fewer the tail holds less than 5 and nothing is known of its shape
 LEVEL = 0.95  # of all intervals
 MARKOV = math.log(1 / (1 - LEVEL))  # nats: P(p̂ >= p e^δ) <= e^−δ
+_EFFECTIVE = 10  # weights of a normal log w, M e^{−s²}, below which they are a bound
+_MISSED = 0.15  # share of the mean beyond the largest weight, above which they are a bound
 _PRIOR_MEAN, _PRIOR_SD = 0.4, 0.3  # of k, in the interval
 _DRAWS = 512  # of the posterior of the mean
 _FLAT = 1e-5  # of the largest weight: a tail less wide is rounding
@@ -30,15 +37,17 @@ class Judged(NamedTuple):
 
 
 @jax.jit
-def judge(log_weight: Array) -> Judged:
+def judge(log_weight: Array, reverse: Array | None = None) -> Judged:
     """k̂ of M weights (M,), given as logarithms, and a 95 % interval of the log of their law's mean.
 
-    It has two ends where k̂ is below `threshold` and M >= e^{s²}, with s the spread of log w
-    from its median to the next standard deviation: a law as wide in its bulk, were it
-    log-normal, has M e^{−s²} effective weights. k̂ alone is deceived where no large weight was
-    drawn; the bulk cannot be missed.
+    It has two ends where k̂ is below `threshold`, where M e^{−s²} >= 10, with s the spread of log w
+    above its median: so many weights M of a normal log w would be worth (k̂ alone is deceived where
+    no large weight was drawn, the bulk cannot be missed); and, of `reverse` (n,), the log w of
+    draws in proportion to w, where (b + 1)/(n + 2) <= 0.15 for the b beyond all M (Laplace).
     Elsewhere the mean of M weights is a bound: low is its logarithm − ln 20, since by Markov's
     inequality P(p̂ >= 20 p) <= 1/20 for weights of any law, and high is +inf. NaN for NaN.
+
+    Source: Chatterjee & Diaconis 2018 for e^{s²}, by the shape of log w.
     """
     num = log_weight.shape[0]
     k_hat = pareto_shape(jax.lax.stop_gradient(log_weight))
@@ -48,7 +57,11 @@ def judge(log_weight: Array) -> Judged:
     if num < LEAST:
         return Judged(k_hat, bound, unlimited)
     low, high = mean_interval(log_weight)
-    is_value = (k_hat < threshold(num)) & (_bulk(log_weight) ** 2 <= math.log(num))
+    is_value = k_hat < threshold(num)
+    is_value &= _spread(log_weight) ** 2 <= math.log(num / _EFFECTIVE)
+    if reverse is not None:
+        beyond = jnp.sum(~(reverse <= jnp.max(log_weight)))  # NaN is beyond
+        is_value &= beyond <= int(_MISSED * (reverse.shape[0] + 2)) - 1
     return Judged(k_hat, jnp.where(is_value, low, bound), jnp.where(is_value, high, unlimited))
 
 
@@ -112,12 +125,13 @@ def mean_interval(log_weight: Array) -> tuple[Array, Array]:
     return low, high
 
 
-def _bulk(log_weight: Array) -> Array:
-    """From the median of log w to one standard deviation above, by ranks; weights of 0 aside."""
-    ranked = jnp.sort(log_weight)
-    possible = jnp.sum(log_weight > -jnp.inf)
-    median, above = (ranked[-1 - possible * share // 1000] for share in (500, 159))
-    return above - median
+def _spread(log_weight: Array) -> Array:
+    """Root mean square of log w − its median, where that is above 0; weights of 0 aside."""
+    possible = log_weight > -jnp.inf
+    num = jnp.sum(possible)
+    median = jnp.sort(log_weight)[-1 - num // 2]
+    above = jnp.where(possible, jnp.maximum(log_weight - median, 0), 0)
+    return jnp.sqrt(2 * jnp.sum(above**2) / num.astype(above.dtype))
 
 
 def _sorted(log_weight: Array) -> tuple[Array, Array]:
