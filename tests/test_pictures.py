@@ -10,6 +10,7 @@ from PIL import Image
 from test_experiments import configure
 
 from dpm_jax import units
+from dpm_jax.data.streaming import Stream
 from dpm_jax.experiments import bark, cifar10, dead_leaves, evaluate
 from dpm_jax.images import dequantisation
 from dpm_jax.runs import ImageScale, Invalid, Problem, execution, images, noise_floor
@@ -191,16 +192,16 @@ def test_a_set_larger_than_memory_is_read_as_training_goes(tmp_path):
     given["levels"] = 4096  # 12 bits
     config, printed, report = run(cifar10.EXPERIMENT, tmp_path / "run", **given)
     problem = cifar10.setup(config)
-    noisy = np.asarray(problem.draw(jax.random.key(0), jnp.asarray(problem.data[:8]), 8))
+    noisy = np.asarray(problem.draw(jax.random.key(0), jnp.asarray(problem.data.source[:8]), 8))
     assert noisy.shape == (8, 8, 8, 1)  # the rows of a step as they are
-    assert problem.streams and isinstance(problem.data, np.memmap)
+    assert isinstance(problem.data, Stream) and isinstance(problem.data.source, np.memmap)
     assert noise_floor.some_rows(problem, 7).shape == (7, 8, 8, 1)  # not all are read
     assert report["train_steps"] == 2 and np.isfinite(report["K_bits"])
     code = np.log2(report["scale_levels"]) - report["K_bits"] / 64
     assert report["bits_per_dim_12bit"] == pytest.approx(code) and report["levels"] == 4096
     assert "bits_per_dim_8bit" not in report and "code length per 12-bit level" in printed
     small = {**config, "memory_gib": 1.0}
-    assert not cifar10.setup(small).streams
+    assert not isinstance(cifar10.setup(small).data, Stream)
 
 
 def test_training_images_are_mirrored_in_half_of_the_draws(tmp_path):

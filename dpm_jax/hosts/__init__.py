@@ -6,7 +6,6 @@ write the work directory) goes through `on_first`; what may fail on one host alo
 """
 
 from dpm_jax.hosts.agreement import (
-    Elsewhere,
     check_same,
     gather,
     in_turn,
@@ -17,6 +16,7 @@ from dpm_jax.hosts.agreement import (
 )
 from dpm_jax.hosts.membership import (
     Cluster,
+    Elsewhere,
     barrier,
     exit_now,
     first,
@@ -25,6 +25,7 @@ from dpm_jax.hosts.membership import (
     many,
     name,
     peer_timeout,
+    wait_timeout,
 )
 
 __all__ = [
@@ -45,4 +46,5 @@ __all__ = [
     "peer_timeout",
     "texts",
     "together",
+    "wait_timeout",
 ]
