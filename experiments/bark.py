@@ -15,6 +15,7 @@ import numpy as np
 
 from dpm_jax import posterior, replacement, runs, sampling
 from dpm_jax.data import folders
+from dpm_jax.data.streaming import Stream
 from dpm_jax.runs import binary, identity, images, noise_floor, plots, presets
 from dpm_jax.runs.bars import bar
 from dpm_jax.runs.flags import Flag
@@ -27,6 +28,7 @@ _SHARED = {
     "image_dir": "",
     "colour": False,
     "levels": 0,
+    "memory_gib": 4.0,
     "view": 320,
     "hole": 100,
     "repeats": 5,
@@ -48,10 +50,13 @@ def make(config) -> images.ImageSet:
     _check_hole(config)
     size = config["size"]
     split = identity.kept_split(config, folders.names(config["image_dir"]))
-    photos = folders.read(config["image_dir"], size, config["colour"], split, config["levels"])
-    sizes = jnp.asarray(photos.train.sizes)
+    of = (config["colour"], split, config["levels"], config["memory_gib"])
+    photos = folders.read(config["image_dir"], size, *of)
+    sizes, streams = jnp.asarray(photos.train.sizes), isinstance(photos.train.photos, Stream)
 
     def draw(key, rows, n):
+        if streams:
+            return rows  # are crops
         return jax.vmap(lambda k: folders.crop(k, rows, size, sizes))(jax.random.split(key, n))
 
     held = photos.test
@@ -74,13 +79,8 @@ def make(config) -> images.ImageSet:
 
 def _digests(photos) -> dict[str, dict]:
     """Of each photograph by its name, for data.json: the split stays, and a change is named."""
-    return {
-        f"{split}_files": {
-            name: identity.digest(photo[:height, :width])["sha256"]
-            for name, photo, (height, width) in zip(stack.files, stack.photos, stack.sizes)
-        }
-        for split, stack in (("train", photos.train), ("test", photos.test))
-    }
+    splits = {"train_files": photos.train, "test_files": photos.test}
+    return {split: dict(zip(stack.files, stack.digests)) for split, stack in splits.items()}
 
 
 def setup(config) -> runs.Problem:
@@ -166,6 +166,7 @@ EXPERIMENT = runs.register(
         helps={
             **presets.IMAGE_HELPS,
             **presets.LEVELS,
+            **presets.MEMORY,
             "size": Flag(int, "Side of the crops that are trained on and tested.", values=_SIDES),
             "image_dir": Flag(Path, "Folder of photographs; a tenth of the files is held out."),
             "colour": Flag(bool, "Three colours instead of grey."),

@@ -1,6 +1,7 @@
 """The experiments on images, a few steps each: tables, figures, resume, what they refuse."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,11 +10,23 @@ import pytest
 from PIL import Image
 from test_experiments import configure
 
-from dpm_jax import units
+from dpm_jax import training, units
 from dpm_jax.data.streaming import Stream
 from dpm_jax.experiments import bark, cifar10, dead_leaves, evaluate
 from dpm_jax.images import dequantisation
-from dpm_jax.runs import ImageScale, Invalid, Problem, execution, images, noise_floor
+from dpm_jax.runs import (
+    ImageScale,
+    Invalid,
+    Problem,
+    execution,
+    identity,
+    images,
+    noise_floor,
+    observations,
+    posterior_report,
+)
+from dpm_jax.runs.config import training_options
+from dpm_jax.training.checkpoint import Checkpoints
 
 TINY = {
     "T": 6,
@@ -181,6 +194,30 @@ def test_bark_from_a_folder_fills_the_centre_of_a_held_out_photograph(tmp_path, 
     np.testing.assert_array_equal(problem.images.whole[0, ..., 0], held[2:34, 8:40])
     x = problem.draw(jax.random.key(0), problem.data, 50)
     assert x.shape == (50, 16, 16, 1) and abs(float(x.mean())) < 0.5
+
+
+def test_bark_from_a_folder_larger_than_memory_resumes_to_the_bit(tmp_path, photographs):
+    given = {**TINY, "size": 16, "view": 32, "hole": 12, "image_dir": str(photographs)}
+    given |= {"checkpoint_every": 1, "memory_gib": 0.0}
+    config = configure(bark.EXPERIMENT, tmp_path / "run", **bark.PRESETS["best"] | given)
+    problem, options = bark.setup(config), training_options(config)
+    assert isinstance(problem.data, Stream) and identity.digest(problem.data)["files"]
+    assert noise_floor.some_rows(problem, 7).shape == (7, 16, 16, 1)
+    fit = partial(training.fit, problem.model, problem.data, options, problem.draw)
+    whole, kept = fit(), Checkpoints(tmp_path / "kept")
+    assert int(fit(checkpoints=kept, stop=lambda: True).step) == 1
+    for one, other in zip(jax.tree.leaves(fit(checkpoints=kept)), jax.tree.leaves(whole)):
+        np.testing.assert_array_equal(one, other)
+    kept.close()
+    in_memory = bark.setup({**config, "memory_gib": 4.0})
+    assert in_memory.data.shape[0] == len(problem.data.source) == 3
+    assert in_memory.identity == problem.identity and in_memory.facts == problem.facts
+    np.testing.assert_array_equal(in_memory.test, problem.test)
+    x = np.asarray(problem.prepare(jax.random.key(0), jnp.asarray(problem.test)))
+    y = x + np.random.default_rng(0).normal(size=x.shape)
+    seen = observations.Observations(y, np.ones(x.shape[1:], bool), 1.0, None)
+    linear = posterior_report.wiener(problem, seen)  # of crops that it reads
+    assert np.mean((linear - x) ** 2) < 0.7 * np.mean((y - x) ** 2)
 
 
 def test_a_set_larger_than_memory_is_read_as_training_goes(tmp_path):
