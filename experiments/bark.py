@@ -16,6 +16,7 @@ import numpy as np
 
 from dpm_jax import posterior, replacement, runs, sampling
 from dpm_jax.data import folders
+from dpm_jax.data.streaming import Stream
 from dpm_jax.runs import binary, identity, images, noise_floor, plots, presets
 from dpm_jax.runs.bars import bar
 from dpm_jax.runs.flags import Flag
@@ -28,6 +29,7 @@ _SHARED = {
     "image_dir": "",
     "colour": False,
     "levels": 0,
+    "memory_gib": 4.0,
     "view": 320,
     "hole": 100,
     "repeats": 5,
@@ -49,10 +51,13 @@ def make(config) -> images.ImageSet:
     _check_hole(config)
     size = config["size"]
     split = identity.kept_split(config, folders.names(config["image_dir"]))
-    photos = folders.read(config["image_dir"], size, config["colour"], split, config["levels"])
-    sizes = jnp.asarray(photos.train.sizes)
+    of = (config["colour"], split, config["levels"], config["memory_gib"])
+    photos = folders.read(config["image_dir"], size, *of)
+    sizes, streams = jnp.asarray(photos.train.sizes), isinstance(photos.train.photos, Stream)
 
     def draw(key, rows, n):
+        if streams:
+            return rows  # are crops
         return jax.vmap(lambda k: folders.crop(k, rows, size, sizes))(jax.random.split(key, n))
 
     held = photos.test
@@ -81,9 +86,8 @@ def _digests(photos) -> dict[str, dict]:
 def _of_files(stack: folders.Stack) -> dict[str, str]:
     """SHA-256 of the pixels of each file; of several pages, of theirs in order."""
     pages: dict[str, list[str]] = {}
-    for name, photo, (height, width) in zip(stack.files, stack.photos, stack.sizes):
-        found = identity.digest(photo[:height, :width])["sha256"]
-        pages.setdefault(name, []).append(found)
+    for name, digest in zip(stack.files, stack.digests):
+        pages.setdefault(name, []).append(digest)
     return {
         name: each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
         for name, each in pages.items()
@@ -173,6 +177,7 @@ EXPERIMENT = runs.register(
         helps={
             **presets.IMAGE_HELPS,
             **presets.LEVELS,
+            **presets.MEMORY,
             "size": Flag(int, "Side of the crops that are trained on and tested.", values=_SIDES),
             "image_dir": Flag(Path, "Folder of photographs; a tenth of the files is held out."),
             "colour": Flag(bool, "Three colours instead of grey."),

@@ -15,11 +15,18 @@ import numpy as np
 
 from dpm_jax import posterior, runs, sampling
 from dpm_jax.data import images as data
+from dpm_jax.data.streaming import Stream
 from dpm_jax.runs import binary, images, noise_floor, plots, presets
 from dpm_jax.runs.flags import Flag
 
-_SHARED = {**presets.IMAGES, "dense": 128, "flip": True, "dataset": "cifar10", "levels": 0}
-_SHARED["memory_gib"] = 4.0
+_SHARED = {
+    **presets.IMAGES,
+    "dense": 128,
+    "flip": True,
+    "dataset": "cifar10",
+    "levels": 0,
+    "memory_gib": 4.0,
+}
 PRESETS = {
     "paper": _SHARED,
     "best": {**_SHARED, **presets.IMAGES_BEST, "num_steps": 5000, "beta_1": 5.5e-6},
@@ -30,9 +37,15 @@ _SHOWN = 8  # images in a row of Figure 3
 
 def make(config) -> images.ImageSet:
     """The set named by --dataset, mirrored at random in training."""
-    places = {name: config[name] or None for name in ("data_dir", "manual_dir")}
-    found = data.load(config["dataset"], **places, levels=config["levels"])
+    found = data.load(
+        config["dataset"],
+        config["data_dir"] or None,
+        config["manual_dir"] or None,
+        config["levels"],
+        config["memory_gib"],
+    )
     streams = found.train.nbytes > config["memory_gib"] * 2**30
+    train = Stream(found.train) if streams else found.train
 
     def draw(key, rows, n):
         key_rows, key_flip = jax.random.split(key)
@@ -49,9 +62,7 @@ def make(config) -> images.ImageSet:
         facts = {"dataset": config["dataset"], **_NOT_THE_PAPERS}
     test = found.test[: max(config["num_eval"], _SHOWN)]
     scaling = found.mean, found.scale, found.levels
-    return images.ImageSet(
-        found.train, draw, test, *scaling, facts, streams=streams, held=found.test
-    )
+    return images.ImageSet(train, draw, test, *scaling, facts, held=found.test)
 
 
 def setup(config) -> runs.Problem:
@@ -116,11 +127,7 @@ EXPERIMENT = runs.register(
                 "Name of a tensorflow-datasets set of images, or a .npy file of images:"
                 " x_test.npy beside x.npy is then the test set, or else its last tenth.",
             ),
-            "memory_gib": Flag(
-                float,
-                "Of a larger .npy file each step reads its images from disk.",
-                values="[0, inf)",
-            ),
+            **presets.MEMORY,
         },
         setup=setup,
         figures=figures,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from dpm_jax import units
-from dpm_jax.data import images
+from dpm_jax.data import cache
 from dpm_jax.experiments import heartbeat, mnist, swiss_roll
 from dpm_jax.runs import Invalid, execution
 from dpm_jax.training.checkpoint import CheckpointError
@@ -248,9 +248,9 @@ def test_mnist(tmp_path, dpm_data):
     if not all((folder / name).is_file() for name in files.values()):
         pytest.skip(f"no MNIST in {folder}")
     for split, name in files.items():  # as the first call leaves them: test_images.py makes that
-        images._write_cache(
-            tmp_path / "data" / "dpm_jax" / f"mnist_{split}.npy", idx(folder / name)
-        )
+        x = idx(folder / name)
+        pieces = cache.Pieces(x.shape, x.dtype, [x])
+        cache.write(tmp_path / "data" / "dpm_jax" / f"mnist_{split}.npy", pieces)
     devices = jax.local_device_count()
     sizes = {"T": 20, "width": 16, "depth": 1, "num_t": 2, "batch_size": 8 * devices}
     sizes |= {"num_steps": 2, "sample_steps": 5, "num_samples": 12, "passes": 2, "num_eval": 400}

@@ -1,5 +1,6 @@
 """Folders of photographs: what is read, what is skipped and named, where crops may lie."""
 
+import tracemalloc
 from collections import Counter
 
 import jax
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpm_jax.data import folders
+from dpm_jax.data import folders, surveys
 from dpm_jax.images import dequantisation
 
 
@@ -47,6 +48,46 @@ def test_photographs_are_read_as_they_are_and_held_out_by_file(tmp_path):
         dequantisation.mean_and_scale(x[rest]), rel=1e-12
     )
     assert data.skipped == data.notes == () and data.levels == 256
+
+
+@pytest.mark.parametrize("memory", [0.0, 3 * 9 * 8 / 2**30])  # none, and three of the photographs
+def test_a_folder_larger_than_memory_is_known_as_one_in_memory_and_streams_crops(tmp_path, memory):
+    for i in range(70):
+        save(tmp_path / f"{i:02}.png", pixels(i, 9 - i % 3, 8))
+    save(tmp_path / "small.png", pixels(0, 3, 8))
+    frames = [Image.fromarray(pixels(i, 9, 8)) for i in range(3)]
+    frames[0].save(tmp_path / "pages.tif", save_all=True, append_images=frames[1:])
+    (tmp_path / "40.png").write_bytes(b"cut")  # so that other files are held out than it seemed
+    with pytest.warns(UserWarning, match="2 of 74 left out"):
+        held = folders.read(tmp_path, 4, levels=256)
+    with pytest.warns(UserWarning, match="2 of 74 left out"):
+        data = folders.read(tmp_path, 4, levels=256, memory_gib=memory)
+    stream = data.train.photos
+    for one, other in ((held.train, data.train), (held.test, data.test)):
+        np.testing.assert_array_equal(one.sizes, other.sizes)
+        assert one.files == other.files and one.digests == other.digests
+    np.testing.assert_array_equal(held.test.photos, data.test.photos)
+    assert held[2:] == data[2:]
+    shares = [dequantisation.histogram(p[:h, :w]) / (h * w) for p, (h, w) in zip(*held.train[:2])]
+    assert held[2:4] == dequantisation.moments(np.mean(shares, axis=0))
+    # Each photograph is one item, pages too, and its crops are its own.
+    assert len(stream.source) == len(held.train.files)
+    crops = stream.spread(len(stream.source))
+    for crop, photo, (height, width) in zip(crops, *held.train[:2]):
+        windows = np.lib.stride_tricks.sliding_window_view(photo[:height, :width, 0], (4, 4))
+        assert (windows == crop[..., 0]).all(axis=(2, 3)).any()
+    np.testing.assert_array_equal(crops, stream._replace(threads=1).spread(len(stream.source)))
+
+
+def test_a_folder_larger_than_memory_takes_the_memory_of_a_few_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(surveys, "_FILES", 2)
+    for i in range(100):
+        save(tmp_path / f"{i:02}.png", np.full((600, 600), i, np.uint8))
+    tracemalloc.start()
+    data = folders.read(tmp_path, 4, test=1, memory_gib=0.001)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(data.train.files) == 99 and peak < 15e6, peak  # 36e6 are all
 
 
 def test_subfolders_are_read_and_names_sorted(tmp_path):

@@ -80,6 +80,20 @@ def test_a_run_of_two_processes_is_stopped_resumed_and_measured(tmp_path):
     assert there == here
 
 
+def test_what_is_done_in_turn_is_done_once_and_fails_together(tmp_path):
+    """One that fails before, in or after its turn ends both; nobody waits for ever."""
+    place = tmp_path / "place"
+    place.mkdir()
+    found = results(run(["tests/turns_case.py", place], 2, 1, tmp_path / "out", told="variables"))
+    assert [each.pop("nowhere") for each in found] == ["by process 0"] * 2
+    late = [each.pop("late") for each in found]
+    assert late[0] is None and late[1].startswith("Elsewhere: wait_timeout: process 1 on "), late
+    for where in found[0]:
+        kinds, texts = zip(*(each[where].split(": ", 1) for each in found))
+        assert kinds == ("Elsewhere" if where[-1] == "1" else "ValueError", "Elsewhere"), found
+        assert all(where in text for text in texts), found
+
+
 def test_what_is_wrong_on_one_host_is_said_once_and_ends_all(tmp_path):
     """All at once, since each only has to start: exit code 2, one line, nothing written."""
     own = {

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpm_jax.data import images, mosaics, tfds_images
+from dpm_jax.data import cache, images, mosaics, tfds_images
 from dpm_jax.images import dequantisation
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -275,7 +275,7 @@ def test_the_first_1000_test_images_of_cifar10(dpm_data):
     path = dpm_data / "cifar10" / "test_00.webp"
     if not path.is_file():
         pytest.skip(f"no {path}")
-    x = mosaics.read([path])
+    x = mosaics.read([path]).whole()
     assert x.shape == (1000, 32, 32, 3)
     known = "da362006b99671213d1a5d856cab2bedf64d40bad4501630ee60f4ceb2d3ec7f"
     assert hashlib.sha256(x.tobytes()).hexdigest() == known
@@ -380,29 +380,36 @@ def test_importing_the_module_does_not_import_tensorflow_datasets():
 # ----------------------------------------------------------------------------------- cache
 
 
+def written(path, x):
+    return cache.write(path, cache.Pieces(x.shape, x.dtype, np.array_split(x, 2)))
+
+
 def test_cache_gives_back_the_images(tmp_path):
     x = skewed(4, (5, 4, 4, 1))
-    images._write_cache(tmp_path / "new" / "x.npy", x)
-    np.testing.assert_array_equal(images._read_cache(tmp_path / "new" / "x.npy", x.shape), x)
+    assert written(tmp_path / "new" / "x.npy", x)
+    mapped = cache.read(tmp_path / "new" / "x.npy", x.shape, most=x.nbytes - 1)
+    assert isinstance(mapped, np.memmap) and np.array_equal(mapped, x)
+    assert not isinstance(cache.read(tmp_path / "new" / "x.npy", most=x.nbytes), np.memmap)
+    np.testing.assert_array_equal(cache.read(tmp_path / "new" / "x.npy", x.shape), x)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["x.npy"]
     np.testing.assert_array_equal(np.load(tmp_path / "new" / "x.npy"), x)  # a plain .npy file
-    assert images._read_cache(tmp_path / "new" / "x.npy", (5, 4, 4, 3)) is None
-    assert images._read_cache(tmp_path / "absent.npy", x.shape) is None
+    assert cache.read(tmp_path / "new" / "x.npy", (5, 4, 4, 3)) is None
+    assert cache.read(tmp_path / "absent.npy", x.shape) is None
 
 
 @pytest.mark.parametrize("position", [0, 7, 20, 70, 130, 150, -1])
 def test_a_changed_byte_anywhere_voids_the_cache(tmp_path, position):
     x = skewed(5, (5, 4, 4, 1))
-    images._write_cache(tmp_path / "x.npy", x)
+    written(tmp_path / "x.npy", x)
     content = bytearray((tmp_path / "x.npy").read_bytes())
     content[position] ^= 255
     (tmp_path / "x.npy").write_bytes(content)
-    assert images._read_cache(tmp_path / "x.npy", x.shape) is None
+    assert cache.read(tmp_path / "x.npy", x.shape) is None
 
 
 def test_cache_that_cannot_be_written_is_no_error(tmp_path):
     (tmp_path / "file").touch()
-    images._write_cache(tmp_path / "file" / "x.npy", skewed(6, (2, 2, 2, 1)))
+    assert not written(tmp_path / "file" / "x.npy", skewed(6, (2, 2, 2, 1)))
 
 
 # ------------------------------------------------------------------------------- real data
@@ -474,12 +481,12 @@ def test_second_load_is_fast_equal_and_needs_no_originals(mnist):
 
 def test_truncated_cache_is_rebuilt(mnist):
     data, data_dir = mnist
-    cache = data_dir / "dpm_jax" / "mnist_test.npy"
-    size = cache.stat().st_size
-    os.truncate(cache, size // 2)
+    kept = data_dir / "dpm_jax" / "mnist_test.npy"
+    size = kept.stat().st_size
+    os.truncate(kept, size // 2)
     again = images.load("mnist", data_dir=data_dir)
     assert np.array_equal(again.test, data.test)
-    assert cache.stat().st_size == size
+    assert kept.stat().st_size == size
 
 
 def test_damaged_records_are_named(mnist, tmp_path):

@@ -1,6 +1,7 @@
 """The experiments on images, a few steps each: tables, figures, resume, what they refuse."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +10,23 @@ import pytest
 from PIL import Image
 from test_experiments import configure
 
-from dpm_jax import units
+from dpm_jax import training, units
+from dpm_jax.data.streaming import Stream
 from dpm_jax.experiments import bark, cifar10, dead_leaves, evaluate
 from dpm_jax.images import dequantisation
-from dpm_jax.runs import ImageScale, Invalid, Problem, execution, images, noise_floor
+from dpm_jax.runs import (
+    ImageScale,
+    Invalid,
+    Problem,
+    execution,
+    identity,
+    images,
+    noise_floor,
+    observations,
+    posterior_report,
+)
+from dpm_jax.runs.config import training_options
+from dpm_jax.training.checkpoint import Checkpoints
 
 TINY = {
     "T": 6,
@@ -182,6 +196,30 @@ def test_bark_from_a_folder_fills_the_centre_of_a_held_out_photograph(tmp_path, 
     assert x.shape == (50, 16, 16, 1) and abs(float(x.mean())) < 0.5
 
 
+def test_bark_from_a_folder_larger_than_memory_resumes_to_the_bit(tmp_path, photographs):
+    given = {**TINY, "size": 16, "view": 32, "hole": 12, "image_dir": str(photographs)}
+    given |= {"checkpoint_every": 1, "memory_gib": 0.0}
+    config = configure(bark.EXPERIMENT, tmp_path / "run", **bark.PRESETS["best"] | given)
+    problem, options = bark.setup(config), training_options(config)
+    assert isinstance(problem.data, Stream) and identity.digest(problem.data)["files"]
+    assert noise_floor.some_rows(problem, 7).shape == (7, 16, 16, 1)
+    fit = partial(training.fit, problem.model, problem.data, options, problem.draw)
+    whole, kept = fit(), Checkpoints(tmp_path / "kept")
+    assert int(fit(checkpoints=kept, stop=lambda: True).step) == 1
+    for one, other in zip(jax.tree.leaves(fit(checkpoints=kept)), jax.tree.leaves(whole)):
+        np.testing.assert_array_equal(one, other)
+    kept.close()
+    in_memory = bark.setup({**config, "memory_gib": 4.0})
+    assert in_memory.data.shape[0] == len(problem.data.source) == 3
+    assert in_memory.identity == problem.identity and in_memory.facts == problem.facts
+    np.testing.assert_array_equal(in_memory.test, problem.test)
+    x = np.asarray(problem.prepare(jax.random.key(0), jnp.asarray(problem.test)))
+    y = x + np.random.default_rng(0).normal(size=x.shape)
+    seen = observations.Observations(y, np.ones(x.shape[1:], bool), 1.0, None)
+    linear = posterior_report.wiener(problem, seen)  # of crops that it reads
+    assert np.mean((linear - x) ** 2) < 0.7 * np.mean((y - x) ** 2)
+
+
 def test_a_set_larger_than_memory_is_read_as_training_goes(tmp_path):
     rng = np.random.default_rng(0)
     np.save(tmp_path / "x.npy", rng.integers(0, 4096, (60, 8, 8, 1), dtype=np.uint16))
@@ -191,16 +229,16 @@ def test_a_set_larger_than_memory_is_read_as_training_goes(tmp_path):
     given["levels"] = 4096  # 12 bits
     config, printed, report = run(cifar10.EXPERIMENT, tmp_path / "run", **given)
     problem = cifar10.setup(config)
-    noisy = np.asarray(problem.draw(jax.random.key(0), jnp.asarray(problem.data[:8]), 8))
+    noisy = np.asarray(problem.draw(jax.random.key(0), jnp.asarray(problem.data.source[:8]), 8))
     assert noisy.shape == (8, 8, 8, 1)  # the rows of a step as they are
-    assert problem.streams and isinstance(problem.data, np.memmap)
+    assert isinstance(problem.data, Stream) and isinstance(problem.data.source, np.memmap)
     assert noise_floor.some_rows(problem, 7).shape == (7, 8, 8, 1)  # not all are read
     assert report["train_steps"] == 2 and np.isfinite(report["K_bits"])
     code = np.log2(report["scale_levels"]) - report["K_bits"] / 64
     assert report["bits_per_dim_12bit"] == pytest.approx(code) and report["levels"] == 4096
     assert "bits_per_dim_8bit" not in report and "code length per 12-bit level" in printed
     small = {**config, "memory_gib": 1.0}
-    assert not cifar10.setup(small).streams
+    assert not isinstance(cifar10.setup(small).data, Stream)
 
 
 def test_training_images_are_mirrored_in_half_of_the_draws(tmp_path):

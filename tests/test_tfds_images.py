@@ -2,14 +2,16 @@
 
 import hashlib
 import io
+import shutil
 import sys
 import tarfile
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dpm_jax.data import arrays, images
+from dpm_jax.data import arrays, images, tfds_images
 from dpm_jax.data import tfds_originals as originals
 from dpm_jax.images import dequantisation
 
@@ -63,6 +65,14 @@ class DpmWithoutSplit(Tiny):
     splits = {"train": pixels(25, 6, 5, 3)}  # noqa: RUF012
 
 
+class DpmLarge(Tiny):
+    features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(256, 256, 1))})
+    splits = {  # noqa: RUF012
+        split: (np.full((256, 256, 1), 40 + i % 50, np.uint8) for i in range(n))
+        for split, n in (("train", 500), ("test", 2))
+    }
+
+
 class DpmManySizes(Tiny):
     features = tfds.features.FeaturesDict({"image": tfds.features.Image(shape=(None, None, 3))})
     splits = {"train": ()}  # noqa: RUF012
@@ -97,6 +107,27 @@ def test_any_set_of_images_of_one_size_is_read_and_kept(tmp_path, name, split, k
     (tmp_path / name).rename(tmp_path / "gone")
     again = images.load(name, data_dir=tmp_path)
     assert np.array_equal(again.train, data.train) and np.array_equal(again.test, data.test)
+
+
+def test_a_set_larger_than_memory_is_decoded_onto_disk_and_stays_there(tmp_path, monkeypatch):
+    monkeypatch.setattr(tfds_images, "_PIECE", 2**20)
+    held = images.load("dpm_large", data_dir=tmp_path)
+    assert not isinstance(held.train, np.memmap)
+    size, kept = held.train.nbytes, tmp_path / "dpm_jax"
+    (kept / "dpm_large_train.npy").unlink()
+    for _ in ("decoded", "from the .npy file"):
+        tracemalloc.start()
+        data = images.load("dpm_large", data_dir=tmp_path, memory_gib=0.01)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < size / 2, (peak, size)
+        assert isinstance(data.train, np.memmap) and not isinstance(data.test, np.memmap)
+        assert np.array_equal(data.train, held.train) and data[2:] == held[2:]
+    shutil.rmtree(kept)
+    kept.touch()  # a file where the folder was: root cannot write that either
+    with pytest.warns(UserWarning, match=r"dpm_large_train.npy cannot be written: 0.0305 GiB are"):
+        data = images.load("dpm_large", data_dir=tmp_path, memory_gib=0.01)
+    assert np.array_equal(data.train, held.train)
 
 
 def test_without_a_split_the_last_tenth_is_held_out(tmp_path):

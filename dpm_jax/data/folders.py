@@ -4,29 +4,36 @@ Files are held out whole, so that no test crop comes from a photograph that was 
 stay integers, as in images.py: 16-bit files keep their own bins, 1/65536 of the range.
 """
 
+import contextlib
+import functools
+import math
+import os
 import warnings
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from dpm_jax.data import pictures
-from dpm_jax.data.pictures import Found, Picture, listed
+from dpm_jax.data import pictures, surveys
+from dpm_jax.data.pictures import listed
+from dpm_jax.data.streaming import Stream
+from dpm_jax.data.surveys import Page
 from dpm_jax.images import dequantisation
+
+Item = str | Path | tuple[str | Path, int]
 
 
 class Stack(NamedTuple):
     """Photographs of one or of many sizes: each lies in the corner of its place, zeros beyond."""
 
-    photos: np.ndarray  # (n, H, W, C) uint8 or uint16, H and W the largest of all
+    photos: Any  # (n, H, W, C) uint8 or uint16, H and W the largest of all; or a Stream of crops
     sizes: np.ndarray  # (n, 2) int32, height and width of each in pixels
     files: tuple[str, ...]  # names below the folder, of each; pages of a file have one name
+    digests: tuple[str, ...]  # SHA-256 of the pixels of each
 
 
 class Photos(NamedTuple):
@@ -47,14 +54,14 @@ def read(
     colour: bool = False,
     test: float | Sequence[str] = 0.1,
     levels: int = 0,
+    memory_gib: float = math.inf,
 ) -> Photos:
     """The photographs of a folder and its subfolders, split into training and test files.
 
     Every page of a GIF, PNG, TIFF or WebP is a photograph. Linked subfolders are read too, each
     file once. What is left out (cannot be decoded, is smaller than a crop, is no image) is named,
     and one warning counts it. Colour becomes grey by ITU-R 601 luma, grey becomes three equal
-    channels, transparency is dropped. All is held in memory: n times the largest height times the
-    largest width.
+    channels, transparency is dropped.
 
     Args:
         image_dir: the folder; files by the suffixes that Pillow reads, but for hidden ones.
@@ -66,6 +73,9 @@ def read(
             below the folder.
         levels: number of values a pixel can take, such as 4096 for 12 bits in files of 16; 0: all
             that their type has.
+        memory_gib: what the training stack may take, n times the largest height times the largest
+            width. A larger one is a `streaming.Stream` of crops, each decoded as it is needed; the
+            test photographs are in memory. All else is equal.
 
     Raises:
         ValueError: for a folder without images, a bad `size` or `test`, and where no file is left
@@ -76,23 +86,23 @@ def read(
         raise ValueError(f"size: expected at least 1 pixel, got {size}")
     folder = Path(image_dir).expanduser()
     names, left = pictures.names(folder)
-    with ThreadPoolExecutor() as pool:  # Pillow decodes outside the interpreter's lock
-        found: Found = {}
-        for pages in pool.map(partial(pictures.pages, folder, colour=colour), names):
-            found |= pages
-    held_out = _held_out(folder, names, found, test)
-    good, skipped = _large_enough(found, size)
+    seen = surveys.survey(folder, names, size, colour, test, memory_gib * 2**30)
+    good, skipped = surveys.large_enough(seen.found, size)
     skipped = (*left, *skipped)
     notes = _notes(good)
-    said = [f"{len(skipped)} of {len(found) + len(left)} left out: {listed(skipped)}"]
+    said = [f"{len(skipped)} of {len(seen.found) + len(left)} left out: {listed(skipped)}"]
     said = said[: len(skipped)] + [note for note in notes if pictures.DEEP in note]
     if said:
         warnings.warn(f"{folder}: {'; '.join(said)}", stacklevel=2)
     _check_depth(good)
-    train = _stack(folder, "training", [x for x in good.values() if x.file not in held_out])
-    held = _stack(folder, "testing", [x for x in good.values() if x.file in held_out])
-    levels = dequantisation.check_levels(levels, train.photos, held.photos)
-    return Photos(train, held, *_mean_and_scale(train), skipped, notes, levels)
+    train = [page for page in good.values() if page.file not in seen.held_out]
+    stack = _streamed(folder, train, size, colour) if seen.streams else None
+    stack = stack or _stack(folder, "training", train)
+    held = _stack(folder, "testing", [p for p in good.values() if p.file in seen.held_out])
+    weights = seen.weights[: dequantisation.levels_of(held.photos)] / len(train)
+    present = np.flatnonzero(weights).astype(held.photos.dtype)
+    levels = dequantisation.check_levels(levels, present, held.photos)
+    return Photos(stack, held, *dequantisation.moments(weights), skipped, notes, levels)
 
 
 def crop(key: Array, photos: Array, size: int, sizes: Array | None = None) -> Array:
@@ -127,15 +137,14 @@ def crop(key: Array, photos: Array, size: int, sizes: Array | None = None) -> Ar
     )[0]
 
 
-def read_crop(
-    path: str | Path, rng: np.random.Generator, size: int, colour: bool = False
-) -> np.ndarray:
+def read_crop(item: Item, rng: np.random.Generator, size: int, colour: bool = False) -> np.ndarray:
     """A square cut from a random place of an image file, for sets that memory cannot hold.
 
     `functools.partial(read_crop, size=64)` is a `read` of `streaming.stream`.
 
     Args:
-        path: the file, decoded anew at each call; of several pages one is drawn.
+        item: the path of a file, or that and the number of a page from 0; of several pages one is
+            drawn. Decoded anew but for the last ones.
         rng: a NumPy generator.
         size, colour: as in `read`.
 
@@ -145,13 +154,27 @@ def read_crop(
     Raises:
         ValueError: for a file that cannot be decoded or is smaller than the crop; it is named.
     """
-    good, why = _large_enough(pictures.pages(Path(), str(path), colour), size)
+    path, page = item if isinstance(item, tuple) else (item, None)
+    good, why = surveys.large_enough(_decoded(str(path), page, colour, _stamp(path)), size)
     if not good:
         raise ValueError(why[0])
-    pages = list(good.values())
-    pixels = pages[rng.integers(len(pages)) if len(pages) > 1 else 0].pixels
+    found = list(good.values())
+    pixels = found[rng.integers(len(found)) if len(found) > 1 else 0].pixels
     top, left = rng.integers(0, np.array(pixels.shape[:2]) - size + 1)
-    return pixels[top : top + size, left : left + size]
+    return pixels[top : top + size, left : left + size].copy()
+
+
+@functools.lru_cache(maxsize=2)  # crops of one photograph often follow each other
+def _decoded(path: str, page: int | None, colour: bool, stamp: tuple) -> pictures.Found:
+    return pictures.pages(Path(), path, colour, page)
+
+
+def _stamp(path: str | Path) -> tuple:
+    """What changes with the content of a file."""
+    with contextlib.suppress(OSError):
+        found = os.stat(path)
+        return found.st_mtime_ns, found.st_size, found.st_ino
+    return ()
 
 
 def names(image_dir: str | Path) -> list[str]:
@@ -159,47 +182,9 @@ def names(image_dir: str | Path) -> list[str]:
     return pictures.names(Path(image_dir).expanduser())[0]
 
 
-def _held_out(
-    folder: Path, files: list[str], found: Found, test: float | Sequence[str]
-) -> set[str]:
-    if not isinstance(test, (int, float)):
-        unknown = sorted(set(test) - set(files))
-        if unknown or not test:
-            raise ValueError(f"test: expected names of images in {folder}, got {unknown}")
-        return set(test)
-    names = list(dict.fromkeys(one.file for one in found.values() if not isinstance(one, str)))
-    n = len(names)
-    if n == 0:
-        why = listed(_large_enough(found, 1)[1])
-        raise ValueError(f"image_dir: {folder} has no image that is whole: {why}")
-    if n == 1:
-        raise ValueError(
-            f"image_dir: expected 2 images or more, one to hold out, got 1 in {folder}"
-        )
-    number = max(1, round(test * n)) if test < 1 else int(test)
-    if test <= 0 or number >= n or (test > 1 and number != test):
-        what = f"a fraction below 1, or a number of files below the {n} in {folder}"
-        raise ValueError(f"test: expected {what}, got {test}")
-    return {names[(2 * i + 1) * n // (2 * number)] for i in range(number)}
-
-
-def _large_enough(found: Found, size: int) -> tuple[dict[str, Picture], tuple[str, ...]]:
-    """The pictures that a crop fits into, and of each other one "name: why"."""
-    good, skipped = {}, []
-    for name, one in found.items():
-        if isinstance(one, str):
-            skipped.append(f"{name}: {one}")
-        elif min(one.pixels.shape[:2]) < size:
-            height, width, _ = one.pixels.shape
-            skipped.append(f"{name}: {width} x {height} pixels, less than a crop of {size}")
-        else:
-            good[name] = one
-    return good, tuple(skipped)
-
-
-def _check_depth(good: dict[str, Picture]) -> None:
+def _check_depth(good: dict[str, Page]) -> None:
     """ValueError where 8 and 16 bits are mixed: of 12 bits in 16 the upper 8 would be 4."""
-    deep = [name for name, one in good.items() if one.pixels.dtype == np.uint16]
+    deep = [name for name, one in good.items() if one.dtype == np.uint16]
     flat = [name for name in good if name not in set(deep)]
     if deep and flat:
         raise ValueError(
@@ -208,7 +193,7 @@ def _check_depth(good: dict[str, Picture]) -> None:
         )
 
 
-def _notes(good: dict[str, Picture]) -> tuple[str, ...]:
+def _notes(good: dict[str, Page]) -> tuple[str, ...]:
     """What was converted, and how."""
     files: dict[str, list[str]] = {}
     for name, one in good.items():
@@ -220,18 +205,28 @@ def _notes(good: dict[str, Picture]) -> tuple[str, ...]:
     )
 
 
-def _stack(folder: Path, use: str, found: list[Picture]) -> Stack:
+def _stack(folder: Path, use: str, found: list[Page]) -> Stack:
     if not found:
         raise ValueError(f"image_dir: {folder} has no image left for {use}, all were skipped")
-    arrays = [one.pixels for one in found]
-    sizes = np.array([one.shape[:2] for one in arrays], np.int32)
-    photos = np.zeros((len(arrays), *sizes.max(axis=0), arrays[0].shape[2]), arrays[0].dtype)
-    for photo, one in zip(photos, arrays):
-        photo[: one.shape[0], : one.shape[1]] = one
-    return Stack(photos, sizes, tuple(one.file for one in found))
+    sizes = _sizes(found)
+    shape = (len(found), *sizes.max(axis=0), found[0].shape[2])
+    photos = np.zeros(shape, found[0].dtype)
+    for photo, (height, width), page in zip(photos, sizes, found):
+        photo[:height, :width] = page.pixels
+    return _of(photos, found)
 
 
-def _mean_and_scale(stack: Stack) -> tuple[float, float]:
-    """Each photograph counts the same, as `crop` draws them."""
-    counts = [dequantisation.histogram(p[:h, :w]) for p, (h, w) in zip(stack.photos, stack.sizes)]
-    return dequantisation.moments(np.mean([count / count.sum() for count in counts], axis=0))
+def _streamed(folder: Path, found: list[Page], size: int, colour: bool) -> Stack:
+    """Crops in the place of the photographs."""
+    items = [(str(folder / page.file), page.number) for page in found]
+    read = functools.partial(read_crop, size=size, colour=colour)
+    return _of(Stream(items, read, os.cpu_count() or 1), found)
+
+
+def _of(photos: Any, found: list[Page]) -> Stack:
+    files, digests = ([getattr(p, name) for p in found] for name in ("file", "sha256"))
+    return Stack(photos, _sizes(found), tuple(files), tuple(digests))
+
+
+def _sizes(found: list[Page]) -> np.ndarray:
+    return np.array([page.shape[:2] for page in found], np.int32)

@@ -4,17 +4,19 @@ Pixels stay integers; images/dequantisation.py makes densities of them, by the m
 that stand beside the images here.
 """
 
-import contextlib
+import math
 import os
-import zlib
+import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from dpm_jax import files
-from dpm_jax.data import arrays, mosaics, tfds_images
-from dpm_jax.images.dequantisation import TYPES, check_levels, mean_and_scale
+from dpm_jax import hosts
+from dpm_jax.data import arrays, cache, mosaics, tfds_images
+from dpm_jax.images.dequantisation import check_levels, mean_and_scale
 
 Folder = str | os.PathLike | None
 
@@ -30,9 +32,15 @@ class ImageData(NamedTuple):
 
 
 def load(
-    name: str = "mnist", data_dir: Folder = None, manual_dir: Folder = None, levels: int = 0
+    name: str = "mnist",
+    data_dir: Folder = None,
+    manual_dir: Folder = None,
+    levels: int = 0,
+    memory_gib: float = 4.0,
 ) -> ImageData:
     """A data set by name; what had to be decoded is kept below data_dir as .npy files.
+
+    Of several processes the first prepares it, then the others read what it kept.
 
     Args:
         name: a set of tensorflow-datasets: "mnist", "cifar10" (both offline too) or any other that
@@ -46,6 +54,7 @@ def load(
             come in the order of the files, as many images as there are.
         levels: number of values a pixel can take, 2..65536, such as 4096 for 12 bits in uint16;
             0: all of the type.
+        memory_gib: a prepared split that is larger stays on disk, memory-mapped.
 
     Returns:
         Training and test images. Those of .npy files are memory-mapped.
@@ -68,39 +77,35 @@ def load(
     if manual and name == "cifar10" and mosaics.present(manual):
         key, shapes, read = mosaics.source(manual)
     read = read or tfds_images.reader(name, data, manual)
-    splits = {}
-    for split, shape in shapes.items():
-        cache = data / "dpm_jax" / f"{key}_{split}.npy"
-        images = _read_cache(cache, shape)
-        if images is None:
-            images = read(split)
-            _write_cache(cache, images)
-        splits[split] = images
+    most = memory_gib * 2**30
+
+    def kept() -> dict[str, np.ndarray]:
+        return {
+            split: _kept(data / "dpm_jax" / f"{key}_{split}.npy", shape, partial(read, split), most)
+            for split, shape in shapes.items()
+        }
+
+    splits = hosts.in_turn(kept)
     return _of(splits["train"], splits["test"], levels)
+
+
+def _kept(
+    path: Path, shape: tuple[int, ...] | None, decode: Callable[[], cache.Pieces], most: float
+) -> np.ndarray:
+    """The images of a split, which are decoded where `path` does not hold them."""
+    images = cache.read(path, shape, most)
+    if images is None and cache.write(path, decode()):
+        images = cache.read(path, shape, most)
+    if images is not None:
+        return images
+    pieces = decode()  # a read-only data_dir only makes the next start slower
+    size = math.prod(pieces.shape) * np.dtype(pieces.dtype).itemsize
+    if size > most:
+        what = f"{size / 2**30:.3g} GiB are held in memory"
+        warnings.warn(f"data_dir: {path} cannot be written: {what}", stacklevel=2)
+    return pieces.whole()
 
 
 def _of(train: np.ndarray, test: np.ndarray, levels: int) -> ImageData:
     levels = check_levels(levels, train, test)
     return ImageData(train, test, *mean_and_scale(train), levels)
-
-
-def _read_cache(path: Path, shape: tuple[int, ...] | None) -> np.ndarray | None:
-    """The images of `_write_cache`, or None where the file is missing, cut short or altered.
-
-    A `shape` of None accepts any.
-    """
-    try:
-        with open(path, "rb") as file:
-            images, checksum = np.load(file), np.load(file)
-        known = images.dtype in TYPES and shape in (None, images.shape)
-        return images if known and zlib.crc32(images.tobytes()) == checksum else None
-    except Exception:  # a damaged header makes np.load raise anything, tokenize errors too
-        return None
-
-
-def _write_cache(path: Path, images: np.ndarray) -> None:
-    with contextlib.suppress(OSError):  # a read-only data_dir only makes the next start slower
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with files.replacing(path) as temporary, open(temporary, "wb") as file:
-            np.save(file, images)
-            np.save(file, zlib.crc32(images.tobytes()))  # a second array behind the first

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from dpm_jax.data.cache import Pieces
+
 ROWS, COLUMNS, SIDE = 25, 40, 32  # of a file, in images; of an image, in pixels
 SUFFIXES = (".png", ".webp")
 
@@ -16,7 +18,7 @@ def present(folder: str | Path) -> bool:
     return any(_find(Path(folder), split) for split in ("train", "test"))
 
 
-def source(manual_dir: str | Path) -> tuple[str, dict, Callable[[str], np.ndarray]]:
+def source(manual_dir: str | Path) -> tuple[str, dict, Callable[[str], Pieces]]:
     """The mosaics of a folder, train_* and test_*, in the order of their names.
 
     Args:
@@ -40,23 +42,19 @@ def source(manual_dir: str | Path) -> tuple[str, dict, Callable[[str], np.ndarra
     return f"cifar10_mosaics_{key:08x}", shapes, lambda split: read(files[split])
 
 
-def read(files: list[Path]) -> np.ndarray:
+def read(files: list[Path]) -> Pieces:
     """The images of mosaics: those of a file row by row, files in the order given.
 
     Args:
         files: each stands alone, so that a set may lack the last ones.
 
     Returns:
-        (1000 len(files), 32, 32, 3) uint8.
+        (1000 len(files), 32, 32, 3) uint8; decoded as they are asked for.
 
     Raises:
-        ValueError: for a file that is damaged or no such mosaic; it is named.
+        ValueError: as they are, for a file that is damaged or no such mosaic; it is named.
     """
-    each = ROWS * COLUMNS
-    images = np.empty((each * len(files), SIDE, SIDE, 3), np.uint8)
-    for i, path in enumerate(files):
-        images[i * each : (i + 1) * each] = _tiles(path)
-    return images
+    return Pieces((ROWS * COLUMNS * len(files), SIDE, SIDE, 3), np.uint8, map(_tiles, files))
 
 
 def _find(folder: Path, split: str) -> list[Path]:

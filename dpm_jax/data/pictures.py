@@ -20,6 +20,11 @@ class Picture(NamedTuple):
     pixels: np.ndarray  # (H, W, C) uint8 or uint16
     note: str  # how it was converted; "" where it was not
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W, C)."""
+        return self.pixels.shape
+
 
 Found = dict[str, "Picture | str"]  # "name" or "name, page k" -> the picture, or why there is none
 
@@ -77,13 +82,13 @@ def _files(folder: Path, left: list[str]) -> Iterator[Path]:
             yield from (Path(base, f) for f in files if fresh and not f.startswith("."))
 
 
-def pages(folder: Path, name: str, colour: bool) -> Found:
-    """The pictures of a file, or why they cannot be used."""
+def pages(folder: Path, name: str, colour: bool, only: int | None = None) -> Found:
+    """The pictures of a file, all or of one page from 0, or why they cannot be used."""
     found: Found = {}
     try:
         with Image.open(folder / name) as file:
             n = getattr(file, "n_frames", 1)
-            for page in range(n):
+            for page in range(n) if only is None else [only]:
                 label = name if n == 1 else f"{name}, page {page + 1}"
                 if page and file.format not in _PAGED:
                     found[label] = f"no picture of its own in a file of {file.format}"

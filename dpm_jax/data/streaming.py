@@ -6,7 +6,8 @@ at step k sees what it would have seen.
 
 import queue
 import threading
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +21,7 @@ class Stream(NamedTuple):
 
     source: Any  # as in `stream`
     read: Read | None = None
+    threads: int = 1  # that call `read` at once
 
     def batches(
         self,
@@ -37,19 +39,31 @@ class Stream(NamedTuple):
         """
         _check_at_least(1, batch=batch, ahead=ahead)
         _check_at_least(0, seed=seed)
-        fetch, n = _items(self.source, self.read) if self.read else _rows(self.source)
-        if n == 0:
-            raise ValueError("source: expected at least one example, got none")
+        fetch, n = self._open()
 
         def make(step: int) -> np.ndarray:
             # Philox is counter-based: (seed, step) is its key, so no step depends on another.
             key = np.array([seed, step], np.uint64)
             rows = np.random.Generator(np.random.Philox(key=key)).integers(0, n, batch)
-            # Each row of a batch has a generator of its own: another stretch of the counter.
-            own = (np.random.Philox(key=key, counter=[0, 0, 0, i + 1]) for i in range(batch)[part])
-            return fetch(rows[part], map(np.random.Generator, own))
+            return fetch(rows[part], _generators(key, range(batch)[part]))
 
         return _ahead(make, steps, ahead)
+
+    def spread(self, num: int) -> np.ndarray:
+        """`num` examples, evenly spread over the set and always the same: (num, ...)."""
+        _check_at_least(1, num=num)
+        fetch, n = self._open()
+        return fetch(np.arange(num) * n // num, _generators(np.zeros(2, np.uint64), range(num)))
+
+    def _open(self) -> tuple[Callable, int]:
+        """What makes examples of row numbers and generators, and how many rows there are."""
+        if self.read is None:
+            fetch, n = _rows(self.source)
+        else:
+            fetch, n = _items(self.source, self.read, self.threads)
+        if n == 0:
+            raise ValueError("source: expected at least one example, got none")
+        return fetch, n
 
 
 def stream(
@@ -84,6 +98,12 @@ def stream(
             out of its range.
     """
     return Stream(source, read).batches(batch, seed, steps, ahead=ahead)
+
+
+def _generators(key: np.ndarray, rows: range) -> Iterator[np.random.Generator]:
+    """Each row of a batch has a generator of its own: another stretch of the counter."""
+    own = (np.random.Philox(key=key, counter=[0, 0, 0, i + 1]) for i in rows)
+    return map(np.random.Generator, own)
 
 
 def _check_at_least(least: int, **values: int) -> None:
@@ -123,12 +143,17 @@ def _open(path: str | Path) -> np.ndarray:
         raise ValueError(f"{path}: missing, damaged or no .npy file ({error})") from error
 
 
-def _items(items: Sequence, read: Read) -> tuple[Callable, int]:
+def _items(items: Sequence, read: Read, threads: int) -> tuple[Callable, int]:
     """(rows, rng) -> the examples that `read` makes of the items of these numbers."""
     items = list(items)
 
     def fetch(rows: np.ndarray, each: Iterable[np.random.Generator]) -> np.ndarray:
-        examples = [read(items[row], rng) for row, rng in zip(rows, each)]
+        chosen = [items[row] for row in rows]
+        if threads == 1:
+            examples = list(map(read, chosen, each))
+        else:
+            with ThreadPoolExecutor(threads, "dpm_jax read") as pool:
+                examples = list(pool.map(read, chosen, each))
         for row, example in zip(rows, examples):
             kind, first = (f"{x.dtype} {x.shape}" for x in (example, examples[0]))
             if kind != first:

@@ -6,7 +6,6 @@ write the work directory) goes through `on_first`; what may fail on one host alo
 """
 
 from dpm_jax.hosts.agreement import (
-    Elsewhere,
     check_same,
     gather,
     in_turn,
@@ -17,6 +16,7 @@ from dpm_jax.hosts.agreement import (
 )
 from dpm_jax.hosts.membership import (
     Cluster,
+    Elsewhere,
     barrier,
     end_on_signal,
     exit_now,
@@ -26,6 +26,7 @@ from dpm_jax.hosts.membership import (
     many,
     name,
     peer_timeout,
+    wait_timeout,
 )
 
 __all__ = [
@@ -47,4 +48,5 @@ __all__ = [
     "peer_timeout",
     "texts",
     "together",
+    "wait_timeout",
 ]

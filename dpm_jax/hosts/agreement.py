@@ -9,18 +9,17 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from dpm_jax.hosts.membership import barrier, first, many
+from dpm_jax.hosts.membership import Elsewhere, barrier, first, many, wait_timeout
 
 _BLOCK = 4096  # bytes; texts are sent in whole blocks, so that few programs are compiled
 _PIECE = 2**26  # bytes sent at once
-
-
-class Elsewhere(ValueError):
-    """What another process found wrong; process 0 says it for all."""
+_TOLD = "_told_to_all"  # an error of process 0 that every process has heard of
 
 
 def together(function: Callable, *args, kinds: tuple[type[Exception], ...] = (ValueError, OSError)):
     """function(*args) in every process; where it fails in one it fails in all, by name.
+
+    Calls may lie in each other: a process that fails before an inner call meets the others there.
 
     Args:
         function: what each process does for itself.
@@ -28,7 +27,8 @@ def together(function: Callable, *args, kinds: tuple[type[Exception], ...] = (Va
         kinds: the errors that are expected; any other is a bug and ends this process alone.
 
     Raises:
-        Elsewhere: in every process but those whose own error comes first.
+        Elsewhere: in every process but those whose own error comes first; where one does not come
+            within `wait_timeout` seconds.
     """
     if not many():
         return function(*args)
@@ -36,16 +36,29 @@ def together(function: Callable, *args, kinds: tuple[type[Exception], ...] = (Va
     try:
         result = function(*args)
     except kinds as error:
+        if _is_known(error):  # by an inner call
+            raise
         own = error
+    barrier("together", wait_timeout())
     why = "" if own is None else str(own) or type(own).__name__
     said = texts(why and f"{why}\n{socket.gethostname()}")
     if not any(said):
         return result
     if own is not None and first():
+        setattr(own, _TOLD, True)
         raise own
     number = next(i for i, text in enumerate(said) if text)
     text, _, at = said[number].rpartition("\n")
     raise Elsewhere(text if number == 0 else f"{text} (process {number} on {at})")
+
+
+def _is_known(error: BaseException | None) -> bool:
+    """Whether every process has heard of an error, or of what caused it."""
+    while error is not None:
+        if isinstance(error, Elsewhere) or hasattr(error, _TOLD):
+            return True
+        error = error.__cause__
+    return False
 
 
 def on_first(function: Callable, *args):
@@ -60,25 +73,16 @@ def on_first(function: Callable, *args):
     return result if first() else pickle.loads(sent)
 
 
-def in_turn(function: Callable, *args, timeout: float = 3600.0):
+def in_turn(function: Callable, *args):
     """function(*args) in process 0, and once that is done in the others: what is kept on disk.
 
+    Inside `together`, which says what fails in the others.
+
     Raises:
-        ValueError: in the others, where process 0 takes longer than `timeout` seconds.
+        Elsewhere: in the others, where process 0 fails or takes longer than `wait_timeout` seconds.
     """
-    if not many():
-        return function(*args)
-
-    def wait_and_do():
-        if first():
-            try:
-                return function(*args)
-            finally:
-                barrier("in turn", timeout)
-        barrier("in turn", timeout)
-        return function(*args)
-
-    return together(wait_and_do)
+    found = together(lambda: function(*args) if first() else None)
+    return found if first() else function(*args)
 
 
 def check_same(what: dict[str, Any]) -> None:

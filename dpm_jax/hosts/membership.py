@@ -19,6 +19,11 @@ class Cluster(NamedTuple):
     local_device_ids: list[int] | None = None
     start_timeout: int = 300  # seconds within which all processes must have come
     peer_timeout: int = 60  # seconds after which one that died, or hangs, ends the others
+    wait_timeout: int = 14400  # seconds that one may prepare or load data, say, as others wait
+
+
+class Elsewhere(ValueError):
+    """What another process found wrong; process 0 says it for all."""
 
 
 DETECTED = Cluster()
@@ -140,7 +145,7 @@ _met = 0  # barriers passed: each has a name of its own
 
 
 def barrier(what: str, timeout: float) -> None:
-    """Until every process has come here; ValueError after `timeout` seconds."""
+    """Until every process has come here; Elsewhere after `timeout` seconds."""
     global _met
     if not many():
         return
@@ -153,8 +158,13 @@ def barrier(what: str, timeout: float) -> None:
             f"dpm_jax {what} {_met}", timeout=max(1, int(timeout)), processes=everyone
         )
     except Exception as error:
-        why = f"{name()} waited {timeout:.0f} s for the others ({what})"
-        raise ValueError(f"peer_timeout: {why}: {' '.join(str(error).split())[:200]}") from error
+        why = f"{name()} waited {timeout:.0f} s at most for the others ({what})"
+        raise Elsewhere(f"wait_timeout: {why}: {' '.join(str(error).split())[:200]}") from error
+
+
+def wait_timeout() -> int:
+    """Seconds that a process waits for another that works, on data say."""
+    return (_joined or DETECTED).wait_timeout
 
 
 def peer_timeout() -> int:

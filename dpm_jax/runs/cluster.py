@@ -28,6 +28,12 @@ FLAGS = {
     "peer_timeout": Flag(
         int, "Seconds after which a process that died, or hangs, ends the others.", 60, "[2, 86400]"
     ),
+    "wait_timeout": Flag(
+        int,
+        "Seconds that the others wait for one that downloads, prepares or reads data.",
+        14400,
+        "[2, 864000]",
+    ),
 }
 _TOLD = ("coordinator_address", "num_processes", "process_id")
 

@@ -54,12 +54,11 @@ class Problem:
     """A configuration made real: the model, and the data that train and test it."""
 
     model: Model
-    data: Any = None  # for training.fit
+    data: Any = None  # for training.fit: held in memory, or a Stream, read from disk step by step
     test: Any = None  # rows for K
     draw: DrawBatch | None = None  # as in training.fit
     prepare: Callable | None = None  # (key, rows) -> examples, of test rows
     validation: Any = None  # rows held out of both, on which samplers and widths are chosen
-    streams: bool = False  # each step reads its rows from disk
     facts: Mapping[str, Any] = dataclasses.field(default_factory=dict)  # more for report.json
     budget: Budget = Budget(examples=100, model_samples=100, lanes=1024)
     exact: Exact = Exact()

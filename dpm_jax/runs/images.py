@@ -30,7 +30,7 @@ _FITTED_ON = 20_000  # patches of 32×32 for the Gaussian law of the linear skip
 class ImageSet(NamedTuple):
     """An image set as an experiment sees it."""
 
-    data: np.ndarray  # what training.fit holds: images, or photographs to be cropped
+    data: Any  # for training.fit: images, or photographs to be cropped; or a Stream of examples
     draw: Callable[..., Any]  # (key, train, n) -> (n, H, W, C) of the same integers
     test: np.ndarray  # (M, H, W, C) of the type of `levels`
     mean: float  # grey levels
@@ -38,7 +38,6 @@ class ImageSet(NamedTuple):
     levels: int
     facts: dict[str, Any]
     whole: Any = ()  # (k, H, W, C): held-out images larger than those of the test set
-    streams: bool = False  # each step reads its rows from disk
     validation: Any = None  # held out of training and test
     held: Any = None  # what test rows are of, where that is not `test`; (): a generator's
     files: dict[str, dict] | None = None  # of photographs: train_files, test_files, digests by name
@@ -95,7 +94,6 @@ def setup(
         test=images.test,
         prepare=prepare,
         validation=images.validation,
-        streams=images.streams,
         facts=_facts(config, images),
         budget=budget,
         exact=Exact(ceiling=lambda seed, steps: _ceiling(config, images)),

@@ -15,6 +15,7 @@ import numpy as np
 
 from dpm_jax import likelihood, units
 from dpm_jax.baselines import blocks, causal, mcgsm
+from dpm_jax.data.streaming import Stream
 from dpm_jax.images import law as laws
 from dpm_jax.likelihood import Rows
 from dpm_jax.runs import plots
@@ -65,9 +66,8 @@ def names(config: Config) -> list[str]:
 
 def some_rows(problem, num: int):
     """The data for `problem.draw`; only `num` of them, evenly spread, where they are on disk."""
-    if not problem.streams:
-        return jnp.asarray(problem.data)
-    return jnp.asarray(problem.data[np.arange(num) * len(problem.data) // num])
+    data = problem.data
+    return jnp.asarray(data.spread(num) if isinstance(data, Stream) else data)
 
 
 def measure(config: Config, problem: Problem, params, folder: Path):

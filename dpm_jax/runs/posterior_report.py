@@ -7,6 +7,7 @@ import jax
 import numpy as np
 
 from dpm_jax import files, units
+from dpm_jax.data.streaming import Stream
 from dpm_jax.images import dequantisation
 from dpm_jax.likelihood import standard_error
 from dpm_jax.posterior.particles import ANCESTORS
@@ -103,10 +104,12 @@ def wiener(problem, seen) -> np.ndarray | None:
     size = seen.known.size
     if not problem.model.family.noise.additive or size > _LARGEST or problem.data is None:
         return None
-    rows = problem.data[:_TRAINED_ON]
     if problem.draw is not None:
         rows = some_rows(problem, _TRAINED_ON)
         rows = problem.draw(jax.random.key(0), rows, _TRAINED_ON)
+    else:
+        streams = isinstance(problem.data, Stream)
+        rows = problem.data.spread(_TRAINED_ON) if streams else problem.data[:_TRAINED_ON]
     x = np.asarray(rows, np.float64).reshape(len(rows), size)
     mean, known = x.mean(axis=0), seen.known.ravel()
     C = np.cov(x.T) + 1e-6 * np.eye(size)

@@ -51,6 +51,13 @@ LEVELS = {
         values="[0, 65536]",
     ),
 }
+MEMORY = {
+    "memory_gib": Flag(
+        float,
+        "Of a larger training set each step reads its images from disk.",
+        values="[0, inf)",
+    ),
+}
 IMAGE_HELPS = {
     **noise_floor.HELPS,
     "final_ratio": Flag(float, "(1−ᾱ_T)/ᾱ_T of the geometric schedule.", values="(0, inf)"),

@@ -39,7 +39,7 @@ class Run:
 
     @property
     def data(self) -> Any:
-        """The training data as the run saw them (images: integers); None where not kept."""
+        """The training data as the run saw them (images: integers; a Stream); None: not kept."""
         return self.problem.data
 
     @property

@@ -8,7 +8,6 @@ from typing import Any
 from absl import logging
 
 from dpm_jax import hosts, training, units
-from dpm_jax.data.streaming import Stream
 from dpm_jax.runs import identity, places
 from dpm_jax.runs.bars import bar
 from dpm_jax.runs.config import Invalid
@@ -73,7 +72,7 @@ def _fit(problem, options, workdir: Path, checkpoints, state, metrics: MetricsFi
     ):
         state = training.fit(
             problem.model,
-            Stream(problem.data) if problem.streams else problem.data,
+            problem.data,
             options,
             problem.draw,
             state,
