@@ -7,7 +7,6 @@ import ast
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
 
@@ -24,7 +23,7 @@ from dpm_jax.runs.config import configure
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 WORKER = ["tests/cluster_case.py"]
 FLAGS = {
-    "T": 5, "network": "perceptron", "width": 8, "batch_size": 32, "log_every": 10,
+    "T": 5, "network": "perceptron", "width": 8, "batch_size": 512, "log_every": 10,
     "num_eval": 100, "schedule": "geometric", "num_steps": 400, "checkpoint_every": 100,
     "steps_per_dispatch": 1,
 }  # fmt: skip
@@ -50,27 +49,46 @@ def test_processes_and_devices_share_the_work_as_they_may(tmp_path):
     assert found[0]["sent"] == awkward.tobytes().hex()
 
 
+def slurm(place):
+    """The README's script, with a srun that starts two tasks of one host and stops the second."""
+    script = next(b for b in re.findall(r"```bash\n(.*?)```", README, re.S) if "#SBATCH" in b)
+    few = " ".join(f"--{name}={value}" for name, value in FLAGS.items() if name != "batch_size")
+    fake = f"""
+        python() {{ {sys.executable} "$@" {few}; }}
+        scontrol() {{ echo "scontrol $@"; }}
+        srun() {{
+            for i in 0 1; do
+                SLURM_PROCID=$i SLURM_LOCALID=$i "$@" > out$i.txt 2>&1 & pids[$i]=$!
+            done
+            until [ "$(wc -l < runs/slurm/metrics.csv)" -gt 3 ]; do sleep 0.1; done 2> /dev/null
+            pkill -TERM -P ${{pids[1]}} || kill -TERM ${{pids[1]}}
+            wait ${{pids[0]}}
+        }}
+    """
+    told = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "127.0.0.1"}
+    told |= {"SLURM_NTASKS": "2", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    told |= {"PYTHONPATH": str(ROOT), "HOME": str(place), "JAX_PLATFORMS": "cpu"}
+    environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | told
+    done = subprocess.run(
+        ["bash", "-c", fake + script], cwd=place, env=environment, capture_output=True,
+        text=True, timeout=120, check=False,
+    )  # fmt: skip
+    return done, [(place / f"out{i}.txt").read_text() for i in (0, 1)]
+
+
 def test_a_run_of_two_processes_is_stopped_resumed_and_measured(tmp_path):
     """SIGTERM to one stops both at one step; the same command goes on; one process has the same."""
-    place = tmp_path / "run"
-    command = [*COMMAND, f"--workdir={place}"]
-    metrics = place / "metrics.csv"
-
-    def begun():
-        return metrics.exists() and metrics.read_text().count("\n") > 3
-
-    with Processes(command, 2, 1, tmp_path / "out") as processes:
-        processes.wait_for(begun)
-        processes.kill(1, signal.SIGTERM)
-        codes, outputs = processes.finish()
-    assert codes == [130, 130], outputs
+    done, outputs = slurm(tmp_path)
+    assert done.returncode == 130, (done, outputs)
+    assert done.stdout.startswith("scontrol requeue ")
     assert "interrupted; the same command resumes the run" in outputs[0]
+    assert list((tmp_path / ".cache" / "jax").iterdir())  # the compilation cache is used
+    place = tmp_path / "runs" / "slurm"
     steps = [int(path.name) for path in (place / "checkpoints").iterdir()]
-    assert len([step for step in steps if step % 100]) <= 1 and max(steps) < 400
-    outputs = run(command, 2, 1, tmp_path / "again")
-    assert "report.json" in outputs[0] and "report.json" not in outputs[1]
-    assert str(place) in outputs[0]
+    assert len([step for step in steps if step % 100]) <= 1 and max(steps) < FLAGS["num_steps"]
 
+    outputs = run([*COMMAND, f"--workdir={place}"], 2, 1, tmp_path / "again")
+    assert f"{place}/report.json" in outputs[0] and "report.json" not in outputs[1]
     config = configure(swiss_roll.EXPERIMENT, "paper", tmp_path / "alone", FLAGS)
     execution.execute(swiss_roll.EXPERIMENT, config)  # two devices of this process
     there, here = (json.loads((p / "report.json").read_text()) for p in (place, tmp_path / "alone"))
@@ -78,20 +96,6 @@ def test_a_run_of_two_processes_is_stopped_resumed_and_measured(tmp_path):
     for name in ("seconds", "processes", "trained_on"):
         assert there.pop(name) != here.pop(name) or name == "seconds"
     assert there == here
-
-
-def test_what_is_done_in_turn_is_done_once_and_fails_together(tmp_path):
-    """One that fails before, in or after its turn ends both; nobody waits for ever."""
-    place = tmp_path / "place"
-    place.mkdir()
-    found = results(run(["tests/turns_case.py", place], 2, 1, tmp_path / "out", told="variables"))
-    assert [each.pop("nowhere") for each in found] == ["by process 0"] * 2
-    late = [each.pop("late") for each in found]
-    assert late[0] is None and late[1].startswith("Elsewhere: wait_timeout: process 1 on "), late
-    for where in found[0]:
-        kinds, texts = zip(*(each[where].split(": ", 1) for each in found))
-        assert kinds == ("Elsewhere" if where[-1] == "1" else "ValueError", "Elsewhere"), found
-        assert all(where in text for text in texts), found
 
 
 def test_what_is_wrong_on_one_host_is_said_once_and_ends_all(tmp_path):
@@ -123,37 +127,6 @@ def test_what_is_wrong_on_one_host_is_said_once_and_ends_all(tmp_path):
         assert expected[name] in outputs[0], outputs
         assert not any("swiss_roll.py:" in text for text in outputs[1:]), outputs
         assert not (tmp_path / name / "run").exists()
-
-
-def test_the_slurm_script_of_the_readme_runs(tmp_path):
-    """With a srun that starts two tasks of one host, as SLURM tells them; and is interrupted."""
-    script = next(b for b in re.findall(r"```bash\n(.*?)```", README, re.S) if "#SBATCH" in b)
-    few = " ".join(f"--{name}={value}" for name, value in FLAGS.items() if name != "batch_size")
-    fake = f"""
-        python() {{ {sys.executable} "$@" {few} --num_steps=100000; }}
-        scontrol() {{ echo "scontrol $@"; }}
-        srun() {{
-            for i in 0 1; do
-                SLURM_PROCID=$i SLURM_LOCALID=$i "$@" > out$i.txt 2>&1 & pids[$i]=$!
-            done
-            until [ "$(wc -l < runs/slurm/metrics.csv)" -gt 3 ]; do sleep 0.1; done 2> /dev/null
-            pkill -TERM -P ${{pids[1]}} || kill -TERM ${{pids[1]}}
-            wait ${{pids[0]}}
-        }}
-    """
-    told = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "127.0.0.1"}
-    told |= {"SLURM_NTASKS": "2", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
-    told |= {"PYTHONPATH": str(ROOT), "HOME": str(tmp_path), "JAX_PLATFORMS": "cpu"}
-    environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | told
-    done = subprocess.run(
-        ["bash", "-c", fake + script], cwd=tmp_path, env=environment, capture_output=True,
-        text=True, timeout=120, check=False,
-    )  # fmt: skip
-    outputs = [(tmp_path / f"out{i}.txt").read_text() for i in (0, 1)]
-    assert done.returncode == 130, (done, outputs)
-    assert done.stdout == f"scontrol requeue {told['SLURM_JOB_ID']}\n"
-    assert "interrupted; the same command resumes the run" in outputs[0]
-    assert list((tmp_path / ".cache" / "jax").iterdir())  # the compilation cache is used
 
 
 @pytest.mark.parametrize(

@@ -14,13 +14,13 @@ of a reverse kernel of your own.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from dpm_jax.core import schedule as schedules
-from dpm_jax.core.family import Array, Family, Params, Reverse
+from dpm_jax.core.family import Array, Family, Params, Reverse, checked
 from dpm_jax.core.schedule import Schedule
 
 LAST_STEPS = ("fixed", "learned")
@@ -58,6 +58,16 @@ class Chain(NamedTuple):
     def first_t(self) -> int:
         """The first t whose reverse kernel is the network's: 2 for a "fixed" last step, else 1."""
         return 2 if self.last_step == "fixed" else 1
+
+    def checked(self, argument: str, x0: Any, many: bool = False):
+        """An example of this chain, or rows of them, as `family.checked`; as wide as β at least.
+
+        Raises:
+            TypeError, ValueError: naming the argument, as there.
+        """
+        x0 = checked(self.family, self.shape, argument, x0, many)
+        dtype = self.schedule.beta.dtype
+        return x0.astype(dtype) if jnp.finfo(x0.dtype).bits < jnp.finfo(dtype).bits else x0
 
     def log_last(self, params: Params, x0: Array) -> Array:
         """log p(x^0|x^1), nats, by the parameters of that kernel."""

@@ -42,8 +42,6 @@ class Noise(NamedTuple):
 def numbers(argument: str, x: Any) -> Any:
     """x where it is an array of real numbers, bits and integers as floats; tracers too.
 
-    What lies on a device has the precision of all else there at least: float64 under x64.
-
     Raises:
         TypeError: naming the argument, for text, dates, complex or structured values, or none.
     """
@@ -59,22 +57,14 @@ def numbers(argument: str, x: Any) -> Any:
     if not jnp.issubdtype(x.dtype, jnp.floating):
         got = f"{x.dtype} of shape {x.shape}"
         raise TypeError(f"{argument}: expected an array of numbers, got {got}")
-    if isinstance(x, jax.Array):
-        return _widened(x)  # a file on disk is not loaded for it
     return x.astype(np.float64) if x.dtype == np.longdouble else x
-
-
-def _widened(x: Any) -> Any:
-    wide = jnp.result_type(float)
-    return x.astype(wide) if jnp.finfo(x.dtype).bits < jnp.finfo(wide).bits else x
 
 
 def checked(family: "Family", shape: tuple[int, ...], argument: str, x: Any, many: bool = False):
     """x where it is an example of this shape (`many`: rows of them) that the family can have.
 
     Under jit, grad and vmap shape and type are checked, and values that cannot be become NaN. Bits
-    and integers become floats, narrow floats those of all else; rows of NumPy come back as they
-    are.
+    and integers become floats; everything else comes back as it is.
 
     Args:
         family: whose support the values must lie in.
@@ -97,7 +87,7 @@ def checked(family: "Family", shape: tuple[int, ...], argument: str, x: Any, man
         family.validate(np.asarray(x).reshape(-1, *(shape or (1,))))
     except ValueError as error:
         raise ValueError(str(error).replace("data:", f"{argument}:", 1)) from error
-    return x if many else _widened(x)
+    return x
 
 
 class Family(NamedTuple):

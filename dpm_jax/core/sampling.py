@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from dpm_jax import units
 from dpm_jax.core.chain import Chain
-from dpm_jax.core.family import Array, checked
+from dpm_jax.core.family import Array
 
 
 def sample(key: Array, chain: Chain) -> Array:
@@ -55,7 +55,7 @@ def forward_trajectory(key: Array, chain: Chain, x0: Array, every: int = 1) -> A
         ValueError: where ``every`` is not in 1..T, or x0 is no example of the chain's.
     """
     _check_every(every, chain)
-    x0 = checked(chain.family, chain.shape, "x0", x0)
+    x0 = chain.checked("x0", x0)
     family, schedule = chain.family, chain.schedule
 
     def body(carry, t: Array):
@@ -75,7 +75,7 @@ def noised(key: Array, chain: Chain, x0: Array, t: Array) -> Array:
     Raises:
         ValueError: for another t, or an x0 that is no example of the chain's.
     """
-    x0, t = checked(chain.family, chain.shape, "x0", x0), check_t(t, 0, chain)
+    x0, t = chain.checked("x0", x0), check_t(t, 0, chain)
     return chain.family.sample(key, chain.family.marginal(x0, chain.schedule.log_alpha_bar[t]))
 
 

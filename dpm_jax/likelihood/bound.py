@@ -23,7 +23,7 @@ import numpy as np
 from dpm_jax import units
 from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
-from dpm_jax.core.family import Array, checked
+from dpm_jax.core.family import Array
 from dpm_jax.core.numerics import exact_sum
 
 
@@ -48,7 +48,7 @@ def term(key: Array, chain: Chain, x0: Array, t: Array) -> Array:
     Raises:
         ValueError: for t outside 1..T, or an x0 that is no example of the chain's.
     """
-    x0, t = checked(chain.family, chain.shape, "x0", x0), sampling.check_t(t, 1, chain)
+    x0, t = chain.checked("x0", x0), sampling.check_t(t, 1, chain)
     family, schedule = chain.family, chain.schedule
     xt = sampling.noised(key, chain, x0, t)
     p = chain.reverse(xt, t)
@@ -61,7 +61,7 @@ def term(key: Array, chain: Chain, x0: Array, t: Array) -> Array:
 
 def ends(chain: Chain, x0: Array) -> Array:
     """The terms of K (eq. 14) without a network, scalar nats: prior, and last step if fixed."""
-    x0 = checked(chain.family, chain.shape, "x0", x0)
+    x0 = chain.checked("x0", x0)
     value = _prior_term(chain, x0)
     if chain.first_t == 2:
         family, pi = chain.family, chain.family.prior(x0.shape)
@@ -81,7 +81,7 @@ def exact(key: Array, chain: Chain, x0: Array) -> Bound:
     Returns:
         Bound in nats; memory does not grow with T.
     """
-    x0 = checked(chain.family, chain.shape, "x0", x0)
+    x0 = chain.checked("x0", x0)
 
     def body(carry, t: Array):
         total, low = carry
@@ -96,7 +96,7 @@ def exact(key: Array, chain: Chain, x0: Array) -> Bound:
 
 def null(chain: Chain, x0: Array) -> Array:
     """L_null of one example: log π(x^0), scalar nats; a log probability where K is one."""
-    x0 = checked(chain.family, chain.shape, "x0", x0)
+    x0 = chain.checked("x0", x0)
     return chain.log_last(chain.family.prior(x0.shape), x0)
 
 
@@ -106,7 +106,7 @@ def exact_terms(key: Array, chain: Chain, x0: Array) -> Array:
     Index t >= 2 holds −KL_t, index 1 the last reverse step E log p(x^0|x^1), index 0 the prior
     −KL(q(x^T|x^0) ‖ p(x^T)).
     """
-    x0 = checked(chain.family, chain.shape, "x0", x0)
+    x0 = chain.checked("x0", x0)
 
     def body(_, t: Array):
         return None, term(jax.random.fold_in(key, t), chain, x0, t)
@@ -160,7 +160,7 @@ def draw_terms(
         ValueError: where num_t does not divide n; for an m that divides neither num_t nor the
             examples that share a t.
     """
-    x0 = checked(chain.family, chain.shape, "x0", x0, many=True)
+    x0 = chain.checked("x0", x0, many=True)
     n = x0.shape[0]
     num_t = n if np.ndim(num_t) == 0 and num_t == -1 else units.whole("num_t", num_t, least=-n)
     if num_t < 1 or n % num_t:
@@ -202,7 +202,7 @@ def estimate(key: Array, chain: Chain, x0: Array, num_t: int = -1) -> Array:
     The t of a batch are stratified together, so its examples are not independent: take a standard
     error from the means of many batches, not from the examples of one. `num_t` as in `draw_terms`.
     """
-    x0 = checked(chain.family, chain.shape, "x0", x0, many=True)
+    x0 = chain.checked("x0", x0, many=True)
     terms = draw_terms(key, chain, x0, num_t)
     known = jax.vmap(lambda x: ends(chain, x))(x0)
     return known + terms.term / terms.probability
@@ -231,7 +231,7 @@ def noise_floor(
     Raises:
         ValueError: for a t0 outside 1..T, or num_t below 1.
     """
-    x0 = checked(chain.family, chain.shape, "x0", x0)
+    x0 = chain.checked("x0", x0)
     floors, family = _check_floors(t0, chain.T, num_t), chain.family
     t = jnp.arange(floors.min() + 1, chain.T + 1)
     draw, weight = t, jnp.ones(t.shape, chain.schedule.beta.dtype)

@@ -1,4 +1,4 @@
-"""Eq. 9 over a data set: works, log p, sandwich and dissipation, on all local devices.
+"""Eq. 9 over a data set: works, log p, sandwich and dissipation, on all devices.
 
 A device holds `rows.at_once` trajectories (1024 by default), so that memory grows with neither M
 nor the data.

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 from dpm_jax import units
 from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
-from dpm_jax.core.family import Array, Family, Params, checked
+from dpm_jax.core.family import Array, Family, Params
 from dpm_jax.core.numerics import exact_sum
 from dpm_jax.thermodynamics.estimators import Estimate, jarzynski
 
@@ -53,14 +53,14 @@ def forward_work(key: Array, chain: Chain, x0: Array) -> Array:
 
     A scan: memory does not grow with T. Differentiable in what the chain and x0 hold.
     """
-    x0 = checked(chain.family, chain.shape, "x0", x0)
+    x0 = chain.checked("x0", x0)
     total, _ = _walk(key, chain, x0, lambda step: None)
     return total
 
 
 def profile(key: Array, chain: Chain, x0: Array) -> Profile:
     """W of one forward trajectory (eq. 9) increment by increment, KL_t and entropies (eq. 24)."""
-    x0 = checked(chain.family, chain.shape, "x0", x0)
+    x0 = chain.checked("x0", x0)
     family = chain.family
 
     def keep(step):
@@ -97,7 +97,7 @@ def forward_works(key: Array, chain: Chain, x0: Array, num: int, chunk: int = 25
     Raises:
         ValueError: for num or chunk below 1.
     """
-    x0 = checked(chain.family, chain.shape, "x0", x0)
+    x0 = chain.checked("x0", x0)
     num, chunk = units.whole("num", num), units.whole("chunk", chunk)
     one = jax.checkpoint(lambda k: forward_work(k, chain, x0))
     return jax.lax.map(one, jax.random.split(key, num), batch_size=min(chunk, num))
