@@ -85,7 +85,9 @@ FLAGS = {
     ),
     "fraction": Flag(float, "Part that --mask=random hides.", 0.5, "(0, 1)"),
 }
-_HELD = ("task", "method", "input", "mask", "fraction", "noise", "start", "repeats", "seed")
+_HELD = (
+    "task", "method", "input", "mask", "fraction", "noise", "start", "repeats", "threshold", "seed",
+)  # fmt: skip
 
 
 def execute(config) -> str:
@@ -101,7 +103,7 @@ def execute(config) -> str:
         given = {name: config[name] for name in PLACES_OF_DATA}
         run = runs.load(config["workdir"], other_data=config["other_data"], **given)
         config, seen = hosts.together(_observe, config, run)
-        out = places.local(config["out"]) if config["out"] else run.workdir / _name(config)
+        out = places.local(config["out"], "out") if config["out"] else run.workdir / _name(config)
         held = hosts.together(_claimed, config, run, seen, out)
         found = observations.draw(config, run, seen)
     except (ValueError, OSError) as error:
@@ -137,7 +139,11 @@ def _claimed(config, run, seen, out: Path) -> dict[str, Any]:
     """What the question is, once the folder is seen to be free for its answer."""
     held = {name: config[name] for name in _HELD}
     held |= {"steps": config["steps"], "num_samples": config["num_samples"]}
-    held |= {"train_steps": run.step, "problems": len(seen.y)}
+    held |= {
+        "train_steps": run.step,
+        "problems": len(seen.y),
+        "run": identity.of_config(run.config),
+    }
     if config["filters"] > 1:
         held["filters"] = config["filters"]
     if config["other_data"]:

@@ -6,17 +6,20 @@ write the work directory) goes through `on_first`; what may fail on one host alo
 """
 
 from dpm_jax.hosts.agreement import (
+    call,
     check_same,
     gather,
     in_turn,
     names,
     on_first,
+    shown,
     texts,
     together,
 )
 from dpm_jax.hosts.membership import (
     Cluster,
     Elsewhere,
+    at_exit,
     barrier,
     end_on_signal,
     exit_now,
@@ -32,7 +35,9 @@ from dpm_jax.hosts.membership import (
 __all__ = [
     "Cluster",
     "Elsewhere",
+    "at_exit",
     "barrier",
+    "call",
     "check_same",
     "end_on_signal",
     "exit_now",
@@ -46,6 +51,7 @@ __all__ = [
     "names",
     "on_first",
     "peer_timeout",
+    "shown",
     "texts",
     "together",
     "wait_timeout",

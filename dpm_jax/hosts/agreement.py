@@ -16,7 +16,7 @@ _PIECE = 2**26  # bytes sent at once
 _TOLD = "_told_to_all"  # an error of process 0 that every process has heard of
 
 
-def together(function: Callable, *args, kinds: tuple[type[Exception], ...] = (ValueError, OSError)):
+def together(function: Callable, *args):
     """function(*args) in every process; where it fails in one it fails in all, by name.
 
     Calls may lie in each other: a process that fails before an inner call meets the others there.
@@ -24,32 +24,48 @@ def together(function: Callable, *args, kinds: tuple[type[Exception], ...] = (Va
     Args:
         function: what each process does for itself.
         args: its arguments.
-        kinds: the errors that are expected; any other is a bug and ends this process alone.
 
     Raises:
-        Elsewhere: in every process but those whose own error comes first; where one does not come
-            within `wait_timeout` seconds.
+        Elsewhere: where another process failed, or does not come within `wait_timeout` seconds;
+            a ValueError or OSError of its own is raised by process 0 alone, any other, which is a
+            bug, by each.
     """
     if not many():
         return function(*args)
     result, own = None, None
     try:
         result = function(*args)
-    except kinds as error:
+    except Exception as error:
         if _is_known(error):  # by an inner call
             raise
         own = error
     barrier("together", wait_timeout())
-    why = "" if own is None else str(own) or type(own).__name__
-    said = texts(why and f"{why}\n{socket.gethostname()}")
+    bug = own is not None and not isinstance(own, (ValueError, OSError))
+    why = f"{type(own).__name__}: {own}" if bug else "" if own is None else str(own)
+    said = texts(shown(f"{why or type(own).__name__}\n{socket.gethostname()}") if own else "")
     if not any(said):
         return result
-    if own is not None and first():
+    if own is not None and (bug or first()):
         setattr(own, _TOLD, True)
         raise own
     number = next(i for i, text in enumerate(said) if text)
     text, _, at = said[number].rpartition("\n")
     raise Elsewhere(text if number == 0 else f"{text} (process {number} on {at})")
+
+
+_CALLED: dict[str, str] = {}
+
+
+def call(path: Any, name: Any) -> None:
+    """Let messages name a local path otherwise, as a copy by what it is a copy of."""
+    _CALLED[str(path)] = str(name)
+
+
+def shown(text: str) -> str:
+    """A text with the names that `call` gave."""
+    for path, name in _CALLED.items():
+        text = text.replace(path, name)
+    return text
 
 
 def _is_known(error: BaseException | None) -> bool:
@@ -68,7 +84,7 @@ def on_first(function: Callable, *args):
     """
     if not many():
         return function(*args)
-    result = together(lambda: function(*args) if first() else None, kinds=(Exception,))
+    result = together(lambda: function(*args) if first() else None)
     sent = _bytes_of_first(pickle.dumps(result))
     return result if first() else pickle.loads(sent)
 
@@ -101,9 +117,10 @@ def check_same(what: dict[str, Any]) -> None:
         differ = [k for k in {**each[0], **other} if each[0].get(k) != other.get(k)]
         if differ:
             k = differ[0]
+            more = f"; {', '.join(differ[1:])} differ too" if differ[1:] else ""
             raise Elsewhere(
                 f"{k}: expected the same in every process, got {each[0].get(k)} in process 0 and"
-                f" {other.get(k)} in process {number} on {names()[number]}"
+                f" {other.get(k)} in process {number} on {names()[number]}{more}"
             )
 
 

@@ -1,13 +1,19 @@
 """Who takes part: processes join, wait for each other, and end together."""
 
+import atexit
+import collections
+import contextlib
 import os
 import signal
 import socket
+import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 import jax
+from jax.experimental import multihost_utils
 
 
 class Cluster(NamedTuple):
@@ -28,7 +34,7 @@ class Elsewhere(ValueError):
 
 DETECTED = Cluster()
 _TOO_LATE = (
-    "start_timeout: {where}: not all processes came within {start_timeout} s, or two have one"
+    "--start_timeout: {where}: not all processes came within {start_timeout} s, or two have one"
     " number (num_processes={num_processes}, coordinator_address={coordinator_address})"
 )
 _joined: Cluster | None = None
@@ -68,15 +74,48 @@ def join(cluster: Cluster = DETECTED) -> None:
     finally:
         timer.cancel()
     _joined = cluster
-    counts = [len(_devices_of(p)) for p in range(jax.process_count())]
-    if len(set(counts)) > 1:
+    with _stdout_to_stderr():  # on which gloo writes that it is connected
+        _check_devices(where)
+        multihost_utils.sync_global_devices("dpm_jax join")
+    sys.excepthook = _end_for_all
+
+
+def _check_devices(where: str) -> None:
+    try:
+        found = jax.devices()
+    except Exception as error:  # JAX raises anything, AssertionError too
+        wanted = os.environ.get("JAX_PLATFORMS")
         raise ValueError(
-            f"local_device_ids: expected as many devices in every process, got {counts} by process"
+            f"JAX_PLATFORMS: {where}: expected platforms with devices on this machine, got"
+            f" {wanted!r} ({error})"
+        ) from error
+    counts = collections.Counter(device.process_index for device in found)
+    if len(set(counts.values())) > 1:
+        got = ", ".join(f"{counts[p]} in process {p}" for p in sorted(counts))
+        raise ValueError(
+            f"local_device_ids: expected as many devices in every process, got {got}"
+            " (CUDA_VISIBLE_DEVICES and XLA_FLAGS say how many, too)"
         )
 
 
-def _devices_of(process: int) -> list:
-    return [device for device in jax.devices() if device.process_index == process]
+@contextlib.contextmanager
+def _stdout_to_stderr() -> Iterator[None]:
+    """What libraries write on the descriptor of standard output goes to that of errors."""
+    sys.stdout.flush()
+    before = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        yield
+    finally:
+        os.dup2(before, 1)
+        os.close(before)
+
+
+def _end_for_all(*caught) -> None:
+    """What ends a script in one process: its traceback, and no wait for those that still work."""
+    sys.__excepthook__(*caught)
+    if not leave(1):
+        exit_now(1)
 
 
 def _check_address(cluster: Cluster, where: str) -> None:
@@ -128,7 +167,12 @@ def end_on_signal() -> None:
 
 def many() -> bool:
     """Whether there are several processes, which jax.distributed joined."""
-    return jax.distributed.is_initialized() and jax.process_count() > 1
+    if not jax.distributed.is_initialized():
+        return False
+    try:
+        return jax.process_count() > 1
+    except Exception:  # there are no devices here, as `join` says
+        return False
 
 
 def first() -> bool:
@@ -172,10 +216,21 @@ def peer_timeout() -> int:
     return (_joined or DETECTED).peer_timeout
 
 
+_last: list[tuple] = []
+
+
+def at_exit(function: Callable, *args) -> None:
+    """Call function(*args) when this process ends, also by `exit_now`."""
+    atexit.register(function, *args)
+    _last.append((function, *args))
+
+
 def exit_now(code: int, line: str = "") -> None:
     """End this process at once, without waiting for others at the barrier of jax.distributed."""
     if line:
         os.write(2, f"\n{line}\n".encode())
+    for function, *args in _last:
+        function(*args)
     os._exit(code)
 
 

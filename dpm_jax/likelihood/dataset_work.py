@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpm_jax import units
-from dpm_jax.core.family import Array
+from dpm_jax.core.family import Array, numbers
 from dpm_jax.core.model import Model
 from dpm_jax.likelihood import work
 from dpm_jax.likelihood.rows import (
@@ -116,13 +116,16 @@ def summarise(works: np.ndarray, num: int | None = None) -> LogLikelihood:
     """The mean log p of a data set (eq. 9) from the works (n, M) of its examples.
 
     Args:
-        works: from `evaluate_works`, nats.
+        works: (n, M) from `evaluate_works`, nats.
         num: trajectories for one estimate; M // num estimates of each example are averaged, so
             that the bound L_num is known as well as M allows. None: all M in one.
 
     Raises:
-        ValueError: where num is not in 1..M.
+        TypeError, ValueError: where works are no such array, or num is not in 1..M.
     """
+    works = np.asarray(numbers("works", works), np.float64)
+    if works.ndim != 2 or not works.size:
+        raise ValueError(f"works: expected an array (n, M), got one of shape {works.shape}")
     n, M = works.shape
     num = M if num is None else num
     num = units.whole("num", num, 1, M)

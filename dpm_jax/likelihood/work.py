@@ -113,6 +113,7 @@ def estimate(key: Array, chain: Chain, x0: Array, num: int, chunk: int = 256) ->
     Raises:
         ValueError: for num or chunk below 1.
     """
+    sampling.check_key(key)
     return jarzynski(forward_works(key, chain, x0, num, chunk))
 
 

@@ -15,7 +15,7 @@ import jax
 from absl import flags, logging
 
 from dpm_jax import hosts
-from dpm_jax.runs import cluster, execution, places
+from dpm_jax.runs import cluster, execution
 from dpm_jax.runs import flags as values
 from dpm_jax.runs.config import HELP, Invalid, configure, flag_of_path, flags_of
 from dpm_jax.runs.experiment import Config, Experiment
@@ -84,10 +84,9 @@ def run(
             logging.get_absl_logger().addFilter(_is_no_error)
             if "num_steps" not in known:  # nothing will train
                 hosts.end_on_signal()
-                _check_alike(given)
             text = execute(dict(given))
             if hosts.first():
-                _print(places.shown(text))
+                _print(hosts.shown(text))
         code, line = 0, ""
     except KeyboardInterrupt:
         after = f"; {if_interrupted}" if if_interrupted else ""
@@ -103,7 +102,7 @@ def _told(program: str, error: Exception, given: Config) -> tuple[int, str]:
     """Exit code and last line; the traceback of what nobody expected goes before it."""
     why = _mendable(error, given)
     if why is not None:
-        return _INVALID, f"{program}: {places.shown(' '.join(why.split()))}"
+        return _INVALID, f"{program}: {hosts.shown(' '.join(why.split()))}"
     if isinstance(error, jax.errors.JaxRuntimeError) and hosts.many():
         why = " ".join(str(error).split())[:200]
         return _BUG, f"{program}: {hosts.name()}: another process died or hangs ({why})"
@@ -115,19 +114,19 @@ def _told(program: str, error: Exception, given: Config) -> tuple[int, str]:
     return _BUG, f"{program}: {what} command and the lines above"
 
 
-def _mendable(error: BaseException | None, given: Config) -> str | None:
+def _mendable(error: BaseException, given: Config) -> str | None:
     """What the user can do about an error, in one line; None for a bug."""
     if isinstance(error, (Invalid, Diverged, CheckpointError)):
         return str(error)
     text = str(error)
-    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "bad_alloc" in text:
-        return f"out of memory ({text or 'MemoryError'}): expected smaller sizes or batches"
-    found = error
+    found: BaseException | None = error
     while found is not None:
         full = next((f for f in _FULL if f in str(found)), None)
         if full or (isinstance(found, OSError) and found.errno is not None):
             return _of_system(found, full, given)
         found = found.__cause__
+    if isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "bad_alloc" in text:
+        return f"out of memory ({text or 'MemoryError'}): expected smaller sizes or batches"
     return None
 
 
@@ -196,6 +195,7 @@ def _check(given: Config, known: Mapping[str, Flag]) -> None:
     try:
         values.check(given, known, optional=True)
         cluster.join(given)
+        execution.check_alike(given)
     except ValueError as error:
         raise Invalid(f"--{error}") from error
     try:
@@ -206,13 +206,6 @@ def _check(given: Config, known: Mapping[str, Flag]) -> None:
         raise Invalid(
             f"JAX_PLATFORMS: expected platforms with devices on this machine, got {wanted!r}{why}"
         ) from error
-
-
-def _check_alike(given: Config) -> None:
-    try:
-        execution.check_alike(given)
-    except ValueError as error:
-        raise Invalid(f"--{error}") from error
 
 
 def _with_presets(experiment: Experiment) -> dict[str, Flag]:
@@ -269,7 +262,8 @@ def _leave(code: int, line: str) -> NoReturn:
     """
     speaks = code == _BUG or hosts.first()
     _say(line if speaks else "")
-    if not hosts.leave(code):
+    lost = jax.distributed.is_initialized() and not hosts.many()  # joined, and has no devices
+    if lost or not hosts.leave(code):
         _say("" if speaks else line)
         hosts.exit_now(code or _BUG)
     sys.exit(code)

@@ -6,6 +6,7 @@ floats, which another backend may round otherwise, by a random projection of all
 """
 
 import hashlib
+import json
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -52,6 +53,12 @@ def of(problem: Problem, config: Config) -> dict[str, Any]:
         if name not in known:
             known[name] = digest(data)
     return known
+
+
+def of_config(config: Config) -> str:
+    """What tells a run from others: the digest of the flags that define it."""
+    defining = {name: v for name, v in config.items() if name not in workdirs.FREE}
+    return hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def of_images(images) -> dict[str, Any]:

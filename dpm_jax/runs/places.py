@@ -4,7 +4,7 @@ All of `runs` works in a local directory. At a URL that is a copy, brought there
 in every process but the first a scratch copy of the small files, which goes with the process.
 """
 
-import atexit
+import errno
 import re
 import shutil
 import tempfile
@@ -35,11 +35,15 @@ class Mirror:
         self._fetch()
 
     def _fetch(self) -> None:
+        if self._system.isfile(self._root):
+            raise NotADirectoryError("expected a directory, got a file")
         found = self._system.find(self._root) if self._system.exists(self._root) else []
         names = {str(PurePosixPath(path).relative_to(self._root)): path for path in found}
         whole = {str(PurePosixPath(n).parent) for n in names if PurePosixPath(n).name == _COMMIT}
         for name, path in names.items():
             parts = PurePosixPath(name).parts
+            if ".." in parts:
+                raise ValueError(f"{name} leads out of it")
             if parts[0] == "checkpoints" and "/".join(parts[:2]) not in whole:
                 continue  # its copy was cut short
             here = self.local / name
@@ -74,17 +78,22 @@ _MIRRORS: dict[Path, Mirror] = {}  # by their local copy
 _SCRATCH: dict[Path, Path] = {}  # by the directory of process 0
 
 
-def local(workdir: str | Path) -> Path:
+def local(workdir: str | Path, flag: str = "workdir") -> Path:
     """The directory of this machine that stands for a run's; to be called in every process.
+
+    Args:
+        workdir: path or URL; of a URL a new copy is made, as it is there now.
+        flag: that gave it, for messages.
 
     Raises:
         ValueError: for a URL that cannot be reached, or whose file system is not installed.
     """
-    found, seen = hosts.on_first(_on_first, str(workdir))
+    found, seen = hosts.on_first(_on_first, str(workdir), flag)
     if hosts.first():
         return found
     if found not in _SCRATCH:
         _SCRATCH[found] = _temporary(found.name)
+        hosts.call(_SCRATCH[found], found)
     _fill(_SCRATCH[found], seen)
     return _SCRATCH[found]
 
@@ -97,7 +106,7 @@ def bring(workdir: Path, soon: bool = False) -> None:
         soon: only where the last copy is half a minute old; a failure is then a warning.
 
     Raises:
-        ValueError: where it cannot be copied; names the local copy, which stays.
+        OSError: where it cannot be copied; names the local copy, which stays.
     """
     mirror = _MIRRORS.get(workdir)
     if mirror is None:
@@ -105,18 +114,13 @@ def bring(workdir: Path, soon: bool = False) -> None:
     try:
         mirror.bring_soon() if soon else mirror.bring()
     except Exception as error:
+        why = f"{type(error).__name__}: {' '.join(str(error).split())}"
+        if soon:
+            logging.warning("%s: cannot write there now (%s): tried again later", mirror.url, why)
+            return
         _kept.add(mirror.local.parent)
-        why = f"{mirror.url}: cannot write there ({type(error).__name__}: {error})"
-        if not soon:
-            raise ValueError(f"workdir: {why}; all of it is in {mirror.local}") from error
-        logging.warning("%s: tried again later", why)
-
-
-def shown(text: str) -> str:
-    """A text with the URLs of runs in the place of their local copies."""
-    for path, mirror in _MIRRORS.items():
-        text = text.replace(str(path), mirror.url)
-    return text
+        hosts.call(mirror.local, mirror.local)  # messages name it from now on
+        raise OSError(errno.EIO, f"{why}; all of it is in {mirror.local}", mirror.url) from error
 
 
 def is_url(path: str | Path) -> bool:
@@ -124,34 +128,34 @@ def is_url(path: str | Path) -> bool:
     return _URL.match(str(path)) is not None
 
 
-def _on_first(name: str) -> tuple[Path, dict[str, bytes | None]]:
+def _on_first(name: str, flag: str) -> tuple[Path, dict[str, bytes | None]]:
     """The directory in process 0, and what the other processes are to see of it."""
-    found = _mirror(name).local if is_url(name) else Path(name).expanduser()
+    found = _mirror(name, flag).local if is_url(name) else Path(name).expanduser()
     return found, _seen(found) if hosts.many() else {}
 
 
-def _mirror(name: str) -> Mirror:
+def _mirror(name: str, flag: str) -> Mirror:
     url = _URL.sub(lambda m: f"{m[1]}://", name, count=1)  # pathlib makes one slash of two
-    for mirror in _MIRRORS.values():
-        if mirror.url == url:
-            return mirror
     scheme = url.partition(":")[0].lower()
     try:
         import fsspec
 
         system, root = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
+    except Exception as error:  # each file system has errors of its own
         advice = f"pip install {_EXTRAS.get(scheme, 'fsspec')}"
         raise ValueError(
-            f"workdir: expected a path, or a URL whose file system is installed ({advice}), got"
+            f"{flag}: expected a path, or a URL whose file system is installed ({advice}), got"
             f" {name}: {error}"
         ) from error
+    if not url.partition("://")[2].strip("/"):
+        raise ValueError(f"{flag}: expected a URL with a path, got {name}")
     try:
         mirror = Mirror(url, system, root)
-    except Exception as error:  # each file system has errors of its own
+    except Exception as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        raise ValueError(f"workdir: cannot read {url}: {why}") from error
+        raise ValueError(f"{flag}: cannot read {url}: {why}") from error
     _MIRRORS[mirror.local] = mirror
+    hosts.call(mirror.local, url)
     return mirror
 
 
@@ -198,7 +202,7 @@ _kept: set[Path] = set()
 def _temporary(name: str) -> Path:
     """A directory that goes with this process."""
     folder = Path(tempfile.mkdtemp(prefix="dpm_jax-"))
-    atexit.register(_remove, folder)
+    hosts.at_exit(_remove, folder)
     (folder / (name or "run")).mkdir()
     return folder / (name or "run")
 

@@ -172,7 +172,9 @@ def _evidence(content: dict[str, Any]) -> list[str]:
             said = units.bounded(value, low, units.bits(high), "bits")
         lines.append(f"log Z~ of problem {i}: {said}")
     if all(high is None for high in content["log_z_high"]):
-        lines.append("One filter gives a bound; its value takes --filters=25 or more.")
+        filters = content["settings"].get("filters", 1)
+        more = "its value takes --filters=25 or more" if filters < 25 else "more, larger ones?"
+        lines.append(f"log Z~ of {filters} filter(s) is a bound here; {more}")
     few = sum(a is None or a < ANCESTORS for a in content["ancestors"])
     if few:
         lines.append(

@@ -57,7 +57,7 @@ class Run:
         what = "a model of its own" if self.experiment is None else self.experiment.name
         preset = f", preset {self.config['preset']}" if self.config.get("preset") else ""
         steps = f"{self.step} training steps" if self.step else "saved"
-        return f"{places.shown(str(self.workdir))}: {what}{preset}, {steps}"
+        return f"{hosts.shown(str(self.workdir))}: {what}{preset}, {steps}"
 
     def rows(self, data: Any) -> tuple[np.ndarray, Callable | None]:
         """Data of the user's as rows, and what makes examples of them, scaled as the run's.

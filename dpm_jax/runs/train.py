@@ -59,7 +59,7 @@ def _warn_of_devices(workdir: Path, machines: list[dict[str, Any]], step: int) -
             logging.warning(
                 "%s: trained on %s up to step %d, on %s from here: K will not be that of a run on"
                 " one machine, to the bit",
-                places.shown(str(workdir)), was, step, now,
+                hosts.shown(str(workdir)), was, step, now,
             )  # fmt: skip
 
 

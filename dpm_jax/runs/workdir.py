@@ -27,6 +27,7 @@ MEASURES = (
 )  # fmt: skip
 # Flags that name data: another path may lead to the same, which their digest in data.json says.
 MOVABLE = ("dataset", "image_dir")
+FREE = (*PLACES, *MEASURES, *MOVABLE)
 PLACES_OF_DATA = (*MOVABLE, "data_dir", "manual_dir")
 # What config.json says of the checkpoint that --init_from led to.
 INIT_FROM = ("init_from_step", "init_from_sha256")

@@ -115,9 +115,13 @@ def jarzynski(work, reverse_work=None) -> Estimate:
     Source: Jarzynski 1997, eq. 2; Neal 2001 (annealed importance sampling); Burda et al. 2015.
     """
     checked = numbers("work", work)
+    if reverse_work is not None:
+        reverse_work = numbers("reverse_work", reverse_work)
     if isinstance(checked, Array):
         return _estimate(checked, reverse_work)
     work = np.asarray(work, np.float64)
+    if (work == -np.inf).any():
+        raise ValueError("work: expected numbers above −inf, got −inf, a weight without end")
     least = np.min(work[np.isfinite(work)], initial=np.inf)
     least = least if np.isfinite(least) else 0.0
     if reverse_work is not None:

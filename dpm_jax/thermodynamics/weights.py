@@ -105,7 +105,8 @@ def mean_interval(log_weight: Array) -> tuple[Array, Array]:
     Quantiles of its posterior: the mean of the body by Student's t, the share of the tail by a beta
     law, the mean of the tail by the generalised Pareto law, whose k has the prior N(0.4, 0.3²).
     That prior holds what no M weights show: rare weights larger than any of theirs. The draws are
-    a fixed lattice: the same weights give the same interval.
+    a fixed lattice: the same weights give the same interval. Never less than Student's t of all
+    weights: of a law of few values, how many of them are in the tail is most of what is random.
     """
     num = log_weight.shape[0]
     n, largest = tail_length(num), jnp.max(log_weight)
@@ -121,8 +122,19 @@ def mean_interval(log_weight: Array) -> tuple[Array, Array]:
     centre = jnp.mean(body) + jnp.std(body, ddof=1) / math.sqrt(num - n) * t
     mean = jnp.sort((1 - share) * centre + share * tail)
     ends = jnp.quantile(mean, jnp.asarray([0.5 - LEVEL / 2, 0.5 + LEVEL / 2], mean.dtype))
+    plain = jnp.mean(weight) + jnp.asarray([-1, 1], mean.dtype) * _half_width(weight)
+    ends = jnp.stack([jnp.minimum(ends[0], plain[0]), jnp.maximum(ends[1], plain[1])])
     low, high = largest + jnp.log(jnp.maximum(ends, jnp.finfo(mean.dtype).tiny))
     return low, high
+
+
+def _half_width(weight: Array) -> Array:
+    """Half of the 95 % interval of the mean by Student's t."""
+    from scipy import special  # here: `import dpm_jax` costs JAX alone
+
+    num = weight.shape[0]
+    quantile = float(special.stdtrit(num - 1, 0.5 + LEVEL / 2))
+    return quantile * jnp.std(weight, ddof=1) / math.sqrt(num)
 
 
 def _spread(log_weight: Array) -> Array:
