@@ -197,7 +197,8 @@ def _check(given: Config, known: Mapping[str, Flag]) -> None:
         cluster.join(given)
         execution.check_alike(given)
     except ValueError as error:
-        raise Invalid(f"--{error}") from error
+        of = "" if str(error).startswith("JAX_") else "--"  # of the environment
+        raise Invalid(f"{of}{error}") from error
     try:
         jax.local_devices()
     except Exception as error:  # JAX raises anything, AssertionError too
