@@ -21,6 +21,7 @@ _URL = re.compile(r"([a-z][a-z0-9+.-]+):/{1,2}", re.IGNORECASE)
 _SMALL = (".json", ".csv", "data.npz")  # what the other processes read of a run
 _EVERY = 30.0  # seconds between two copies of what grows
 _EXTRAS = {"gs": "gcsfs", "gcs": "gcsfs", "s3": "s3fs"}
+_kept: set[Path] = set()  # directories that outlive this process, since they are nowhere else
 _COMMIT = "checksums.json"  # the last file of a checkpoint: without it there is none
 
 
@@ -67,11 +68,24 @@ class Mirror:
             for name in [name for name in self._there if name not in here]:
                 self._system.rm_file(f"{self._root}/{name}")
                 del self._there[name]
+            _kept.discard(self.local.parent)
+
+    def try_to_bring(self) -> None:
+        """The same; a failure is a warning, since there will be another time."""
+        try:
+            self.bring()
+        except Exception as error:  # each file system has errors of its own
+            _kept.add(self.local.parent)
+            logging.warning(
+                "%s: cannot write there now (%s): tried again later; all of it is in %s",
+                self.url, error, self.local,
+            )  # fmt: skip
 
     def bring_soon(self) -> None:
-        """The same, where the last time is long enough ago."""
+        """The same in a thread, where the last time is long enough ago: nobody waits for it."""
         if time.monotonic() - self._last > _EVERY:
-            self.bring()
+            self._last = time.monotonic()
+            threading.Thread(target=self.try_to_bring, name="dpm_jax bring", daemon=True).start()
 
 
 _MIRRORS: dict[Path, Mirror] = {}  # by their local copy
@@ -98,12 +112,18 @@ def local(workdir: str | Path, flag: str = "workdir") -> Path:
     return _SCRATCH[found]
 
 
-def bring(workdir: Path, soon: bool = False) -> None:
+def bring_soon(workdir: Path, now: bool = False) -> None:
+    """Copy what changed to where the run really is, once in half a minute, or `now`; or warn."""
+    mirror = _MIRRORS.get(workdir)
+    if mirror is not None:
+        mirror.try_to_bring() if now else mirror.bring_soon()
+
+
+def bring(workdir: Path) -> None:
     """Copy what changed to where the run really is, if that is at a URL.
 
     Args:
         workdir: as `local` gave it.
-        soon: only where the last copy is half a minute old; a failure is then a warning.
 
     Raises:
         OSError: where it cannot be copied; names the local copy, which stays.
@@ -112,12 +132,9 @@ def bring(workdir: Path, soon: bool = False) -> None:
     if mirror is None:
         return
     try:
-        mirror.bring_soon() if soon else mirror.bring()
+        mirror.bring()
     except Exception as error:
         why = f"{type(error).__name__}: {' '.join(str(error).split())}"
-        if soon:
-            logging.warning("%s: cannot write there now (%s): tried again later", mirror.url, why)
-            return
         _kept.add(mirror.local.parent)
         hosts.call(mirror.local, mirror.local)  # messages name it from now on
         raise OSError(errno.EIO, f"{why}; all of it is in {mirror.local}", mirror.url) from error
@@ -194,9 +211,6 @@ def _files(folder: Path):
 def _state(path: Path) -> tuple[int, int]:
     found = path.stat()
     return found.st_mtime_ns, found.st_size
-
-
-_kept: set[Path] = set()
 
 
 def _temporary(name: str) -> Path:

@@ -35,7 +35,7 @@ def train(
         Invalid: for checkpoints of another model.
         KeyboardInterrupt: where a signal ended it early, with a checkpoint.
     """
-    kept = Checkpoints(workdir / "checkpoints", after=lambda: places.bring(workdir))
+    kept = Checkpoints(workdir / "checkpoints", after=lambda: places.bring_soon(workdir, now=True))
     with contextlib.closing(kept) as checkpoints:
         try:
             state = training.initial_state(problem.model, options, checkpoints, params)
@@ -48,6 +48,7 @@ def train(
             _warn_of_devices(workdir, machines, step)
             state = _fit(problem, options, workdir, checkpoints, state, metrics)
         hosts.end_on_signal()
+    places.bring(workdir)
     facts = {"seconds": metrics.seconds_at(int(state.step)), "trained_on": machines}
     return state, facts
 
@@ -97,6 +98,6 @@ def _logger(workdir: Path, metrics: MetricsFile, board: Board, shown, before: fl
         board.add(metrics.append(**row))
         shown.set_postfix_str(f"K = {K:.3f} bits", refresh=False)
         shown.update(step - shown.n)
-        places.bring(workdir, soon=True)
+        places.bring_soon(workdir)
 
     return on_log
