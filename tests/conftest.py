@@ -1,5 +1,6 @@
 """Two virtual CPU devices, fast compilation, strict arrays, warnings as errors, the data folder."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -30,12 +31,23 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("dpm_jax")
 
+MOST_MAPS = 25_000
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config):
     """Every warning is an error; what follows exempts third parties only."""
     config.addinivalue_line("filterwarnings", "error")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_memory_maps():
+    """Linux gives a process 65,530 memory maps, of which each compiled function takes some."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+        gc.collect()
 
 
 @pytest.fixture
