@@ -15,6 +15,7 @@ from dpm_jax import units
 from dpm_jax.data import cache
 from dpm_jax.experiments import heartbeat, mnist, swiss_roll
 from dpm_jax.runs import Invalid, execution
+from dpm_jax.runs import workdir as workdirs
 from dpm_jax.training.checkpoint import CheckpointError
 
 KEYS = (
@@ -128,8 +129,7 @@ def test_swiss_roll_leaves_its_files(roll):
     assert len(events) == 1
     assert all(name in events[0].read_bytes() for name in (b"K_bits", b"grad_norm", b"skipped"))
     held = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
-    places = ("workdir", "log_every", "checkpoint_every", "num_eval")
-    assert held == {name: value for name, value in config.items() if name not in places}
+    assert held == {name: value for name, value in config.items() if name not in workdirs.FREE}
     assert sorted(p.name for p in (workdir / "checkpoints").iterdir()) == ["2", "4", "6"]
     assert not list(workdir.rglob("*.partial"))
 

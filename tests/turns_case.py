@@ -7,8 +7,6 @@ from pathlib import Path
 
 from dpm_jax import hosts
 
-FOLDER = Path(sys.argv[1])
-
 
 def fail(text):
     raise ValueError(text)
@@ -20,7 +18,7 @@ def late(seconds):
 
 def prepared():
     """Made by whoever comes first; says by whom."""
-    path = FOLDER / "made"
+    path = Path(sys.argv[1]) / "made"
     if not path.exists():
         late(0.5)
         path.write_text(f"by process {number}")
