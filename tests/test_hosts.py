@@ -82,7 +82,6 @@ def test_a_run_of_two_processes_is_stopped_resumed_and_measured(tmp_path):
     assert done.returncode == 130, (done, outputs)
     assert done.stdout.startswith("scontrol requeue ")
     assert "interrupted; the same command resumes the run" in outputs[0]
-    assert list((tmp_path / ".cache" / "jax").iterdir())  # the compilation cache is used
     place = tmp_path / "runs" / "slurm"
     steps = [int(path.name) for path in (place / "checkpoints").iterdir()]
     assert len([step for step in steps if step % 100]) <= 1 and max(steps) < FLAGS["num_steps"]
