@@ -134,6 +134,10 @@ def test_what_is_wrong_on_one_host_is_said_once_and_ends_all(tmp_path):
         (["--num_processes=2"], "--coordinator_address: expected a value"),
         (["--coordinator_address=x", "--num_processes=1", "--process_id=0"], "expected HOST:PORT"),
         (
+            ["--coordinator_address=x:99999", "--num_processes=1", "--process_id=0"],
+            "--coordinator_address: expected HOST:PORT, got 'x:99999'",
+        ),
+        (
             ["--coordinator_address=x:1", "--num_processes=2", "--process_id=2"],
             "--process_id: expected a number below num_processes = 2, got 2",
         ),

@@ -603,7 +603,10 @@ def test_bad_options(fields, message, no_compilation):
 
 
 def test_options_may_be_numpys(no_compilation):
-    training.check(Options(num_steps=np.int64(3), learning_rate=np.float32(0.1), clip_norm=1))
+    """Nothing is refused, and nothing else than the same of plain numbers is meant."""
+    given = Options(num_steps=np.int64(3), learning_rate=np.float32(0.5), clip_norm=1)
+    training.check(given)
+    assert given == Options(num_steps=3, learning_rate=0.5, clip_norm=1.0)
 
 
 @pytest.mark.parametrize("num_t", [-1, 0, 1, 2, 4])

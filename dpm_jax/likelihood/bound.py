@@ -189,8 +189,8 @@ def _part(t: Array, groups: Array, keys: Array, i: Array | int, of: int):
         return tuple(x.reshape(of, num_t // of, *x.shape[1:])[i] for x in (t, groups, keys))
     if examples % of:
         raise ValueError(
-            f"microbatches: expected a divisor of num_t = {num_t}, or of the {examples} examples"
-            f" that share a t on a device, got {of}"
+            f"part: expected a divisor of num_t = {num_t}, or of the {examples} examples that share"
+            f" a t, got {of}"
         )
     shared = (x.reshape(num_t, of, examples // of, *x.shape[2:])[:, i] for x in (groups, keys))
     return t, *shared

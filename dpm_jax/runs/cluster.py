@@ -56,7 +56,8 @@ def join(given: Config) -> None:
     if number is not None and of is not None and number >= of:
         raise ValueError(f"process_id: expected a number below num_processes = {of}, got {number}")
     address = told["coordinator_address"]
-    if address is not None and not address.rpartition(":")[2].isdecimal():
+    host, _, port = (address or "").rpartition(":")
+    if address is not None and not (host and port.isdecimal() and 0 < int(port) < 2**16):
         raise ValueError(f"coordinator_address: expected HOST:PORT, got {address!r}")
     hosts.join(hosts.Cluster(**{**flags, "local_device_ids": _ids(flags["local_device_ids"])}))
     if not hosts.first():  # process 0 speaks for all

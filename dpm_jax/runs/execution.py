@@ -55,7 +55,9 @@ def start(
     """
     known = find(experiment) if isinstance(experiment, str) else experiment
     given = {**flags, **_init_from(init_from)}
-    return execute(known, configure(known, preset or known.preset, workdir, given))[0]
+    config = configure(known, preset or known.preset, workdir, given)
+    check_alike(config)
+    return execute(known, config)[0]
 
 
 def fit(
@@ -151,7 +153,6 @@ def _prepare(experiment: Experiment, config: Config, held: contextlib.ExitStack)
     """Everything that can be refused, and the directory claimed once nothing was."""
     try:
         hosts.together(_check_flags, experiment, config)
-        check_alike(config)
         config = config | {"workdir": str(places.local(config["workdir"]))}
         problem = hosts.together(_set_up, experiment, config)
         workdir, config, params = _claimed(Path(config["workdir"]), config, problem, held)

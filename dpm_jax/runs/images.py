@@ -201,9 +201,10 @@ def samples(
     Each has a key of its own, by its number: any number of devices gives the same.
     """
     chunk = chunk or max(1, min(num, 65536 // math.prod(model.event_shape[:2])))
+    steps = config["sample_steps"]
 
     def draw(params, rows, keys):
-        chain = model.chain(params, config["sample_steps"])
+        chain = model.chain(params, steps)
         return jax.vmap(lambda key: sampling.sample(key, chain))(keys)
 
     rows = Rows(config["seed"] + seed, progress=batches("sample"))
