@@ -8,6 +8,7 @@ block by block. Writes DIR/benchmark.json and DIR/benchmark.md after each number
 is cut off leaves what it measured. No data set is needed: random images take its place.
 """
 
+import importlib.util
 import os
 import tempfile
 from pathlib import Path
@@ -35,6 +36,7 @@ FLAGS = {
     "cores": Flag(int, "Pin to so many cores; without it all are used.", values="[1, inf)"),
     "batches": Flag(list, "Batches of training; by default the preset's and multiples of it."),
     "bfloat16": Flag(bool, "Compute inside the networks of images in bfloat16.", False),
+    "compare": Flag(str, "torch: ports of the networks to PyTorch beside ours.", values=("torch",)),
     "seed": Flag(int, "Seed of parameters and data.", 0, "[0, 1000000]"),
 }
 _FILES = ("benchmark.json", "benchmark.md")
@@ -58,15 +60,14 @@ def execute(config) -> str:
         plan = _plan(config, chosen, Path(folder))
         shown.total = plan.total
 
-        def begin(name: str) -> None:
-            shown.set_postfix_str(name, refresh=False)
-            shown.update(1 if results else 0)
+        def tell(what: str, done: int) -> None:
+            shown.set_postfix_str(what, refresh=False)
+            shown.update(done)
             shown.refresh()
 
-        for entry in measure.run(plan, begin):
+        for entry in measure.run(plan, tell):
             results.append(entry)
             _write(config, facts, results)
-        shown.update(plan.total - shown.n)
     place = Path(config["out"])
     wrote = "\n".join(f"wrote {place / name}" for name in _FILES)
     return f"{table.markdown(facts, results)}\n{wrote}"
@@ -81,6 +82,7 @@ def _plan(config, chosen: tuple[str, ...], folder: Path) -> measure.Plan:
         folder=folder,
         given={"bfloat16": config["bfloat16"], "seed": config["seed"]},
         batches=tuple(int(size) for size in config["batches"] or ()),
+        compare=config["compare"] == "torch",
     )
 
 
@@ -102,6 +104,8 @@ def _check(config) -> tuple[str, ...]:
         known = ", ".join(measure.KINDS)
         raise ValueError(f"only: expected some of {known}, got {', '.join(unknown) or 'none'}")
     chosen = _networks(config["networks"])
+    if config["compare"] and importlib.util.find_spec("torch") is None:
+        raise ValueError("compare: expected PyTorch, which pip install -e '.[benchmark]' installs")
     for size in config["batches"] or ():
         if not (size.isdecimal() and int(size) > 0):
             raise ValueError(f"batches: expected whole numbers above 0, got {size!r}")

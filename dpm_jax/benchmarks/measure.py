@@ -1,16 +1,20 @@
 """From networks and kinds of measurement to results, one after the other, most important first."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dpm_jax.benchmarks import timing
+from dpm_jax.benchmarks.handover import PORTED
 from dpm_jax.benchmarks.peak import MODES
 from dpm_jax.benchmarks.worker import KEEP_MEMORY, Failed, Worker
 
 SIZES = {"train": "B", "sample": "N", "K": "examples", "log_p": "M", "particles": "N"}
 KINDS = ("peak", *SIZES)
-_OURS = "dpm_jax.benchmarks.workloads"
+_OURS, _PEERS = "dpm_jax.benchmarks.workloads", "dpm_jax.benchmarks.peers"
+# Of PyTorch. fused: Adam in one kernel; compile: torch.compile, with that too.
+VARIANTS = {"train": ("eager", "fused", "compile"), "sample": ("eager", "compile")}
 # Sizes of each kind: on CPU, elsewhere. Of training they multiply the preset's batch.
 _SIZES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "train": ((1, 4), (1, 8, 32)),
@@ -25,6 +29,9 @@ _PATIENCE = 5.0  # repeats that would take more than so many times --seconds are
 Entry = dict[str, Any]
 
 
+Tell = Callable[[str, int], None]  # what begins now, and how many groups have ended
+
+
 class Plan(NamedTuple):
     """What is measured, and how long."""
 
@@ -35,6 +42,7 @@ class Plan(NamedTuple):
     folder: Path  # for data that are made
     given: Mapping[str, Any] = {}  # flags of the experiments
     batches: tuple[int, ...] = ()  # of training; (): from _SIZES
+    compare: bool = False  # with PyTorch
 
     @property
     def total(self) -> int:
@@ -43,18 +51,20 @@ class Plan(NamedTuple):
         return len(self.networks) * len(own) + ("peak" in self.kinds)
 
 
-def run(plan: Plan, begin: Callable[[str], None]) -> Iterator[Entry]:
+def run(plan: Plan, tell: Tell) -> Iterator[Entry]:
     """The results of a plan, each as soon as it is there.
 
     Args:
         plan: what to measure.
-        begin: told of each group before it begins.
+        tell: told of what begins and ends.
     """
     if "peak" in plan.kinds:
-        begin("peak")
+        tell("peak", 0)
         yield from _peaks(plan)
+        tell("peak", 1)
     for name in plan.networks:
-        yield from _network(plan, name, begin)
+        with contextlib.ExitStack() as stack:
+            yield from _Network(plan, name, tell, stack).measure()
 
 
 def _peaks(plan: Plan) -> Iterator[Entry]:
@@ -75,75 +85,125 @@ def _peaks(plan: Plan) -> Iterator[Entry]:
             yield {"kind": "peak", "mode": mode, "left_out": why}
 
 
-def _network(plan: Plan, name: str, begin: Callable[[str], None]) -> Iterator[Entry]:
-    """All kinds of one network, in one process; a new one after a failure."""
-    ours, facts = None, {}
-    try:
-        for kind in (kind for kind in plan.kinds if kind != "peak"):
-            begin(f"{name} {kind}")
+class _Network:
+    """One network in a process, its port in another; new ones after failures."""
+
+    def __init__(self, plan: Plan, name: str, tell: Tell, stack: contextlib.ExitStack):
+        self.plan, self.name, self.tell, self.stack = plan, name, tell, stack
+        self.ours: Worker | None = None
+        self.peers: Worker | None = None
+        self.facts: Entry = {}
+
+    def measure(self) -> Iterator[Entry]:
+        """The results, kind by kind."""
+        for kind in (kind for kind in self.plan.kinds if kind != "peak"):
+            self.tell(f"{self.name} {kind}", 0)
             try:
-                if ours is None:
-                    ours = Worker(_OURS, KEEP_MEMORY)
-                    facts = _facts(plan, name, ours)
-                    yield {"network": name, "kind": "network", **facts}
-                yield from _sizes(plan, name, kind, ours, facts)
+                if self.ours is None:
+                    yield from self._begin()
+                yield from self._sizes(kind)
             except Failed as error:
-                yield {"network": name, "kind": kind, "left_out": str(error)}
-                if ours is not None:
-                    ours.close()
-                ours = None
-    finally:
-        if ours is not None:
-            ours.close()
+                yield {"network": self.name, "kind": kind, "left_out": str(error)}
+                self.stack.close()
+                self.ours = self.peers = None
+            self.tell(f"{self.name} {kind}", 1)
 
+    def _begin(self) -> Iterator[Entry]:
+        plan = self.plan
+        self.ours = self.stack.enter_context(Worker(_OURS, KEEP_MEMORY))
+        facts = self.ours.call("begin", self.name, str(plan.folder), dict(plan.given))
+        self.facts = facts | self.ours.call("device")
+        self.facts |= {"peak_flop": self.ours.call("prepare_peak", facts["peak"])}
+        entry: Entry = {"network": self.name, "kind": "network", **self.facts}
+        if plan.compare and self.name in PORTED:
+            self.tell(f"{self.name}, checking the port", 0)
+            peers = self.stack.enter_context(Worker(_PEERS, KEEP_MEMORY))
+            try:
+                entry["port_errors"] = peers.call("begin", self.ours.call("port"))
+                entry |= peers.call("version")
+                self.peers = peers
+            except Failed as error:
+                entry["port_left_out"] = str(error)
+        yield entry
 
-def _facts(plan: Plan, name: str, ours: Worker) -> Entry:
-    facts = ours.call("begin", name, str(plan.folder), dict(plan.given)) | ours.call("device")
-    return facts | {"peak_flop": ours.call("prepare_peak", facts["peak"])}
+    def _sizes(self, kind: str) -> Iterator[Entry]:
+        on_cpu = self.facts["backend"] == "cpu"
+        steps = min(self.facts["sample_steps"], _STEPS[0 if on_cpu else 1])
+        sizes = _SIZES[kind][0 if on_cpu else 1]
+        if kind == "train":
+            sizes = self.plan.batches or tuple(self.facts["batch_size"] * by for by in sizes)
+        last, before = 0.0, 1
+        for size in sizes:
+            entry: Entry = {"network": self.name, "kind": kind, "size": size}
+            expected = last * size / before
+            if expected > _PATIENCE * self.plan.seconds:
+                yield entry | {"left_out": f"one repeat would take about {expected:.2g} s"}
+                continue
+            found = self._measure(kind, size, steps)
+            last, before = found.pop("repeat"), size
+            yield entry | found
 
-
-def _sizes(plan: Plan, name: str, kind: str, ours: Worker, facts: Entry) -> Iterator[Entry]:
-    on_cpu = facts["backend"] == "cpu"
-    steps = min(facts["sample_steps"], _STEPS[0 if on_cpu else 1])
-    last = 0.0
-    sizes = _SIZES[kind][0 if on_cpu else 1]
-    if kind == "train":
-        sizes = plan.batches or tuple(facts["batch_size"] * by for by in sizes)
-    for before, size in zip((0, *sizes), sizes):
-        entry: Entry = {"network": name, "kind": kind, "size": size}
-        expected = last * size / before if before else 0.0
-        if expected > _PATIENCE * plan.seconds:
-            yield entry | {"left_out": f"one repeat would take about {expected:.2g} s"}
-            continue
+    def _measure(self, kind: str, size: int, steps: int) -> Entry:
+        """One measurement beside the peak and the peers, interleaved."""
+        ours, facts, which = self.ours, self.facts, timing.clock()
+        assert ours is not None
         prepared = ours.call("prepare", kind, size, steps)
-        found = _measure(plan, kind, ours, facts, prepared)
-        last = found.pop("repeat")
-        yield entry | found
+        runs = {"ours": _block(ours, kind), "peak": _block(ours, facts["peak"])}
+        once = {"ours": prepared["once"][which]}
+        peers, left_out = self._peers(kind, size, steps)
+        assert self.peers is not None or not peers
+        runs |= {name: _block(self.peers, name) for name in peers if self.peers}
+        once |= {name: peer["once"][which] for name, peer in peers.items()}
+        self.tell(f"{self.name} {kind} {size}", 0)
+        found = timing.contest(runs, self.plan.seconds, self.plan.rounds, which, once)
+        entry = _told(kind, facts, prepared, found)
+        for name, peer in peers.items():
+            entry["peers"][name] = {
+                "ms": timing.spread(found[name]).scaled(1e3 / prepared["steps"]),
+                "compile_seconds": peer["compile"][which],
+                "memory": peer["memory"],
+            }
+            entry["ratio"][name] = timing.ratio(found["ours"], found[name])
+        return entry | ({"peers_left_out": left_out} if left_out else {})
+
+    def _peers(self, kind: str, size: int, steps: int) -> tuple[dict[str, Entry], dict[str, str]]:
+        """What was prepared of the port, and why the rest was not."""
+        prepared, left_out = {}, {}
+        if self.peers is None or self.ours is None or kind not in VARIANTS:
+            return {}, {}
+        self.peers.call("forget")
+        schedule = self.ours.call("schedule", steps) if kind == "sample" else None
+        for variant in VARIANTS[kind]:
+            self.tell(f"{self.name} {kind} {size}, torch {variant}", 0)
+            try:
+                prepared[variant] = self.peers.call("prepare", kind, variant, size, schedule)
+            except Failed as error:
+                left_out[variant] = str(error)
+                if self.peers.process.poll() is not None:
+                    self.peers = None
+                    return {}, left_out
+        return prepared, left_out
 
 
-def _measure(plan: Plan, kind: str, ours: Worker, facts: Entry, prepared: Entry) -> Entry:
-    """One measurement beside the peak, interleaved."""
-    which = timing.clock()
-    runs = {"ours": _block(ours, kind), "peak": _block(ours, facts["peak"])}
-    found = timing.contest(
-        runs, plan.seconds, plan.rounds, which, {"ours": prepared["once"][which]}
-    )
+def _told(kind: str, facts: Entry, prepared: Entry, found: Mapping[str, list[float]]) -> Entry:
+    """What the seconds of a measurement mean."""
+    ours = found["ours"]
+    entry: Entry = {"repeat": timing.spread(ours).median, "load": timing.load()}
     peaks = [facts["peak_flop"] / value for value in found["peak"]]
-    entry: Entry = {"repeat": timing.spread(found["ours"]).median, "load": timing.load()}
     for key in ("flop", "flop_xla"):
         if prepared[key] is not None:
-            rates = [prepared[key] / value for value in found["ours"]]
-            shares = [rate / most for rate, most in zip(rates, peaks)]
+            shares = [prepared[key] / value / most for value, most in zip(ours, peaks)]
             entry |= {key: prepared[key], f"of_peak_{key}": timing.spread(shares)}
     steps = prepared["steps"]
     whole = facts["sample_steps"] if kind == "sample" else facts["T"] if steps > 1 else 1
-    each = [prepared["images"] * steps / (value * whole) for value in found["ours"]]
     return entry | {
-        "ms": timing.spread(found["ours"]).scaled(1e3 / steps),
+        "ms": timing.spread(ours).scaled(1e3 / steps),
         "steps": steps,
-        "per_second": timing.spread(each),
-        "compile_seconds": prepared["compile"][which],
+        "per_second": timing.spread([prepared["images"] * steps / (v * whole) for v in ours]),
+        "compile_seconds": prepared["compile"][timing.clock()],
         "memory": prepared["memory"],
+        "peers": {},
+        "ratio": {},
     }
 
 

@@ -93,6 +93,13 @@ def _share(entry: Entry) -> str:
     return _or_dash(by_hand) + (f" ({xla})" if xla else "")
 
 
+def _port(entry: Entry) -> str:
+    """Whether there is one, and how far it is off."""
+    if "port_errors" in entry:
+        return f"within {max(entry['port_errors'].values()):.0e}"
+    return entry.get("port_left_out", "–")
+
+
 def _mebibytes(size: float | None) -> str:
     return "–" if size is None else f"{size / 2**20:.0f}"
 
@@ -127,5 +134,6 @@ _NETWORK: dict[str, Callable[[Entry], str]] = {
     "T": lambda e: str(e["T"]),
     "steps of samples": lambda e: str(e["sample_steps"]),
     "data": lambda e: "random images" if e["random_data"] else "its generator's",
+    "port": _port,
     "set-up, s": lambda e: f"{e['setup_seconds']:.1f}",
 }

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpm_jax import likelihood, parallel, particles, posterior, training
-from dpm_jax.benchmarks import flop, networks, peak, worker
+from dpm_jax.benchmarks import flop, handover, networks, peak, worker
 from dpm_jax.core.model import Model, sample
 from dpm_jax.likelihood import Rows, bound
 from dpm_jax.runs.config import training_options
@@ -67,6 +67,16 @@ def begin(name: str, folder: str, given: Mapping[str, Any]) -> dict[str, Any]:
         "peak": "bfloat16" if _held.config.get("bfloat16") else "float32",
         "random_data": name.split("/")[0] in networks.RANDOM,
     }
+
+
+def port() -> handover.Port:
+    """What a port of this network needs."""
+    return handover.port(_held.config, _held.problem, _held.params)
+
+
+def schedule(steps: int) -> tuple[np.ndarray, ...]:
+    """That of the chain in so many steps."""
+    return handover.schedule(_held.model, _held.params, steps)
 
 
 def device() -> dict[str, Any]:
