@@ -14,7 +14,6 @@ from dpm_jax.likelihood import bound
 from dpm_jax.runs.config import training_options
 from dpm_jax.runs.experiment import Config, Problem
 
-PORTED = ("mnist/best", "cifar10/best", "mnist/paper", "cifar10/paper", "swiss_roll/best")
 _GROUPS, _EACH = 4, 2  # of the examples that are compared
 
 

@@ -2,7 +2,6 @@
 
 import os
 import platform
-import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ def facts() -> dict[str, Any]:
     return {
         "processor": _processor(),
         "cores": f"{len(timing.affinity())} of {os.cpu_count()}",
-        "time": timing.clock(),
         "load": timing.load(),
         "python": platform.python_version(),
         **{name: _version(name) for name in ("dpm_jax", "jax", "torch")},
@@ -51,8 +49,3 @@ def _version(package: str) -> str | None:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
-
-
-def has_compiler() -> bool:
-    """Whether torch.compile finds a C++ compiler for the CPU."""
-    return any(shutil.which(name) for name in ("g++", "clang++", "c++"))

@@ -1,17 +1,18 @@
 """From networks and kinds of measurement to results, one after the other, most important first."""
 
 import contextlib
+import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from dpm_jax.benchmarks import timing
-from dpm_jax.benchmarks.handover import PORTED
-from dpm_jax.benchmarks.peak import MODES
-from dpm_jax.benchmarks.worker import KEEP_MEMORY, Failed, Worker
+from dpm_jax.benchmarks import startup, timing
+from dpm_jax.benchmarks.networks import PORTED
+from dpm_jax.benchmarks.worker import GIVE_BACK, KEEP_MEMORY, Failed, Worker
 
 SIZES = {"train": "B", "sample": "N", "K": "examples", "log_p": "M", "particles": "N"}
-KINDS = ("peak", *SIZES)
+KINDS = ("peak", *SIZES, "startup", "growth")
+PEAKS = ("float32", "float32 highest", "tf32", "bfloat16", "copy")
 _OURS, _PEERS = "dpm_jax.benchmarks.workloads", "dpm_jax.benchmarks.peers"
 # Of PyTorch. fused: Adam in one kernel; compile: torch.compile, with that too.
 VARIANTS = {"train": ("eager", "fused", "compile"), "sample": ("eager", "compile")}
@@ -68,10 +69,10 @@ def run(plan: Plan, tell: Tell) -> Iterator[Entry]:
 
 
 def _peaks(plan: Plan) -> Iterator[Entry]:
-    which = timing.clock()
     with Worker(_OURS, KEEP_MEMORY) as ours:
+        which = timing.clock(ours.call("device")["backend"])
         amounts, left_out = {}, {}
-        for mode in MODES:
+        for mode in PEAKS:
             try:
                 amounts[mode] = ours.call("prepare_peak", mode)
             except Failed as error:
@@ -80,7 +81,8 @@ def _peaks(plan: Plan) -> Iterator[Entry]:
         found = timing.contest(runs, plan.seconds, plan.rounds, which)
         for mode, values in found.items():
             rates = timing.spread([amounts[mode] / value for value in values])
-            yield {"kind": "peak", "mode": mode, "rate": rates, "load": timing.load()}
+            entry = {"kind": "peak", "mode": mode, "rate": rates, "load": timing.load()}
+            yield entry | {"time": which}
         for mode, why in left_out.items():
             yield {"kind": "peak", "mode": mode, "left_out": why}
 
@@ -99,6 +101,9 @@ class _Network:
         for kind in (kind for kind in self.plan.kinds if kind != "peak"):
             self.tell(f"{self.name} {kind}", 0)
             try:
+                if kind in _APART:
+                    yield from _APART[kind](self.plan, self.name)
+                    continue
                 if self.ours is None:
                     yield from self._begin()
                 yield from self._sizes(kind)
@@ -106,7 +111,8 @@ class _Network:
                 yield {"network": self.name, "kind": kind, "left_out": str(error)}
                 self.stack.close()
                 self.ours = self.peers = None
-            self.tell(f"{self.name} {kind}", 1)
+            finally:
+                self.tell(f"{self.name} {kind}", 1)
 
     def _begin(self) -> Iterator[Entry]:
         plan = self.plan
@@ -145,7 +151,7 @@ class _Network:
 
     def _measure(self, kind: str, size: int, steps: int) -> Entry:
         """One measurement beside the peak and the peers, interleaved."""
-        ours, facts, which = self.ours, self.facts, timing.clock()
+        ours, facts, which = self.ours, self.facts, timing.clock(self.facts["backend"])
         assert ours is not None
         prepared = ours.call("prepare", kind, size, steps)
         runs = {"ours": _block(ours, kind), "peak": _block(ours, facts["peak"])}
@@ -156,7 +162,8 @@ class _Network:
         once |= {name: peer["once"][which] for name, peer in peers.items()}
         self.tell(f"{self.name} {kind} {size}", 0)
         found = timing.contest(runs, self.plan.seconds, self.plan.rounds, which, once)
-        entry = _told(kind, facts, prepared, found)
+        entry = {"time": which, **_told(kind, facts, prepared, found)}
+        entry["compile_seconds"] = prepared["compile"][which]
         for name, peer in peers.items():
             entry["peers"][name] = {
                 "ms": timing.spread(found[name]).scaled(1e3 / prepared["steps"]),
@@ -200,11 +207,49 @@ def _told(kind: str, facts: Entry, prepared: Entry, found: Mapping[str, list[flo
         "ms": timing.spread(ours).scaled(1e3 / steps),
         "steps": steps,
         "per_second": timing.spread([prepared["images"] * steps / (v * whole) for v in ours]),
-        "compile_seconds": prepared["compile"][timing.clock()],
         "memory": prepared["memory"],
         "peers": {},
         "ratio": {},
     }
+
+
+def _startup(plan: Plan, name: str) -> Iterator[Entry]:
+    """The first and the second start of a network's binary."""
+    with tempfile.TemporaryDirectory() as cache:
+        arguments = name, plan.folder, plan.given, Path(cache)
+        first, second = (startup.first_step(*arguments) for _ in range(2))
+    entry: Entry = {"network": name, "kind": "startup", "first": first, "second": second}
+    yield entry | {"load": timing.load()}
+
+
+def _growth(plan: Plan, name: str) -> Iterator[Entry]:
+    """Time and memory of a repeat as T, M and the number of examples grow."""
+    with Worker(_OURS, GIVE_BACK) as ours:
+        facts = ours.call("begin", name, str(plan.folder), dict(plan.given))
+        which = timing.clock(ours.call("device")["backend"])
+        most = min(facts["T"], 100)
+        grown = {
+            "T": [("sample", 16, most // by) for by in (4, 2, 1)],
+            "M": [("log_p", size, 10) for size in (64, 256, 1024)],
+            "examples": [("K", size, most) for size in (200, 400, 800)],
+        }
+        for of, calls in grown.items():
+            found = [ours.call("grow", *call) for call in calls]
+            yield {
+                "network": name,
+                "kind": "growth",
+                "of": of,
+                "values": [steps if of == "T" else size for _, size, steps in calls],
+                "seconds": [each["seconds"][which] for each in found],
+                "memory": [each["memory"] for each in found],
+                "load": timing.load(),
+            }
+
+
+_APART: dict[str, Callable[[Plan, str], Iterator[Entry]]] = {
+    "startup": _startup,
+    "growth": _growth,
+}
 
 
 def _block(of: Worker, name: str) -> timing.Run:

@@ -6,14 +6,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-PRECISIONS = ("float32", "float32 highest", "tf32", "bfloat16")
-MODES = (*PRECISIONS, "copy")
 _SIDE = {"cpu": 1024}  # of the matrices, elsewhere 8192
 _COPIED = {"cpu": 2**26}  # bytes of the array, elsewhere 2^30
 
 
 def make(mode: str) -> tuple[Callable[[int], Any], float]:
     """A function of the repeats, and the operations (of a copy: bytes moved) of one.
+
+    Args:
+        mode: one of measure.PEAKS.
 
     Raises:
         Exception: as JAX has it, for a precision that the device lacks.

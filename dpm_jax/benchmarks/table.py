@@ -26,16 +26,25 @@ def markdown(machine: Entry, results: Sequence[Entry]) -> str:
     """
     parts = [
         "# dpm_jax, measured",
-        ", ".join(f"{name} {value}" for name, value in machine.items()),
+        ", ".join(f"{name} {value}" for name, value in machine.items()) + _devices(results),
         "Medians over interleaved rounds [quartiles]. Of peak: operations of products and"
         " convolutions (all that XLA counts) over those of the matrix product in the same rounds."
         " Ratios: peer time / ours, above 1 we are faster.",
         _section("peak", results, _PEAK),
         _section("network", results, _NETWORK),
         *(_section(kind, results, _columns(kind, results)) for kind in SIZES),
+        _section("startup", results, _STARTUP),
+        _section("growth", results, _GROWTH),
         _left_out(results),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _devices(results: Iterable[Entry]) -> str:
+    """On what, and by which clock."""
+    found = {f"; {e['devices']} × {e['device']}": None for e in results if "device" in e}
+    found |= {f"; {e['time']} time": None for e in results if "time" in e}
+    return "".join(found)
 
 
 def _section(kind: str, results: Iterable[Entry], columns: Mapping[str, Callable]) -> str:
@@ -100,8 +109,16 @@ def _port(entry: Entry) -> str:
     return entry.get("port_left_out", "–")
 
 
-def _mebibytes(size: float | None) -> str:
-    return "–" if size is None else f"{size / 2**20:.0f}"
+def _started(seconds: Mapping[str, float]) -> str:
+    return f"{seconds['wall']:.1f} ({seconds['cpu']:.1f})"
+
+
+def _listed(values: Iterable[float]) -> str:
+    return ", ".join(_digits(value) for value in values)
+
+
+def _mebibytes(size: float | None, places: int = 0) -> str:
+    return "–" if size is None else f"{size / 2**20:.{places}f}"
 
 
 def _or_dash(value: Any) -> str:
@@ -136,4 +153,17 @@ _NETWORK: dict[str, Callable[[Entry], str]] = {
     "data": lambda e: "random images" if e["random_data"] else "its generator's",
     "port": _port,
     "set-up, s": lambda e: f"{e['setup_seconds']:.1f}",
+}
+_STARTUP: dict[str, Callable[[Entry], str]] = {
+    "network": lambda e: e["network"],
+    "first time, s (CPU)": lambda e: _started(e["first"]),
+    "second time": lambda e: _started(e["second"]),
+    "load": lambda e: _or_dash(e["load"]),
+}
+_GROWTH: dict[str, Callable[[Entry], str]] = {
+    "network": lambda e: e["network"],
+    "grows": lambda e: f"{e['of']} = {', '.join(str(v) for v in e['values'])}",
+    "ms": lambda e: _listed(value * 1e3 for value in e["seconds"]),
+    "memory of a run, MiB": lambda e: ", ".join(_mebibytes(size, 1) for size in e["memory"]),
+    "load": lambda e: _or_dash(e["load"]),
 }

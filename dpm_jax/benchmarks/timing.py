@@ -1,10 +1,9 @@
 """Blocks of several contestants in turn, and their medians and ratios."""
 
 import os
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
-
-import numpy as np
 
 Run = Callable[[int], Mapping[str, float]]  # repeats -> {"wall": seconds, "cpu": seconds}
 _MOST = 100_000  # repeats of a block
@@ -24,15 +23,15 @@ class Spread(NamedTuple):
 
 def spread(values: Sequence[float]) -> Spread:
     """The quartiles of some numbers."""
-    return Spread(*(float(v) for v in np.quantile(np.asarray(values, float), (0.25, 0.5, 0.75))))
+    return Spread(*statistics.quantiles(values, n=4, method="inclusive"))
 
 
-def clock() -> str:
-    """Which time counts: "cpu" where one core has it all, "wall" where several or an accelerator.
+def clock(backend: str) -> str:
+    """Which time counts: "cpu" where one core has it all, "wall" of several or an accelerator.
 
     On a core of one's own the two are the same; on a shared one CPU time leaves the others out.
     """
-    return "cpu" if len(affinity()) == 1 else "wall"
+    return "cpu" if backend == "cpu" and len(affinity()) == 1 else "wall"
 
 
 def affinity() -> tuple[int, ...]:
@@ -97,5 +96,5 @@ def _repeats(run: Run, seconds: float, which: str, once: float) -> int:
     while True:
         took = max(run(num)[which], 1e-7)
         if took > 0.2 * seconds or num >= _MOST:
-            return int(np.clip(round(num * seconds / took), 1, _MOST))
+            return min(max(1, round(num * seconds / took)), _MOST)
         num = min(_MOST, max(2 * num, int(0.5 * num * seconds / took)))

@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 
 # What runs/binary.py tells glibc: keep freed memory. For peers as for us.
 KEEP_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_MMAP_MAX_": "0"}
+# The opposite, for measurements of memory: what is freed goes back at once.
+GIVE_BACK = {"MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_MMAP_THRESHOLD_": "131072"}
 
 
 class Failed(RuntimeError):

@@ -125,6 +125,21 @@ def prepare(kind: str, size: int, steps: int) -> dict[str, Any]:
     }
 
 
+def grow(kind: str, size: int, steps: int) -> dict[str, Any]:
+    """Seconds of a repeat, and bytes by which the process grew in it; compiled before.
+
+    Meant for a process that gives freed memory back, or what it held would be used again.
+    """
+    work = _MAKE[kind](size, steps)
+    jax.block_until_ready(work.run(1))
+    gc.collect()
+    worker.forget_peak()
+    before = _memory()
+    took = [worker.timed(lambda n: jax.block_until_ready(work.run(n)), 1) for _ in range(3)]
+    seconds = {name: min(each[name] for each in took) for name in took[0]}
+    return {"seconds": seconds, "memory": _growth(before)}
+
+
 def prepare_peak(mode: str) -> float:
     """Compile a mode of `peak`, as a measurement of that name; its operations, or bytes."""
     run, amount = peak.make(mode)
