@@ -9,24 +9,30 @@ to, where that can be known. Writes likelihood.json and figures/dissipation.png 
 --input K and log p alone, into likelihood_NAME.json.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from dpm_jax import files, hosts, likelihood, runs
-from dpm_jax.likelihood import Rows
-from dpm_jax.runs import Invalid, binary, flags, identity, places, plots, results
-from dpm_jax.runs import likelihood_report as report
-from dpm_jax.runs.bars import batches
+from dpm_jax import files, hosts, later, runs
+from dpm_jax.runs import Invalid, binary, flags, places
 from dpm_jax.runs.config import check_at_most, name_flag
-from dpm_jax.runs.execution import fewer_rows
 from dpm_jax.runs.flags import Flag
-from dpm_jax.runs.observations import read_array
 from dpm_jax.runs.workdir import PLACES_OF_DATA as PLACES
 from dpm_jax.runs.workdir import check_writable
 from dpm_jax.training.options import MAX_SEED
+
+with later.imports(globals()):
+    import jax
+    import numpy as np
+
+    from dpm_jax import likelihood
+    from dpm_jax.likelihood import Rows
+    from dpm_jax.runs import identity, plots, results
+    from dpm_jax.runs import likelihood_report as report
+    from dpm_jax.runs.bars import batches
+    from dpm_jax.runs.execution import fewer_rows
+    from dpm_jax.runs.observations import read_array
 
 FLAGS = {
     "workdir": Flag(Path, "Directory of a trained run."),
@@ -199,4 +205,4 @@ def _draw(run, x0, steps, rows: Rows, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    binary.run("evaluate.py", FLAGS, execute)
+    binary.run("evaluate.py", FLAGS, execute, check=_check)

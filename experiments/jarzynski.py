@@ -17,22 +17,28 @@ It printed, among others (seed 0, ΔF = 0.6931, 20,000 trajectories each way; 2 
 A fast driving gives a bound alone: k̂ says that the largest weights are not all drawn yet.
 """
 
+from __future__ import annotations
+
 import contextlib
 import math
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from dpm_jax import files, hosts, thermodynamics
-from dpm_jax.runs import Invalid, binary, flags, places, work_report
-from dpm_jax.runs.bars import bar
+from dpm_jax import files, hosts, later
+from dpm_jax.runs import Invalid, binary, flags, places
 from dpm_jax.runs.config import name_flag
 from dpm_jax.runs.flags import Flag
 from dpm_jax.runs.workdir import claim, locked
 from dpm_jax.training.options import MAX_SEED
+
+with later.imports(globals()):
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from dpm_jax import thermodynamics
+    from dpm_jax.runs import work_report
+    from dpm_jax.runs.bars import bar
 
 FLAGS = {
     "workdir": Flag(Path, "Directory of the run: figure and report."),
@@ -161,4 +167,4 @@ def ring_moments() -> list[dict[str, float]]:
 
 
 if __name__ == "__main__":
-    binary.run("jarzynski.py", FLAGS, execute, "the same command begins again")
+    binary.run("jarzynski.py", FLAGS, execute, "the same command begins again", check=check)

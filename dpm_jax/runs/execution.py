@@ -18,7 +18,7 @@ from dpm_jax.data.streaming import Stream
 from dpm_jax.likelihood import Evaluation, Rows, bound
 from dpm_jax.runs import identity, parts, places, plots, report
 from dpm_jax.runs import workdir as workdirs
-from dpm_jax.runs.bars import batches
+from dpm_jax.runs.bars import batches, phase
 from dpm_jax.runs.config import (
     Invalid,
     check,
@@ -179,7 +179,8 @@ def _set_up(experiment: Experiment, config: Config) -> Problem:
     if (workdir / "lock").exists():  # another process that has it is told of before data are read
         with workdirs.locked(workdir):
             pass
-    options, problem = training_options(config), experiment.setup(config)
+    with phase("loading the data"):
+        options, problem = training_options(config), experiment.setup(config)
     _check_sizes(problem, options, config)
     training.make_loss(problem.model, options.objective, options.num_t)
     return problem
@@ -202,7 +203,8 @@ def _claimed(workdir: Path, config: Config, problem: Problem, held: contextlib.E
 def _facts(workdir: Path, config: Config, problem: Problem) -> dict[str, Any]:
     """data.json of the problem; ValueError where that is not the directory's."""
     workdirs.claim(workdir, config, write=False)
-    facts = identity.of(problem, config)
+    with phase("digests of the data"):
+        facts = identity.of(problem, config)
     advice = "put the same data back, or choose another directory"
     identity.check(identity.kept(workdir), facts, workdir, advice)
     return facts
