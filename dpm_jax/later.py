@@ -12,8 +12,11 @@ no classes for `isinstance`. Type checkers and readers see the imports as they a
 import builtins
 import contextlib
 import importlib
+import threading
 from collections.abc import Iterator
 from typing import Any
+
+_one = threading.RLock()  # two threads would each put back what the other had put there
 
 
 class _Later:
@@ -43,18 +46,19 @@ def imports(names: dict[str, Any]) -> Iterator[None]:
     Args:
         names: the `globals()` of the module.
     """
-    usual = builtins.__import__
 
     def wait(name, names_of=None, locals_of=None, fromlist=(), level=0):
         if names_of is not names:
             return usual(name, names_of, locals_of, fromlist, level)
         return _Later(names, name if fromlist else name.partition(".")[0])
 
-    builtins.__import__ = wait
-    try:
-        yield
-    finally:
-        builtins.__import__ = usual
+    with _one:
+        usual = builtins.__import__
+        builtins.__import__ = wait
+        try:
+            yield
+        finally:
+            builtins.__import__ = usual
     waiting = {name: value for name, value in names.items() if isinstance(value, _Later)}
     for value in waiting.values():
         value._waits = False

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from dpm_jax import files, hosts, later
-from dpm_jax.runs import Invalid, binary, flags, places
+from dpm_jax.runs import Invalid, bars, binary, flags, places
 from dpm_jax.runs.config import name_flag
 from dpm_jax.runs.flags import Flag
 from dpm_jax.runs.workdir import claim, locked
@@ -38,7 +38,6 @@ with later.imports(globals()):
 
     from dpm_jax import thermodynamics
     from dpm_jax.runs import work_report
-    from dpm_jax.runs.bars import bar
 
 FLAGS = {
     "workdir": Flag(Path, "Directory of the run: figure and report."),
@@ -69,8 +68,12 @@ def execute(config: dict[str, Any]) -> str:
     with contextlib.ExitStack() as held:
         try:
             config = {"experiment": "jarzynski", **check(config)}
+            speeds, num = len(config["durations"]), config["num_trajectories"]
+            where = config["workdir"]
+            bars.say(f"jarzynski: {num} trajectories each way at {speeds} speeds; into {where}")
             workdir = places.local(config["workdir"])
             hosts.together(_claim, workdir, config, held)
+            bars.begin()
         except (ValueError, OSError) as error:
             raise Invalid(name_flag(error, config)) from error
         return measure(config, workdir)
@@ -86,15 +89,17 @@ def measure(config: dict[str, Any], workdir: Path) -> str:
     """Figure and report.json into the directory, which is held; the tables."""
     delta_F = 0.5 * math.log(config["stiffness_B"] / config["stiffness_A"])
     rows, works = [], []
-    for i, duration in enumerate(bar(config["durations"], "drive", "speed", leave=True)):
+    for i, duration in enumerate(bars.bar(config["durations"], "drive", "speed", leave=True)):
         key = jax.random.fold_in(jax.random.key(config["seed"]), i)
         forward, reverse, mean = drive(config, duration, key)
         works.append((duration, forward, reverse))
         known = {"duration": duration, "exact": mean - delta_F}
         rows.append(known | work_report.measure(forward, reverse, delta_F))
-    ring = ring_moments()
+    with bars.phase("ring of states"):
+        ring = ring_moments()
     wrote = [workdir / "report.json", workdir / "figures" / "jarzynski.png"]
-    work_report.draw(wrote[1], rows, works, delta_F)
+    with bars.phase("drawing the figure"):
+        work_report.draw(wrote[1], rows, works, delta_F)
     content = {
         "experiment": "jarzynski",
         "free_energy_exact": delta_F,

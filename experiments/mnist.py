@@ -25,7 +25,7 @@ with later.imports(globals()):
     from dpm_jax.baselines import parzen
     from dpm_jax.data import images as data
     from dpm_jax.runs import images, plots
-    from dpm_jax.runs.bars import batches
+    from dpm_jax.runs.bars import batches, phase
     from dpm_jax.runs.images import measures
 
 VALIDATION = 10_000  # the last training images: held out, as in Goodfellow et al. 2014
@@ -133,7 +133,8 @@ def _parzen(problem, samples):
     }
     facts, rows = {"parzen_note": parzen.CAUTION}, []
     for key, (name, paper, points) in sources.items():
-        found = parzen.evaluate(_unit(points), held_out, test)
+        with phase(name):
+            found = parzen.evaluate(_unit(points), held_out, test)
         value, error = units.bits(found.log_likelihood), units.bits(found.error)
         facts |= {
             f"{key}_bits": value,

@@ -250,7 +250,7 @@ def test_interrupted_while_xla_compiles(tmp_path):
     deep = ("--network=mlp", "--depth=150", "--width=64", "--num_t=-1")  # compiles for a minute
     with Terminal("swiss_roll", f"--workdir={tmp_path}/run", *deep) as run:
         run.until("swiss_roll, preset paper with ", " training steps of 128 ", "starting JAX: 00")
-        run.until(" parameters; data of 2: 100,000 to train", "compiling the step")
+        run.until(" parameters; 100,000 examples of 2 to train", "compiling the step")
         time.sleep(6)  # Python has traced the step by now
         assert run.interrupt() < SECOND
     assert run.text.rstrip().endswith("interrupted; the same command resumes the run")

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 from dpm_jax.hosts.membership import exit_now
 
-_PATIENCE = 0.7  # seconds that the main thread has
+_PATIENCE = 0.5  # seconds that the main thread has
 _loops = 0  # that save what they have before they end
 
 

@@ -122,9 +122,12 @@ def _execute(experiment, config: Config, held: contextlib.ExitStack) -> tuple[Ru
     state, trained = train(problem, training_options(config), workdir, params)
     found = _bound(problem, state.ema, config)
     folder = workdir / "figures"
-    figures, facts, sample_rows = experiment.figures(config, problem, state.ema, folder)
-    figures["bound_terms"] = str(_draw_bound_terms(problem, state.ema, config, folder))
-    content, rows = report.content(experiment, config, problem, state.ema, found)
+    with phase("samples and figures"):
+        figures, facts, sample_rows = experiment.figures(config, problem, state.ema, folder)
+    with phase("where K is spent"):
+        figures["bound_terms"] = str(_draw_bound_terms(problem, state.ema, config, folder))
+    with phase("ceiling and report"):
+        content, rows = report.content(experiment, config, problem, state.ema, found)
     figures = {name: str(Path(path).relative_to(workdir)) for name, path in figures.items()}
     content |= {**_of_training(state, trained), **facts, **fewer, "figures": figures}
     content = _write(workdir, content)

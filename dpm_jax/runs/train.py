@@ -63,10 +63,11 @@ def _beginning(problem: Problem, options: training.Options, state, step: int) ->
     shape = "×".join(map(str, problem.model.event_shape))
     device = jax.local_devices()[0].device_kind
     held = "no" if problem.test is None else f"{len(problem.test):,}"
-    rows = f"{len(problem.data):,}" if hasattr(problem.data, "__len__") else "streamed"
+    data = jax.tree.leaves(problem.data)[0]
+    rows = f"{len(data):,}" if hasattr(data, "__len__") else "streamed"
     where = f"goes on at step {step:,}" if step else "step 0"
     return (
-        f"{parameters:,} parameters; data of {shape}: {rows} to train, {held} held out;"
+        f"{parameters:,} parameters; {rows} examples of {shape} to train, {held} held out;"
         f" {jax.device_count()} × {device}, JAX {jax.__version__}; {where} of {options.num_steps:,}"
     )
 
