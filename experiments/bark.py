@@ -7,19 +7,25 @@ database), whole files held out for testing. Figure 5 replaces the centre of a h
 by noise and inpaints it, the paper's way and by replacement with resampling.
 """
 
+from __future__ import annotations
+
 import hashlib
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from dpm_jax import posterior, replacement, runs, sampling
-from dpm_jax.data import folders
-from dpm_jax.data.streaming import Stream
-from dpm_jax.runs import binary, identity, images, noise_floor, plots, presets
-from dpm_jax.runs.bars import bar
+from dpm_jax import later, runs
+from dpm_jax.runs import binary, presets
 from dpm_jax.runs.flags import Flag
+
+with later.imports(globals()):
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from dpm_jax import posterior, replacement, sampling
+    from dpm_jax.data import folders, streaming
+    from dpm_jax.runs import identity, images, noise_floor, plots
+    from dpm_jax.runs.bars import bar
+    from dpm_jax.runs.images import measures
 
 _SHARED = {
     **presets.IMAGES,
@@ -53,7 +59,10 @@ def make(config) -> images.ImageSet:
     split = identity.kept_split(config, folders.names(config["image_dir"]))
     of = (config["colour"], split, config["levels"], config["memory_gib"])
     photos = folders.read(config["image_dir"], size, *of)
-    sizes, streams = jnp.asarray(photos.train.sizes), isinstance(photos.train.photos, Stream)
+    sizes, streams = (
+        jnp.asarray(photos.train.sizes),
+        isinstance(photos.train.photos, streaming.Stream),
+    )
 
     def draw(key, rows, n):
         if streams:
@@ -189,7 +198,7 @@ EXPERIMENT = runs.register(
         },
         setup=setup,
         figures=figures,
-        measures=images.measures,
+        measures=measures,
     )
 )
 

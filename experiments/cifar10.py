@@ -7,17 +7,24 @@ paper's 5.4 bits/pixel is 4.20 bits/dim, at a β_1 that it does not state; K dep
 noise in grey levels is scale · √β_1: 0.5 at 6e-5, 0.15 at 5.5e-6.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from dpm_jax import posterior, runs, sampling
-from dpm_jax.data import images as data
-from dpm_jax.data.streaming import Stream
-from dpm_jax.runs import binary, images, noise_floor, plots, presets
+from dpm_jax import later, runs
+from dpm_jax.runs import binary, presets
 from dpm_jax.runs.flags import Flag
+
+with later.imports(globals()):
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from dpm_jax import posterior, sampling
+    from dpm_jax.data import images as data
+    from dpm_jax.data.streaming import Stream
+    from dpm_jax.runs import images, noise_floor, plots
+    from dpm_jax.runs.images import measures
 
 _SHARED = {
     **presets.IMAGES,
@@ -131,7 +138,7 @@ EXPERIMENT = runs.register(
         },
         setup=setup,
         figures=figures,
-        measures=images.measures,
+        measures=measures,
         paper_K_bits=5.4 * 1024,
         paper_gain_bits=11.5 * 1024,
         flags={"name": "dataset"},

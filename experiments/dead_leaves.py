@@ -8,16 +8,22 @@ Figure 4 is a whole image. The law has flat regions, hence no density: only K on
 noise, means anything, and every model is compared there, on the same images.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 
-import jax
-import numpy as np
-
-from dpm_jax import runs
-from dpm_jax.data import dead_leaves, folders
-from dpm_jax.images import dequantisation
-from dpm_jax.runs import binary, images, noise_floor, plots, presets
+from dpm_jax import later, runs
+from dpm_jax.runs import binary, presets
 from dpm_jax.runs.flags import Flag
+
+with later.imports(globals()):
+    import jax
+    import numpy as np
+
+    from dpm_jax.data import dead_leaves, folders
+    from dpm_jax.images import dequantisation
+    from dpm_jax.runs import images, noise_floor, plots
+    from dpm_jax.runs.images import measures
 
 _SHARED = {
     **presets.IMAGES,
@@ -104,7 +110,7 @@ EXPERIMENT = runs.register(
         },
         setup=setup,
         figures=figures,
-        measures=images.measures,
+        measures=measures,
         flags={"path": "dataset"},
     )
 )

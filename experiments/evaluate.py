@@ -9,24 +9,30 @@ to, where that can be known. Writes likelihood.json and figures/dissipation.png 
 --input K and log p alone, into likelihood_NAME.json.
 """
 
+from __future__ import annotations
+
 from pathlib import Path
 from typing import Any
 
-import jax
-import numpy as np
-
-from dpm_jax import files, hosts, likelihood, runs
-from dpm_jax.likelihood import Rows
-from dpm_jax.runs import Invalid, binary, flags, identity, places, plots, results
-from dpm_jax.runs import likelihood_report as report
-from dpm_jax.runs.bars import batches
+from dpm_jax import files, hosts, later, runs
+from dpm_jax.runs import Invalid, bars, binary, flags, places
 from dpm_jax.runs.config import check_at_most, name_flag
-from dpm_jax.runs.execution import fewer_rows
 from dpm_jax.runs.flags import Flag
-from dpm_jax.runs.observations import read_array
 from dpm_jax.runs.workdir import PLACES_OF_DATA as PLACES
 from dpm_jax.runs.workdir import check_writable
 from dpm_jax.training.options import MAX_SEED
+
+with later.imports(globals()):
+    import jax
+    import numpy as np
+
+    from dpm_jax import likelihood
+    from dpm_jax.likelihood import Rows
+    from dpm_jax.runs import identity, plots, results
+    from dpm_jax.runs import likelihood_report as report
+    from dpm_jax.runs.bars import batches
+    from dpm_jax.runs.execution import fewer_rows
+    from dpm_jax.runs.observations import read_array
 
 FLAGS = {
     "workdir": Flag(Path, "Directory of a trained run."),
@@ -78,8 +84,12 @@ def execute(config) -> str:
     """
     try:
         counts = _check(config)
-        run, (rows, prepare) = _load(config, counts[-1])
+        what = f"K and log p of {config['input'] or 'the test set'}, M = {config['trajectories']}"
+        bars.say(f"evaluate: {what}, by the run in {config['workdir']}")
+        with bars.phase("loading run and data"):
+            run, (rows, prepare) = _load(config, counts[-1])
         wrote, asked = hosts.together(_place, config, run, rows)
+        bars.begin()
     except (ValueError, OSError) as error:
         raise Invalid(name_flag(error, config)) from error
     seed = run.config.get("seed", 0) + 10 if config["seed"] is None else config["seed"]
@@ -100,7 +110,9 @@ def execute(config) -> str:
         found = _of_the_run(run, found, x0, budget, (counts[-1], steps), go)
     results.begin(wrote[0], asked)
     _draw(run, x0, steps, go(4, "profile"), wrote[1])
-    content = report.content(run, found) | {"seed": seed, "steps": steps, "settings": asked}
+    with bars.phase("report"):
+        content = report.content(run, found)
+    content |= {"seed": seed, "steps": steps, "settings": asked}
     content |= fewer
     content["figures"] = {"dissipation": str(wrote[1].relative_to(run.workdir))}
     files.write_json(wrote[0], content)
@@ -199,4 +211,4 @@ def _draw(run, x0, steps, rows: Rows, path: Path) -> None:
 
 
 if __name__ == "__main__":
-    binary.run("evaluate.py", FLAGS, execute)
+    binary.run("evaluate.py", FLAGS, execute, check=_check)

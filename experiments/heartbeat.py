@@ -8,20 +8,26 @@ bits; the ceiling printed is K at the exact best factorised reverse kernel (Baye
 sequences), which the paper's network could reach at best.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from dpm_jax import binomial, likelihood, model, runs, sampling, units
-from dpm_jax.data import heartbeat
-from dpm_jax.exact import heartbeat as exact
-from dpm_jax.networks import registry
-from dpm_jax.runs import binary, plots
+from dpm_jax import later, runs, units
+from dpm_jax.runs import binary
 from dpm_jax.runs.config import make_schedule
 from dpm_jax.runs.flags import Flag
+
+with later.imports(globals()):
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from dpm_jax import binomial, likelihood, model, sampling
+    from dpm_jax.data import heartbeat
+    from dpm_jax.exact import heartbeat as exact
+    from dpm_jax.networks import registry
+    from dpm_jax.runs import plots
 
 _SHARED = {
     "rate": 0.2,

@@ -9,17 +9,24 @@ Parzen windows. K depends on β_1, the noise floor: at 0.002 no model can pass K
 bits/dim (the entropy of the noise alone).
 """
 
+from __future__ import annotations
+
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from dpm_jax import likelihood, runs, units
-from dpm_jax.baselines import parzen
-from dpm_jax.data import images as data
-from dpm_jax.runs import binary, images, plots, presets
-from dpm_jax.runs.bars import batches
+from dpm_jax import later, runs, units
+from dpm_jax.runs import binary, presets
 from dpm_jax.runs.flags import Flag
+
+with later.imports(globals()):
+    import numpy as np
+
+    from dpm_jax import likelihood
+    from dpm_jax.baselines import parzen
+    from dpm_jax.data import images as data
+    from dpm_jax.runs import images, plots
+    from dpm_jax.runs.bars import batches, phase
+    from dpm_jax.runs.images import measures
 
 VALIDATION = 10_000  # the last training images: held out, as in Goodfellow et al. 2014
 _SHARED = {
@@ -126,7 +133,8 @@ def _parzen(problem, samples):
     }
     facts, rows = {"parzen_note": parzen.CAUTION}, []
     for key, (name, paper, points) in sources.items():
-        found = parzen.evaluate(_unit(points), held_out, test)
+        with phase(name):
+            found = parzen.evaluate(_unit(points), held_out, test)
         value, error = units.bits(found.log_likelihood), units.bits(found.error)
         facts |= {
             f"{key}_bits": value,
@@ -168,7 +176,7 @@ EXPERIMENT = runs.register(
         },
         setup=setup,
         figures=figures,
-        measures=partial(images.measures, per="dim"),
+        measures=partial(measures, per="dim"),
     )
 )
 

@@ -12,25 +12,32 @@ mean, spread and numbers into DIR/posterior/TASK_METHOD (or --out). Methods:
 * particles  that factor kept as the weights of a particle filter: exact as --num_samples grows
 """
 
+from __future__ import annotations
+
 import math
 import os
 from pathlib import Path
 from typing import Any
 
-from dpm_jax import files, hosts, runs
-from dpm_jax.runs import Invalid, binary, flags, identity, observations, places, results
-from dpm_jax.runs import posterior_report as report
+from dpm_jax import files, hosts, later, runs
+from dpm_jax.runs import Invalid, bars, binary, flags, places
 from dpm_jax.runs.config import check_at_most, name_flag
 from dpm_jax.runs.flags import Flag
-from dpm_jax.runs.observations import METHODS, STARTS, TASKS
 from dpm_jax.runs.workdir import PLACES_OF_DATA, check_writable
 from dpm_jax.training.options import MAX_SEED
 
+with later.imports(globals()):
+    from dpm_jax.runs import identity, observations, results
+    from dpm_jax.runs import posterior_report as report
+
+METHODS = ("paper", "annealed", "particles", "replacement")  # as observations.py has them
 FLAGS = {
     "workdir": Flag(Path, "Directory of a trained run."),
-    "task": Flag(str, "inpaint or denoise.", "inpaint", TASKS),
-    "method": Flag(str, "paper, annealed, particles or replacement.", "particles", tuple(METHODS)),
-    "start": Flag(str, "Law of x^T: tilted (π r) or observed (at y itself).", "tilted", STARTS),
+    "task": Flag(str, "inpaint or denoise.", "inpaint", ("inpaint", "denoise")),
+    "method": Flag(str, "paper, annealed, particles or replacement.", "particles", METHODS),
+    "start": Flag(
+        str, "Law of x^T: tilted (π r) or observed (at y itself).", "tilted", ("tilted", "observed")
+    ),
     "threshold": Flag(float, "Particles: resample below this part of all, in ESS.", 0.8, "[0, 1]"),
     "filters": Flag(
         int,
@@ -101,17 +108,22 @@ def execute(config) -> str:
         if config["experiment"]:
             runs.import_file(config["experiment"])
         given = {name: config[name] for name in PLACES_OF_DATA}
-        run = runs.load(config["workdir"], other_data=config["other_data"], **given)
+        bars.say(f"posterior: {config['task']} by {config['method']}, run in {config['workdir']}")
+        with bars.phase("loading run and data"):
+            run = runs.load(config["workdir"], other_data=config["other_data"], **given)
         config, seen = hosts.together(_observe, config, run)
         out = places.local(config["out"], "out") if config["out"] else run.workdir / _name(config)
         held = hosts.together(_claimed, config, run, seen, out)
+        bars.begin()
         found = observations.draw(config, run, seen)
     except (ValueError, OSError) as error:
         raise Invalid(name_flag(error, config)) from error
-    content = report.content(run, seen, found, held)
+    with bars.phase("measuring the draws"):
+        content = report.content(run, seen, found, held)
     results.begin(out / "posterior.json", held)
     wrote = [out / "posterior.json", out / "posterior.npz", out / "posterior.png"]
-    report.draw(wrote[2], run, seen, found, f"{config['task']}, {config['method']}")
+    with bars.phase("drawing the figure"):
+        report.draw(wrote[2], run, seen, found, f"{config['task']}, {config['method']}")
     report.save_arrays(wrote[1], seen, found)
     files.write_json(wrote[0], content)
     places.bring(run.workdir)
@@ -195,4 +207,4 @@ def _claim(out: Path, held: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    binary.run("posterior.py", FLAGS, execute)
+    binary.run("posterior.py", FLAGS, execute, check=_check)

@@ -7,20 +7,26 @@ Gaussian diffusion in 2-D, T = 40, normalised RBF network of 16 units with a rea
 any such number depends: K is bounded by −h(X_1), the ceiling printed beside it.
 """
 
+from __future__ import annotations
+
 from functools import partial
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
-import numpy as np
-
-from dpm_jax import gaussian, model, runs, sampling
-from dpm_jax.data import swiss_roll
-from dpm_jax.exact import swiss_roll as exact
-from dpm_jax.networks import registry
-from dpm_jax.runs import binary, plots
+from dpm_jax import later, runs
+from dpm_jax.runs import binary
 from dpm_jax.runs.config import make_schedule
 from dpm_jax.runs.flags import Flag
+
+with later.imports(globals()):
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from dpm_jax import gaussian, model, sampling
+    from dpm_jax.data import swiss_roll
+    from dpm_jax.exact import swiss_roll as exact
+    from dpm_jax.networks import registry
+    from dpm_jax.runs import plots
 
 _SHARED = {
     "noise": 0.0,

@@ -15,6 +15,8 @@ for flag, value in (
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={value}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# Binaries keep what they compile in the user's cache folder, which is not for tests.
+os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "0")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402

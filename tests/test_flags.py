@@ -28,6 +28,7 @@ from dpm_jax.experiments import (
 from dpm_jax.networks import registry
 from dpm_jax.runs import Invalid, binary, execution
 from dpm_jax.runs.config import check, flags_of, make_schedule, training_options
+from dpm_jax.training.optimizers import LR_SCHEDULES, OPTIMIZERS
 
 ROOT = Path(__file__).resolve().parents[1]
 DEVICES = jax.local_device_count()
@@ -299,6 +300,30 @@ def test_every_flag_refuses_what_its_type_does_not_have(tmp_path, monkeypatch, c
         line = last_line(capsys, program, argv)
         assert line.startswith(f"--{name}: expected ") and "got" in line, (argv, line)
     assert not list(tmp_path.iterdir())
+
+
+def test_names_that_flags_take_are_those_of_the_library():
+    """They stand in files that import no JAX."""
+    from dpm_jax.core import binomial
+    from dpm_jax.networks import multiscale_conv
+    from dpm_jax.runs import config, noise_floor, observations, presets
+
+    assert ("learned", *schedule.FIXED) == config.SCHEDULES
+    assert config.NETWORKS == registry.NAMES
+    means = dict.fromkeys([*gaussian.MEANS, *binomial.MEANS, "skip"])
+    assert tuple(means) == config.READOUTS
+    assert config.VARIANCES == gaussian.VARIANCES
+    assert tuple(multiscale_conv.NONLINEARITIES) == presets.NONLINEARITIES
+    known = flags_of(cifar10.EXPERIMENT)
+    assert all(name in known["baselines"].help for name in noise_floor._FITS)
+    for name, values in (("optimizer", OPTIMIZERS), ("lr_schedule", LR_SCHEDULES)):
+        assert config.HELP[name].values == values
+    asked = posterior.FLAGS
+    assert asked["method"].values == tuple(observations.METHODS)
+    assert (asked["task"].values, asked["start"].values) == (
+        observations.TASKS,
+        observations.STARTS,
+    )
 
 
 def test_every_whole_number_has_a_type_a_range_and_a_help():

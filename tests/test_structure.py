@@ -29,8 +29,10 @@ HEAVY = (
     "absl",
     "scipy.optimize",
 )
+JAX = ("jax", "numpy")
 # Room -> the rooms, or modules of rooms, that it may import beside its own.
 ROOMS = {
+    "later": set(),
     "units": set(),
     "files": set(),
     "hosts": set(),
@@ -142,6 +144,7 @@ def test_imports_point_one_way(name):
     allowed = ROOMS[room] | {room}
     if room == "core":
         allowed = CORE.get(name, set()) | ROOMS["core"]
+    allowed = allowed | {"later"}
     extra = {full for full in own_imports(name) if not within(full, allowed)}
     assert not extra, f"{name} imports {sorted(extra)}"
 
@@ -166,13 +169,34 @@ def test_nothing_imports_experiments_or_tests():
         assert not extra, f"{name} imports {sorted(extra)}"
 
 
-def test_importing_the_package_costs_jax_alone():
-    code = f"import dpm_jax, sys; print([m for m in {HEAVY} if m in sys.modules])"
-    result = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120
+def loaded(*statements):
+    """Which of HEAVY and JAX are imported after each statement, in a process of its own."""
+    code = "; ".join(
+        f"{s}; print([m for m in {(*HEAVY, *JAX)} if m in sys.modules])" for s in statements
     )
+    result = subprocess.run(
+        [sys.executable, "-c", f"import sys; {code}"],
+        cwd=ROOT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
     assert result.returncode == 0, result.stderr
-    assert result.stdout.strip() == "[]"
+    return [set(ast.literal_eval(line)) for line in result.stdout.splitlines()]
+
+
+def test_importing_the_package_costs_nothing_and_its_names_jax_alone():
+    every = f"[getattr(dpm_jax, name) for name in {dpm_jax.__all__}]"
+    assert loaded("import dpm_jax", every) == [set(), set(JAX)]
+
+
+def test_names_of_the_package_are_found_by_every_form_of_import():
+    names = "from dpm_jax.likelihood import Rows; from dpm_jax import posterior, training as t"
+    assert loaded(names, "t.Options(); dpm = __import__('dpm_jax'); dpm.posterior.tilted")[0] >= {
+        "jax"
+    }
+    assert set(dpm_jax.__all__) <= set(dir(dpm_jax))
+    with pytest.raises(AttributeError, match="module 'dpm_jax' has no attribute 'wild'"):
+        dpm_jax.wild  # noqa: B018
+    with pytest.raises(ImportError, match="cannot import name 'wild' from 'dpm_jax'"):
+        exec("from dpm_jax import wild")
 
 
 @pytest.mark.parametrize("room", ["", *sorted(ROOMS)])

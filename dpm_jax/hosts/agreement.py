@@ -5,11 +5,13 @@ import socket
 from collections.abc import Callable
 from typing import Any
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
-
+from dpm_jax import later
 from dpm_jax.hosts.membership import Elsewhere, barrier, first, many, wait_timeout
+
+with later.imports(globals()):
+    import jax
+    import numpy as np
+    from jax.experimental import multihost_utils
 
 _BLOCK = 4096  # bytes; texts are sent in whole blocks, so that few programs are compiled
 _PIECE = 2**26  # bytes sent at once

@@ -12,8 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import jax
-from jax.experimental import multihost_utils
+from dpm_jax import later
+
+with later.imports(globals()):
+    import jax
+    from jax.experimental import multihost_utils
 
 
 class Cluster(NamedTuple):
@@ -165,9 +168,14 @@ def end_on_signal() -> None:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+def joined() -> bool:
+    """Whether jax.distributed is at work here; asked without importing JAX."""
+    return "jax" in sys.modules and jax.distributed.is_initialized()
+
+
 def many() -> bool:
     """Whether there are several processes, which jax.distributed joined."""
-    if not jax.distributed.is_initialized():
+    if not joined():
         return False
     try:
         return jax.process_count() > 1
@@ -193,7 +201,7 @@ def barrier(what: str, timeout: float) -> None:
     global _met
     if not many():
         return
-    from orbax.checkpoint import multihost  # here: `import dpm_jax` costs JAX alone
+    from orbax.checkpoint import multihost  # here: orbax takes a second to import
 
     _met += 1
     everyone = set(range(jax.process_count()))

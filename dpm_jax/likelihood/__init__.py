@@ -4,28 +4,31 @@
 model and its parameters, and all devices.
 """
 
-from dpm_jax.likelihood import bound, discretized, work
-from dpm_jax.likelihood.dataset import Evaluation, NoiseFloor, evaluate, evaluate_noise_floor
-from dpm_jax.likelihood.dataset_work import (
-    Dissipation,
-    LogLikelihood,
-    evaluate_dissipation,
-    evaluate_sandwich,
-    evaluate_works,
-    summarise,
-)
-from dpm_jax.likelihood.rows import Rows, over_rows, standard_error
-from dpm_jax.likelihood.work import (
-    Profile,
-    Sandwich,
-    entropy_bounds,
-    estimate,
-    forward_work,
-    forward_works,
-    profile,
-    reverse_work,
-    sandwich,
-)
+from dpm_jax import later
+
+with later.imports(globals()):
+    from dpm_jax.likelihood import bound, discretized, work
+    from dpm_jax.likelihood.dataset import Evaluation, NoiseFloor, evaluate, evaluate_noise_floor
+    from dpm_jax.likelihood.dataset_work import (
+        Dissipation,
+        LogLikelihood,
+        evaluate_dissipation,
+        evaluate_sandwich,
+        evaluate_works,
+        summarise,
+    )
+    from dpm_jax.likelihood.rows import Rows, over_rows, standard_error
+    from dpm_jax.likelihood.work import (
+        Profile,
+        Sandwich,
+        entropy_bounds,
+        estimate,
+        forward_work,
+        forward_works,
+        profile,
+        reverse_work,
+        sandwich,
+    )
 
 __all__ = [
     "Dissipation",

@@ -7,10 +7,13 @@ which a readout (dpm_jax/core/readout.py) makes the reverse kernel. The paper's 
 respaced schedule.
 """
 
-from dpm_jax.networks.dense import MLP, ResidualMLP, log_snr_features
-from dpm_jax.networks.multiscale_conv import MultiScaleConv
-from dpm_jax.networks.paper import RBF, BumpDense, SigmoidPerceptron
-from dpm_jax.networks.unet import UNet
+from dpm_jax import later
+
+with later.imports(globals()):
+    from dpm_jax.networks.dense import MLP, ResidualMLP, log_snr_features
+    from dpm_jax.networks.multiscale_conv import MultiScaleConv
+    from dpm_jax.networks.paper import RBF, BumpDense, SigmoidPerceptron
+    from dpm_jax.networks.unet import UNet
 
 __all__ = [
     "MLP",

@@ -1,8 +1,11 @@
 """Posteriors p~(x^0) ∝ p(x^0) r(x^0) (Sec. 2.5, App. C): tilts, particles, replacement."""
 
-from dpm_jax.posterior import particles, replacement
-from dpm_jax.posterior.r import denoise, inpaint, perturb
-from dpm_jax.posterior.tilt import R_T, REACH, Tilt, compose, curvature, sample, tilted
+from dpm_jax import later
+
+with later.imports(globals()):
+    from dpm_jax.posterior import particles, replacement
+    from dpm_jax.posterior.r import denoise, inpaint, perturb
+    from dpm_jax.posterior.tilt import R_T, REACH, Tilt, compose, curvature, sample, tilted
 
 __all__ = [
     "REACH",

@@ -4,19 +4,22 @@
 model of your own, `save` keeps one. `register` makes an experiment of yours known.
 """
 
-from dpm_jax.runs.config import Invalid
-from dpm_jax.runs.execution import fit, start
-from dpm_jax.runs.experiment import (
-    Budget,
-    Exact,
-    Experiment,
-    ImageScale,
-    Problem,
-    find,
-    import_file,
-    register,
-)
-from dpm_jax.runs.run import Run, load, save
+from dpm_jax import later
+
+with later.imports(globals()):
+    from dpm_jax.runs.config import Invalid
+    from dpm_jax.runs.execution import fit, start
+    from dpm_jax.runs.experiment import (
+        Budget,
+        Exact,
+        Experiment,
+        ImageScale,
+        Problem,
+        find,
+        import_file,
+        register,
+    )
+    from dpm_jax.runs.run import Run, load, save
 
 __all__ = [
     "Budget",

@@ -11,17 +11,22 @@ from logging import ERROR
 from pathlib import Path
 from typing import NoReturn
 
-import jax
 from absl import flags, logging
 
-from dpm_jax import hosts
-from dpm_jax.runs import cluster, execution
+from dpm_jax import hosts, later
+from dpm_jax.runs import bars, cluster, compilation, streams
+from dpm_jax.runs import config as configs
 from dpm_jax.runs import flags as values
 from dpm_jax.runs.config import HELP, Invalid, configure, flag_of_path, flags_of
 from dpm_jax.runs.experiment import Config, Experiment
 from dpm_jax.runs.flags import Flag
-from dpm_jax.training import Diverged
-from dpm_jax.training.checkpoint import CheckpointError
+
+with later.imports(globals()):
+    import jax
+
+    from dpm_jax import training
+    from dpm_jax.runs import execution
+    from dpm_jax.training import checkpoint
 
 _DEFINE: dict[type, Callable] = {
     bool: flags.DEFINE_boolean,
@@ -38,16 +43,22 @@ _BUG, _INVALID, _INTERRUPTED, _DEAD_PIPE = 1, 2, 130, 141  # exit codes; 128 + s
 def main(experiment: Experiment, argv: Sequence[str] | None = None) -> NoReturn:
     """Run an experiment from the command line: its presets are the defaults of its flags."""
 
+    def whole(given: Config) -> Config:
+        more = {name: v for name, v in given.items() if name not in ("preset", "workdir")}
+        return configure(experiment, given["preset"], given["workdir"], more)
+
     def execute(given: Config) -> str:
-        preset, workdir = given.pop("preset"), given.pop("workdir")
-        try:
-            config = configure(experiment, preset, workdir, given)
-        except ValueError as error:
-            raise Invalid(f"--{error}") from error
-        return execution.execute(experiment, config)[1]
+        return execution.execute(experiment, whole(given))[1]
+
+    def check(given: Config) -> None:
+        if not given["workdir"]:
+            raise ValueError("workdir: expected a directory for the run, got none")
+        config = whole(given)
+        configs.check(config, experiment)
+        bars.say(configs.plan(experiment, config))
 
     known = _with_presets(experiment)
-    run(f"{experiment.name}.py", known, execute, "the same command resumes the run", argv)
+    run(f"{experiment.name}.py", known, execute, "the same command resumes the run", argv, check)
 
 
 def run(
@@ -56,6 +67,7 @@ def run(
     execute: Callable[[Config], str],
     if_interrupted: str = "",
     argv: Sequence[str] | None = None,
+    check: Callable[[Config], object] = lambda given: None,
 ) -> NoReturn:
     """Parse the flags, print what `execute` makes of them, and exit.
 
@@ -68,34 +80,45 @@ def run(
         execute: values of all flags -> the text to print.
         if_interrupted: what to say after Ctrl-C.
         argv: the arguments; None: those of the process.
+        check: ValueError, named by its flag, for values that can be refused without JAX.
     """
-    _print_anything()
+    streams.take_anything()
+    after = f"; {if_interrupted}" if if_interrupted else ""
+    interrupted = f"{program}: interrupted{after}"
+    with hosts.answered(interrupted) as to_say:
+        code, line = _ended(program, known, execute, argv, check)
+        if code == _INTERRUPTED:
+            line = f"\n{interrupted}" if to_say() else ""
+        _leave(code, line)
+
+
+def _ended(program: str, known, execute, argv, check) -> tuple[int, str]:
+    """Exit code and last line of a program, once it has done its work or failed."""
     given: Config = {}
-    known = {**known, **cluster.FLAGS}
+    known = {**known, **cluster.FLAGS, **compilation.FLAGS}
     try:
         argv = sys.argv[1:] if argv is None else argv
         if {"--help", "-help", "--helpfull", "-h"} & set(argv):
-            _print(_help(program, known))
+            streams.write(_help(program, known))
         else:
             given |= _parse(program, known, argv)
             logging.set_verbosity(logging.WARNING)
-            _check(given, known)
+            bars.hold()
+            _check(given, known, check)
             _keep_memory()
             logging.get_absl_logger().addFilter(_is_no_error)
             if "num_steps" not in known:  # nothing will train
                 hosts.end_on_signal()
             text = execute(dict(given))
             if hosts.first():
-                _print(hosts.shown(text))
-        code, line = 0, ""
+                streams.write(hosts.shown(text))
+        return 0, ""
     except KeyboardInterrupt:
-        after = f"; {if_interrupted}" if if_interrupted else ""
-        code, line = _INTERRUPTED, f"\n{program}: interrupted{after}"
+        return _INTERRUPTED, ""
     except BrokenPipeError:
-        code, line = _DEAD_PIPE, ""
+        return _DEAD_PIPE, ""
     except Exception as error:
-        code, line = _told(program, error, given)
-    _leave(code, line)
+        return _told(program, error, given)
 
 
 def _told(program: str, error: Exception, given: Config) -> tuple[int, str]:
@@ -103,7 +126,7 @@ def _told(program: str, error: Exception, given: Config) -> tuple[int, str]:
     why = _mendable(error, given)
     if why is not None:
         return _INVALID, f"{program}: {hosts.shown(' '.join(why.split()))}"
-    if isinstance(error, jax.errors.JaxRuntimeError) and hosts.many():
+    if hosts.many() and isinstance(error, jax.errors.JaxRuntimeError):
         why = " ".join(str(error).split())[:200]
         return _BUG, f"{program}: {hosts.name()}: another process died or hangs ({why})"
     with contextlib.suppress(OSError):
@@ -116,7 +139,7 @@ def _told(program: str, error: Exception, given: Config) -> tuple[int, str]:
 
 def _mendable(error: BaseException, given: Config) -> str | None:
     """What the user can do about an error, in one line; None for a bug."""
-    if isinstance(error, (Invalid, Diverged, CheckpointError)):
+    if isinstance(error, (Invalid, *_trouble())):
         return str(error)
     text = str(error)
     found: BaseException | None = error
@@ -130,6 +153,13 @@ def _mendable(error: BaseException, given: Config) -> str | None:
     return None
 
 
+def _trouble() -> tuple[type[Exception], ...]:
+    """What training raises that the user can mend; nothing where it was not imported."""
+    if "jax" not in sys.modules:
+        return ()
+    return training.Diverged, checkpoint.CheckpointError
+
+
 _FULL = ("No space left on device", "Disk quota exceeded", "File too large")
 
 
@@ -137,7 +167,7 @@ def _of_system(error: BaseException, full: str | None, given: Config) -> str:
     """What the system refused, named by the flag whose path it is."""
     file = getattr(error, "filename", None)
     why = full or getattr(error, "strerror", None) or str(error)
-    if file is None and isinstance(error, _StandardOutput):
+    if file is None and isinstance(error, streams.StandardOutputError):
         return f"cannot write standard output: {why}"
     flag = flag_of_path(str(file), given) if file is not None else None
     place = given.get("out") or given.get("workdir")
@@ -190,15 +220,24 @@ def _of_value(error: Exception, known: Mapping[str, Flag]) -> str:
     return f"--{told[1]}: expected {what}, got {value!r}"
 
 
-def _check(given: Config, known: Mapping[str, Flag]) -> None:
-    """The values, and the devices that the environment asks for."""
+def _check(given: Config, known: Mapping[str, Flag], check: Callable[[Config], object]) -> None:
+    """The values; what was told of other processes and of the compilation cache is done here."""
     try:
         values.check(given, known, optional=True)
-        cluster.join(given)
-        execution.check_alike(given)
+        own = {name: value for name, value in given.items() if name not in cluster.FLAGS}
+        check({name: value for name, value in own.items() if name not in compilation.FLAGS})
+        with bars.phase("starting JAX"):
+            cluster.join(given)
+            compilation.use(given.pop("compilation_cache"))
+            execution.check_alike(given)
+            _check_devices()
     except ValueError as error:
         of = "" if str(error).startswith("JAX_") else "--"  # of the environment
         raise Invalid(f"{of}{error}") from error
+
+
+def _check_devices() -> None:
+    """The devices that the environment asks for."""
     try:
         jax.local_devices()
     except Exception as error:  # JAX raises anything, AssertionError too
@@ -228,32 +267,9 @@ def _with_presets(experiment: Experiment) -> dict[str, Flag]:
     return found
 
 
-class _StandardOutput(OSError):
-    """Standard output does not take the text."""
-
-
 def _is_no_error(record) -> bool:
     """Orbax logs the tracebacks of errors that it also raises."""
     return record.levelno < ERROR
-
-
-def _print(text: str) -> None:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise _StandardOutput(error.errno, error.strerror) from error
-
-
-def _print_anything() -> None:
-    """Characters that the terminal lacks are written as \\u escapes; no terminal takes all."""
-    for name in ("stdout", "stderr"):
-        stream = getattr(sys, name)
-        if stream is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
 
 
 def _leave(code: int, line: str) -> NoReturn:
@@ -262,23 +278,12 @@ def _leave(code: int, line: str) -> NoReturn:
     What every process was refused for, process 0 says alone.
     """
     speaks = code == _BUG or hosts.first()
-    _say(line if speaks else "")
-    lost = jax.distributed.is_initialized() and not hosts.many()  # joined, and has no devices
+    streams.end(line if speaks else "")
+    lost = hosts.joined() and not hosts.many()  # joined, and has no devices
     if lost or not hosts.leave(code):
-        _say("" if speaks else line)
+        streams.end("" if speaks else line)
         hosts.exit_now(code or _BUG)
     sys.exit(code)
-
-
-def _say(line: str) -> None:
-    with contextlib.suppress(OSError):
-        if line:
-            print(line, file=sys.stderr, flush=True)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:  # else the interpreter tries again, and says so
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _keep_memory() -> None:

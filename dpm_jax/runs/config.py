@@ -1,4 +1,10 @@
-"""The configuration of a run: every flag by name, and what the library makes of it."""
+"""The configuration of a run: every flag by name, and what the library makes of it.
+
+Names that flags take stand here, as the library has them, so that flags are read without JAX;
+tests/test_flags.py holds them equal.
+"""
+
+from __future__ import annotations
 
 import dataclasses
 import os
@@ -6,17 +12,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dpm_jax.core import binomial, gaussian, schedule
-from dpm_jax.core.schedule import Schedule
-from dpm_jax.networks import registry
+from dpm_jax import later
 from dpm_jax.runs import flags, places
 from dpm_jax.runs.experiment import Config, Experiment
 from dpm_jax.runs.flags import Flag
-from dpm_jax.training import Options
-from dpm_jax.training.objective import OBJECTIVES
-from dpm_jax.training.options import MAX_SEED
+from dpm_jax.training.options import MAX_SEED, OBJECTIVES, Options, check_values
 
-_READOUTS = tuple(dict.fromkeys([*gaussian.MEANS, *binomial.MEANS, "skip"]))
+with later.imports(globals()):
+    from dpm_jax.core import schedule
+
+SCHEDULES = ("learned", "constant_fraction", "geometric", "linear", "cosine")
+NETWORKS = ("bump_dense", "mlp", "multiscale_conv", "perceptron", "rbf", "residual_mlp", "unet")
+READOUTS = ("eq65", "code", "x0", "v", "sigmoid", "step", "skip")
+VARIANCES = ("eq64", "between", "posterior")
 
 
 class Invalid(Exception):
@@ -37,9 +45,9 @@ HELP = {
     "schedule": Flag(
         str,
         "learned, or a fixed one: constant_fraction, geometric, linear, cosine.",
-        values=("learned", *schedule.FIXED),
+        values=SCHEDULES,
     ),
-    "network": Flag(str, f"Network by name: {', '.join(registry.NAMES)}.", values=registry.NAMES),
+    "network": Flag(str, f"Network by name: {', '.join(NETWORKS)}.", values=NETWORKS),
     "width": Flag(
         int, "Units of a layer; of the unet: channels of its fine scale.", values=_COUNT, bytes=16
     ),
@@ -47,12 +55,12 @@ HELP = {
         int, "Hidden layers; of the unet: residual blocks of each stage.", values="[1, 1000]"
     ),
     "readout": Flag(
-        str, "Mean of the reverse kernel by name (dpm_jax/core/readout.py).", values=_READOUTS
+        str, "Mean of the reverse kernel by name (dpm_jax/core/readout.py).", values=READOUTS
     ),
     "variance": Flag(
         str,
         "Variance of the reverse kernel: eq64, between, posterior (Gaussian only).",
-        values=gaussian.VARIANCES,
+        values=VARIANCES,
     ),
     "last_step": Flag(
         str,
@@ -136,6 +144,7 @@ def check(config: Config, experiment: Experiment) -> None:
     """ValueError naming the first flag of a run that has a value it cannot have."""
     flags.check(config, {"workdir": Flag(Path, ""), "init_from": HELP["init_from"]}, optional=True)
     flags.check(config, flags_of(experiment))
+    check_values(training_options(config))
 
 
 def configure(experiment: Experiment, preset: str, workdir: Any, given: Config) -> Config:
@@ -165,13 +174,25 @@ def with_init_from(config: Config) -> Config:
     return config | ({"init_from": str(start)} if start else {})
 
 
+def plan(experiment: Experiment, config: Config) -> str:
+    """What will be done, as far as flags say it."""
+    preset = experiment.presets[config["preset"]]
+    differ = [f"{name}={v}" for name, v in config.items() if preset.get(name, v) != v]
+    changed = f" with {', '.join(differ)}" if differ else ""
+    return (
+        f"{experiment.name}, preset {config['preset']}{changed}: {config['num_steps']} training"
+        f" steps of {config['batch_size']} examples, K of {config['num_eval']}, figures; into"
+        f" {config['workdir']}"
+    )
+
+
 def training_options(config: Config) -> Options:
     """The fields of training.Options among the flags."""
     fields = {field.name for field in dataclasses.fields(Options)}
     return Options(**{name: value for name, value in config.items() if name in fields})
 
 
-def make_schedule(config: Config) -> Schedule:
+def make_schedule(config: Config) -> schedule.Schedule:
     """The fixed schedule named by the flags; "learned" starts from the geometric one."""
     name = "geometric" if config["schedule"] == "learned" else config["schedule"]
     schedule.check_steps(config["T"])

@@ -18,7 +18,7 @@ from dpm_jax.data.streaming import Stream
 from dpm_jax.likelihood import Evaluation, Rows, bound
 from dpm_jax.runs import identity, parts, places, plots, report
 from dpm_jax.runs import workdir as workdirs
-from dpm_jax.runs.bars import batches
+from dpm_jax.runs.bars import batches, phase
 from dpm_jax.runs.config import (
     Invalid,
     check,
@@ -122,9 +122,12 @@ def _execute(experiment, config: Config, held: contextlib.ExitStack) -> tuple[Ru
     state, trained = train(problem, training_options(config), workdir, params)
     found = _bound(problem, state.ema, config)
     folder = workdir / "figures"
-    figures, facts, sample_rows = experiment.figures(config, problem, state.ema, folder)
-    figures["bound_terms"] = str(_draw_bound_terms(problem, state.ema, config, folder))
-    content, rows = report.content(experiment, config, problem, state.ema, found)
+    with phase("samples and figures"):
+        figures, facts, sample_rows = experiment.figures(config, problem, state.ema, folder)
+    with phase("where K is spent"):
+        figures["bound_terms"] = str(_draw_bound_terms(problem, state.ema, config, folder))
+    with phase("ceiling and report"):
+        content, rows = report.content(experiment, config, problem, state.ema, found)
     figures = {name: str(Path(path).relative_to(workdir)) for name, path in figures.items()}
     content |= {**_of_training(state, trained), **facts, **fewer, "figures": figures}
     content = _write(workdir, content)
@@ -179,7 +182,8 @@ def _set_up(experiment: Experiment, config: Config) -> Problem:
     if (workdir / "lock").exists():  # another process that has it is told of before data are read
         with workdirs.locked(workdir):
             pass
-    options, problem = training_options(config), experiment.setup(config)
+    with phase("loading the data"):
+        options, problem = training_options(config), experiment.setup(config)
     _check_sizes(problem, options, config)
     training.make_loss(problem.model, options.objective, options.num_t)
     return problem
@@ -202,7 +206,8 @@ def _claimed(workdir: Path, config: Config, problem: Problem, held: contextlib.E
 def _facts(workdir: Path, config: Config, problem: Problem) -> dict[str, Any]:
     """data.json of the problem; ValueError where that is not the directory's."""
     workdirs.claim(workdir, config, write=False)
-    facts = identity.of(problem, config)
+    with phase("digests of the data"):
+        facts = identity.of(problem, config)
     advice = "put the same data back, or choose another directory"
     identity.check(identity.kept(workdir), facts, workdir, advice)
     return facts

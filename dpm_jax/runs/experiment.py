@@ -1,16 +1,20 @@
 """What an experiment is: presets, a problem made of them, figures; and how it is found by name."""
 
+from __future__ import annotations  # JAX is not imported to read flags
+
 import dataclasses
 import importlib
 import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dpm_jax.core.model import Model
 from dpm_jax.runs.flags import Flag
-from dpm_jax.training import DrawBatch
+
+if TYPE_CHECKING:
+    from dpm_jax.core.model import Model
+    from dpm_jax.training import DrawBatch
 
 Config = dict[str, Any]  # every flag of a run by name
 Row = tuple[str, ...]  # of the final table: name, paper, ours, ceiling, unit

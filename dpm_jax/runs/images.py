@@ -20,7 +20,7 @@ from dpm_jax.likelihood import Evaluation, Rows, discretized
 from dpm_jax.likelihood.rows import over_rows
 from dpm_jax.networks import registry
 from dpm_jax.runs import identity, noise_floor
-from dpm_jax.runs.bars import batches
+from dpm_jax.runs.bars import batches, phase
 from dpm_jax.runs.config import make_schedule
 from dpm_jax.runs.experiment import Budget, Config, Exact, ImageScale, Problem, Row
 
@@ -107,7 +107,8 @@ def _law(config: Config, images: ImageSet) -> law.LinearSkip:
     """The law of the run, where it began already; else of these images."""
     kept = identity.kept_arrays(config.get("workdir"))
     if not kept:
-        return fit_law(images, config["seed"])
+        with phase("fitting the Gaussian law"):
+            return fit_law(images, config["seed"])
     return law.LinearSkip(**{name: jnp.asarray(value) for name, value in kept.items()})
 
 

@@ -22,25 +22,10 @@ from dpm_jax.runs import plots
 from dpm_jax.runs.bars import bar, batches
 from dpm_jax.runs.config import check_at_least
 from dpm_jax.runs.experiment import Config, Problem
-from dpm_jax.runs.flags import Flag
+from dpm_jax.runs.presets import FEWEST_PATCHES
 
 FLOORS = (0.002, 0.011, 0.041, 0.101)  # variances of noise at which models are compared
-_FEWEST = 1000  # patches: a block of 8×8 colours has a covariance of 192×192
 BLOCK = 8  # largest side of the blocks with a full covariance
-HELPS = {
-    "baselines": Flag(
-        str,
-        "Densities beside K in the noise-floor curve, a list of dct, blocks (8×8), causal (scale"
-        " mixture) and mcgsm (an hour for grey levels), or nothing.",
-    ),
-    "baseline_patches": Flag(
-        int,
-        "Training patches that they are fitted on; as many pixels where these are larger than"
-        " 32×32.",
-        values=f"[{_FEWEST}, inf)",
-        bytes=256,
-    ),
-}
 
 
 class Curve(NamedTuple):
@@ -60,7 +45,7 @@ def names(config: Config) -> list[str]:
     unknown = [name for name in found if name not in _FITS]
     if unknown:
         raise ValueError(f"baselines: expected names of {tuple(_FITS)}, got {unknown[0]!r}")
-    check_at_least(config, baseline_patches=_FEWEST)
+    check_at_least(config, baseline_patches=FEWEST_PATCHES)
     return found
 
 
@@ -138,8 +123,8 @@ def _beside(config, problem, noise, ours, ceiling, unit: float) -> dict[str, Cur
 
 
 def patches(num: int, pixels: int) -> int:
-    """So many patches of 32×32, or as many pixels of larger ones; at least _FEWEST."""
-    return max(min(num, _FEWEST), num * 1024 // max(1024, pixels))
+    """So many patches of 32×32, or as many pixels of larger ones; at least FEWEST_PATCHES."""
+    return max(min(num, FEWEST_PATCHES), num * 1024 // max(1024, pixels))
 
 
 class _Noised:

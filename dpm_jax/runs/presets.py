@@ -1,8 +1,9 @@
 """Values of flags that presets of several experiments share: data, to be read without a binary."""
 
-from dpm_jax.networks.multiscale_conv import NONLINEARITIES
-from dpm_jax.runs import noise_floor
 from dpm_jax.runs.flags import Flag
+
+FEWEST_PATCHES = 1000  # a block of 8×8 colours has a covariance of 192×192
+NONLINEARITIES = ("softplus", "leaky_relu")  # as the network has them
 
 IMAGES = {
     "T": 1000,
@@ -59,7 +60,18 @@ MEMORY = {
     ),
 }
 IMAGE_HELPS = {
-    **noise_floor.HELPS,
+    "baselines": Flag(
+        str,
+        "Densities beside K in the noise-floor curve, a list of dct, blocks (8×8), causal (scale"
+        " mixture) and mcgsm (an hour for grey levels), or nothing.",
+    ),
+    "baseline_patches": Flag(
+        int,
+        "Training patches that they are fitted on; as many pixels where these are larger than"
+        " 32×32.",
+        values=f"[{FEWEST_PATCHES}, inf)",
+        bytes=256,
+    ),
     "final_ratio": Flag(float, "(1−ᾱ_T)/ᾱ_T of the geometric schedule.", values="(0, inf)"),
     "scales": Flag(
         int,
@@ -69,7 +81,7 @@ IMAGE_HELPS = {
     "nonlinearity": Flag(
         str,
         "Of the multi-scale layers: softplus (the paper) or leaky_relu (its code).",
-        values=tuple(NONLINEARITIES),
+        values=NONLINEARITIES,
     ),
     "bottleneck": Flag(
         int,

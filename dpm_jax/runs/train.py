@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
 from absl import logging
 
 from dpm_jax import hosts, training, units
-from dpm_jax.runs import identity, places
-from dpm_jax.runs.bars import bar
+from dpm_jax.runs import bars, identity, places
 from dpm_jax.runs.config import Invalid
 from dpm_jax.runs.experiment import Problem
 from dpm_jax.runs.metrics import Board, MetricsFile
@@ -36,12 +36,16 @@ def train(
         KeyboardInterrupt: where a signal ended it early, with a checkpoint.
     """
     kept = Checkpoints(workdir / "checkpoints", after=lambda: places.bring_soon(workdir, now=True))
+    hosts.at_exit(kept.settle)
     with contextlib.closing(kept) as checkpoints:
         try:
-            state = training.initial_state(problem.model, options, checkpoints, params)
+            with bars.phase("initial parameters, or the last checkpoint"):
+                state = training.initial_state(problem.model, options, checkpoints, params)
         except ValueError as error:  # a checkpoint of another tree or shape
             raise Invalid(f"--workdir: {error}") from error
         metrics, step = MetricsFile(workdir / "metrics.csv", int(state.step)), int(state.step)
+        bars.begin()
+        bars.say(_beginning(problem, options, state, step))
         going_on = step < options.num_steps
         machines = identity.note_machine(workdir, step) if going_on else identity.machines(workdir)
         if going_on:
@@ -51,6 +55,21 @@ def train(
     places.bring(workdir)
     facts = {"seconds": metrics.seconds_at(int(state.step)), "trained_on": machines}
     return state, facts
+
+
+def _beginning(problem: Problem, options: training.Options, state, step: int) -> str:
+    """What is known of a run once its model and data are there."""
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    shape = "×".join(map(str, problem.model.event_shape))
+    device = jax.local_devices()[0].device_kind
+    held = "no" if problem.test is None else f"{len(problem.test):,}"
+    data = jax.tree.leaves(problem.data)[0]
+    rows = f"{len(data):,}" if hasattr(data, "__len__") else "streamed"
+    where = f"goes on at step {step:,}" if step else "step 0"
+    return (
+        f"{parameters:,} parameters; {rows} examples of {shape} to train, {held} held out;"
+        f" {jax.device_count()} × {device}, JAX {jax.__version__}; {where} of {options.num_steps:,}"
+    )
 
 
 def _warn_of_devices(workdir: Path, machines: list[dict[str, Any]], step: int) -> None:
@@ -68,9 +87,10 @@ def _fit(problem, options, workdir: Path, checkpoints, state, metrics: MetricsFi
     start = int(state.step)
     with (
         contextlib.closing(Board(workdir / "tensorboard", metrics.rows)) as board,
-        bar(None, "train", "step", True, total=options.num_steps, initial=start) as shown,
+        bars.bar(None, "train", "step", True, total=options.num_steps, initial=start) as shown,
         stop_asked() as asked,
     ):
+        shown.set_postfix_str("compiling the step")
         state = training.fit(
             problem.model,
             problem.data,
@@ -80,6 +100,7 @@ def _fit(problem, options, workdir: Path, checkpoints, state, metrics: MetricsFi
             checkpoints,
             _logger(workdir, metrics, board, shown, metrics.seconds_at(start)),
             asked,
+            shown,
         )
     if int(state.step) < options.num_steps:
         raise KeyboardInterrupt(f"saved at step {int(state.step)}; the same call resumes")
@@ -97,7 +118,6 @@ def _logger(workdir: Path, metrics: MetricsFile, board: Board, shown, before: fl
         row |= {"grad_norm": float(state.grad_norm), "skipped": int(state.skipped)}
         board.add(metrics.append(**row))
         shown.set_postfix_str(f"K = {K:.3f} bits", refresh=False)
-        shown.update(step - shown.n)
         places.bring_soon(workdir)
 
     return on_log

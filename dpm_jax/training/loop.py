@@ -19,7 +19,7 @@ from dpm_jax.core.model import Model
 from dpm_jax.data.streaming import Stream
 from dpm_jax.training.objective import Loss, make_loss
 from dpm_jax.training.options import Options, check, make_optimizer
-from dpm_jax.training.watch import watched
+from dpm_jax.training.watch import shown, watched
 
 DrawBatch = Callable[[Array, Any, int], Array]  # key, data, n -> batch (n, *event)
 MAX_BAD_RUN = 10  # non-finite updates in a row that end a run
@@ -51,6 +51,7 @@ def fit(
     checkpoints=None,
     on_log: Callable[[TrainState], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    progress: Any = True,
 ) -> TrainState:
     """Train a model, from its last checkpoint where there is one.
 
@@ -66,6 +67,8 @@ def fit(
         on_log: called with the state every options.log_every steps; the next step takes over the
             state's memory, so copy what is to be kept.
         stop: asked after each dispatch; True ends the training early, with a checkpoint.
+        progress: True: a bar on standard error; False: nothing is printed; or a bar of your own,
+            whose update(steps) is called after each dispatch.
 
     Returns:
         The final state; ``state.ema`` are the parameters to use.
@@ -76,10 +79,8 @@ def fit(
     """
     check(options)
     streams = isinstance(data, Stream)
-    if draw is None:
-        data = (
-            data if streams else checked(model.family, model.event_shape, "data", data, many=True)
-        )
+    if draw is None and not streams:
+        data = checked(model.family, model.event_shape, "data", data, many=True)
     _check_data(model, data, draw, options)
     if state is None:
         state = initial_state(model, options, checkpoints)
@@ -90,13 +91,14 @@ def fit(
     if not streams:
         per_dispatch = options.steps_per_dispatch or _steps_per_dispatch(model, options)
     dispatch = make_dispatch(step, looped=per_dispatch > 1)
-    with contextlib.closing(_feed(data, options, int(state.step))) as feed:
+    start = int(state.step)
+    with contextlib.ExitStack() as held:
+        if checkpoints is not None:
+            held.callback(checkpoints.settle)
+        feed = held.enter_context(contextlib.closing(_feed(data, options, start)))
+        seen = held.enter_context(shown(progress, start, options.num_steps, on_log))
         state = parallel.replicate(state)
-        try:
-            return _loop(state, feed, options, dispatch, per_dispatch, checkpoints, on_log, stop)
-        finally:
-            if checkpoints is not None:
-                checkpoints.settle()
+        return _loop(state, feed, options, dispatch, per_dispatch, checkpoints, seen, stop)
 
 
 def _feed(data: Any, options: Options, start: int) -> Generator[Any]:
@@ -228,7 +230,7 @@ def make_dispatch(step, looped: bool):
     return parallel.over_devices(steps, num_args=4, donate=(0,))
 
 
-def _loop(state, feed, options, dispatch, per_dispatch, checkpoints, on_log, stop) -> TrainState:
+def _loop(state, feed, options, dispatch, per_dispatch, checkpoints, seen, stop) -> TrainState:
     key = parallel.replicate(jax.random.key(options.seed))
     step = int(state.step)
     blocking = jax.default_backend() == "cpu" and parallel.count() > 1
@@ -244,10 +246,10 @@ def _loop(state, feed, options, dispatch, per_dispatch, checkpoints, on_log, sto
             if blocking:  # collectives of several queued steps can deadlock on few cores
                 jax.block_until_ready(state)
             beat()
+            seen.step(num)
             if step % options.log_every == 0 or last:
                 _stop_if_diverged(state, saved)
-                if on_log is not None:
-                    on_log(state)
+                seen.log(state)
             if checkpoints is not None and (step % options.checkpoint_every == 0 or last):
                 _stop_if_diverged(state, saved)
                 checkpoints.save(step, state, wait=last)

@@ -12,7 +12,6 @@ from dpm_jax.likelihood import bound
 
 # params, key, batch, i, m -> loss, K in nats; of the i-th of m parts of the batch, or of all
 Loss = Callable[..., tuple[Array, Array]]
-OBJECTIVES = ("bound", "v")
 
 
 def make_loss(model: Model, objective: str = "bound", num_t: int = -1, remat: bool = False) -> Loss:

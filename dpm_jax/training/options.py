@@ -1,15 +1,20 @@
 """How to train: one record, which the experiments have as flags."""
 
+from __future__ import annotations  # optax is not imported yet
+
 import dataclasses
 import math
 import numbers
 
-import optax
+from dpm_jax import later
 
-from dpm_jax import parallel
-from dpm_jax.training import optimizers
-from dpm_jax.training.objective import OBJECTIVES
+with later.imports(globals()):
+    import optax
 
+    from dpm_jax import parallel
+    from dpm_jax.training import optimizers
+
+OBJECTIVES = ("bound", "v")
 MAX_SEED = 2**31 - 8  # experiments add small numbers to it for keys of their own
 
 
@@ -38,7 +43,8 @@ class Options:
 
 def check(options: Options) -> None:
     """Refuse bad options: ValueError that names the field, what was expected and what came."""
-    _check_types(options)
+    check_values(options)
+    make_optimizer(options)
     per_device = parallel.check_batch(options.batch_size)
     if options.num_t < -1 or (options.num_t > 0 and per_device % options.num_t):
         raise ValueError(
@@ -51,6 +57,11 @@ def check(options: Options) -> None:
             "microbatches: expected a divisor of num_t or of the examples that share a t, of the"
             f" device's batch {per_device}; got {parts}"
         )
+
+
+def check_values(options: Options) -> None:
+    """The same, as far as it takes neither JAX nor devices."""
+    _check_types(options)
     positive = ("num_steps", "learning_rate", "clip_norm", "log_every", "checkpoint_every")
     for name in positive:
         if not 0 < getattr(options, name) < math.inf:
@@ -62,7 +73,6 @@ def check(options: Options) -> None:
         raise ValueError(f"seed: expected 0..{MAX_SEED - 1}, got {options.seed}")
     if not 0 <= options.ema_decay < 1:
         raise ValueError(f"ema_decay: expected a number in [0, 1), got {options.ema_decay}")
-    make_optimizer(options)
     if options.objective not in OBJECTIVES:
         raise ValueError(f"objective: expected one of {OBJECTIVES}, got {options.objective!r}")
 

@@ -1,4 +1,4 @@
-"""A loop of dispatches in several processes: they stop at one step, and none waits for the dead."""
+"""What goes on beside a loop of dispatches: signals, processes that hang, a progress bar."""
 
 import contextlib
 import itertools
@@ -6,8 +6,10 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 from jax.experimental import multihost_utils
+from tqdm import tqdm
 
 from dpm_jax import hosts
 
@@ -59,7 +61,8 @@ def stop_asked() -> Iterator[Callable[[], bool]]:
 
     Yields a function, to be called after each dispatch, that says whether one came; in all of
     several processes after the same dispatch, whichever of them got it. Alone, a second signal
-    ends the program at once.
+    ends the program at once, and so does the first SIGINT before the first call, while XLA still
+    compiles the step: there is nothing to save.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
@@ -74,18 +77,50 @@ def stop_asked() -> Iterator[Callable[[], bool]]:
     def pass_on(number, frame):
         signal.raise_signal(signal.SIGTERM)
 
-    try:
-        if hosts.many():
-            # The handler of SIGTERM is that of jax.distributed, which Python must not replace. It
-            # counts the calls: one that is left out would never be reached.
-            count = itertools.count()
-            signal.signal(signal.SIGINT, pass_on)
-            yield lambda: multihost_utils.reached_preemption_sync_point(next(count))
-        else:
-            for number in before:
-                signal.signal(number, handle)
-            yield lambda: bool(came)
-    finally:
-        for number, handler in before.items():
-            # None: a handler that Python did not set, and which has done its work.
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    count = itertools.count()
+    if hosts.many():
+        # The handler of SIGTERM is that of jax.distributed, which Python must not replace. It
+        # counts the calls: one that is left out would never be reached.
+        signal.signal(signal.SIGINT, pass_on)
+    else:
+        for number in before:
+            signal.signal(number, handle)
+    with contextlib.ExitStack() as trained:
+
+        def asked() -> bool:
+            call = next(count)
+            if not call:
+                trained.enter_context(hosts.finishing())
+            many = hosts.many()
+            return multihost_utils.reached_preemption_sync_point(call) if many else bool(came)
+
+        try:
+            yield asked
+        finally:
+            for number, handler in before.items():
+                # None: a handler that Python did not set, and which has done its work.
+                signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+class Seen(NamedTuple):
+    """Who looks on at a training."""
+
+    step: Callable[[int], None]  # after each dispatch, with its number of steps
+    log: Callable[[Any], None]  # every options.log_every steps, with the state
+
+
+@contextlib.contextmanager
+def shown(progress: Any, start: int, num_steps: int, on_log: Callable | None) -> Iterator[Seen]:
+    """The bar that `progress` of `training.fit` asks for, our own with K; and on_log."""
+    log = (lambda state: None) if on_log is None else on_log
+    if progress is not True:
+        yield Seen((lambda num: None) if progress is False else progress.update, log)
+        return
+    silent = not hosts.first()
+    with tqdm(total=num_steps, initial=start, desc="train", unit="step", disable=silent) as bar:
+
+        def both(state) -> None:
+            bar.set_postfix_str(f"K = {float(state.K):.3f} nats", refresh=False)
+            log(state)
+
+        yield Seen(bar.update, both)
