@@ -34,7 +34,8 @@ def by_xla(function: Callable, *args) -> float | None:
 
 def convolves(function: Callable, *args) -> bool:
     """Whether convolutions are among what a function computes."""
-    return "conv_general_dilated" in set(_names(jax.make_jaxpr(function)(*args).jaxpr))
+    names = set(_names(jax.make_jaxpr(function)(*args).jaxpr))
+    return bool({"conv_general_dilated", "convolve"} & names)
 
 
 def _of(jaxpr: Any) -> float:
@@ -47,6 +48,9 @@ def _of_equation(equation: Any) -> float:
         return _of_product(equation)
     if name == "conv_general_dilated":
         return _of_convolution(equation)
+    if name == "convolve":  # of networks/convolution.py, in whose gradient lax's are
+        kernel, result = equation.invars[1].aval, equation.outvars[0].aval
+        return 2.0 * math.prod(result.shape) * math.prod(kernel.shape[:3])
     if name == "cond":
         return max(_of(inner) for inner in _inner(parameters))
     times = parameters["length"] if name == "scan" else 1

@@ -81,9 +81,21 @@ def _orthogonal_momentum() -> optax.GradientTransformation:
         ours, theirs = jnp.asarray([_MOMENTUM, 1 - _MOMENTUM]) / (1 - _MOMENTUM**age)
         mu = jax.tree.map(lambda m, g: _MOMENTUM * m + (1 - _MOMENTUM) * g, state.mu, gradient)
         ahead = jax.tree.map(lambda m, g: ours * m + theirs * g, mu, gradient)  # Nesterov's
-        return jax.tree.map(orthogonalised, ahead), state._replace(count=count, mu=mu)
+        return _orthogonalised_tree(ahead), state._replace(count=count, mu=mu)
 
     return optax.GradientTransformation(init, update)
+
+
+def _orthogonalised_tree(tree):
+    """All matrices of one shape at once: to an accelerator one of them is little work."""
+    leaves, structure = jax.tree.flatten(tree)
+    shapes = [leaf.shape for leaf in leaves]
+    for shape in set(shapes):
+        places = [i for i, found in enumerate(shapes) if found == shape]
+        made = jax.vmap(orthogonalised)(jnp.stack([leaves[i] for i in places]))
+        for i, leaf in zip(places, made):
+            leaves[i] = leaf
+    return jax.tree.unflatten(structure, leaves)
 
 
 def _by_shape(update: Array) -> Array:
