@@ -9,7 +9,7 @@ import pytest
 
 from dpm_jax import networks, training
 from dpm_jax.core import gaussian, model, schedule
-from dpm_jax.training.loop import _gradient
+from dpm_jax.training.step import _gradient
 
 N = 8
 

@@ -7,7 +7,7 @@ import optax
 import pytest
 
 from dpm_jax import parallel, training
-from dpm_jax.training.loop import make_train_step
+from dpm_jax.training.step import make_train_step
 
 DEVICES = jax.local_device_count()
 several = pytest.mark.skipif(DEVICES < 2, reason="needs two devices (conftest.py makes them)")

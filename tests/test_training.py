@@ -698,3 +698,14 @@ def test_training_starts_under_jax_debug_nans():
     with jax.debug_nans(True):
         assert float(training.initial_state(built, options).K) == -math.inf
         assert math.isfinite(training.fit(built, data, options).K)
+
+
+def test_a_dispatch_has_the_steps_that_take_its_time(monkeypatch):
+    clock = iter([100.0, 108.0, 500.0])  # the first compiles; the second takes 8 s
+    monkeypatch.setattr(loop.time, "monotonic", lambda: next(clock))
+    pace, state = loop._Pace(200), jnp.zeros(())
+    allowed = []
+    for num in (200, 200, 50):
+        pace.dispatched(num, state)
+        allowed.append(pace.most)
+    assert allowed == [200, 50, 50] and next(clock) == 500.0  # nothing is timed after the second

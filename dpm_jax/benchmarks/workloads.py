@@ -19,7 +19,7 @@ from dpm_jax.core.model import Model, sample
 from dpm_jax.likelihood import Rows, bound
 from dpm_jax.runs.config import training_options
 from dpm_jax.runs.experiment import Config, Problem
-from dpm_jax.training import loop, options
+from dpm_jax.training import options, step
 
 
 class Work(NamedTuple):
@@ -161,14 +161,14 @@ def _train(size: int, steps: int) -> Work:
     options.check(of)
     loss = training.make_loss(problem.model, of.objective, of.num_t, of.remat)
     optimizer = options.make_optimizer(of)
-    step = loop.make_train_step(loss, optimizer, of, problem.draw or training.draw_rows)
+    made = step.make_train_step(loss, optimizer, of, problem.draw or training.draw_rows)
     key = parallel.replicate(jax.random.key(of.seed))
     data = parallel.replicate(jax.tree.map(jnp.asarray, problem.data))
-    single = loop.make_dispatch(step, looped=False)
+    single = step.make_dispatch(made, looped=False)
     held = [parallel.replicate(training.initial_state(problem.model, of))]
     once = (single, held[0], data, key, jnp.asarray(1, jnp.int32))
     per_dispatch = _per_dispatch(of, flop.convolves(*once))
-    dispatch = loop.make_dispatch(step, looped=True) if per_dispatch > 1 else single
+    dispatch = step.make_dispatch(made, looped=True) if per_dispatch > 1 else single
 
     def run(repeats: int):
         while repeats:

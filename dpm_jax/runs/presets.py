@@ -44,6 +44,16 @@ IMAGES_BEST = {
     "weight_decay": 0.2,
     "batch_size": 32,
 }
+# What fills one accelerator: 63 % of the bfloat16 peak of an H200 (BUILD_NOTES.md).
+ACCELERATOR = {
+    "width": 256,
+    "depth": 6,
+    "batch_size": 512,
+    "bfloat16": True,
+    "num_steps": 19_000,
+    "log_every": 200,
+    "checkpoint_every": 2000,
+}
 LEVELS = {
     "levels": Flag(
         int,

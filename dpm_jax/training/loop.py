@@ -5,37 +5,25 @@ from fold_in(seed, step), so that a run killed and resumed equals one that was n
 """
 
 import contextlib
+import time
 from collections.abc import Callable, Generator
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from dpm_jax import parallel
+from dpm_jax import hosts, parallel
 from dpm_jax.core.family import Array, checked, numbers
 from dpm_jax.core.model import Model
 from dpm_jax.data.streaming import Stream
-from dpm_jax.training.objective import Loss, make_loss
+from dpm_jax.training.objective import make_loss
 from dpm_jax.training.options import Options, check, make_optimizer
+from dpm_jax.training.step import DrawBatch, TrainState, draw_rows, make_dispatch, make_train_step
 from dpm_jax.training.watch import shown, watched
 
-DrawBatch = Callable[[Array, Any, int], Array]  # key, data, n -> batch (n, *event)
 MAX_BAD_RUN = 10  # non-finite updates in a row that end a run
-
-
-class TrainState(NamedTuple):
-    """All that training carries from step to step; scalars are arrays."""
-
-    step: Array  # int32
-    params: Any
-    ema: Any  # exponential moving average of params: what is evaluated and sampled
-    opt_state: Any
-    skipped: Array  # int32: updates left out because loss or gradient was not finite
-    bad_run: Array  # int32: how many of them in a row, up to now
-    K: Array  # nats: mean of K of the last ~50 batches; −inf before the first good one
-    grad_norm: Array  # before clipping; inf before the first batch
+DISPATCH_SECONDS = 2.0  # at most, about: how long a bar stands and Ctrl-C waits
 
 
 class Diverged(RuntimeError):
@@ -144,90 +132,18 @@ def initial_state(model: Model, options: Options, checkpoints=None, params=None)
 
 
 def _state_at_0(model: Model, optimizer, seed: int, params=None) -> TrainState:
-    if params is None:
-        params = model.init(jax.random.fold_in(jax.random.key(seed), 0x1A17))
-    zero = jnp.zeros((), jnp.int32)
-    unknown = jnp.full((), jnp.inf, jnp.result_type(float))  # not NaN: JAX_DEBUG_NANS may be set
-    ema = jax.tree.map(jnp.copy, params)  # a buffer of its own: both are donated
-    return TrainState(
-        zero, params, ema, optimizer.init(params), zero + 0, zero + 0, -unknown, unknown
-    )
-
-
-def draw_rows(key: Array, data: Array, n: int) -> Array:
-    """n rows of data, drawn with replacement."""
-    return data[jax.random.randint(key, (n,), 0, data.shape[0])]
-
-
-def make_train_step(
-    loss: Loss, optimizer: optax.GradientTransformation, options: Options, draw: DrawBatch
-):
-    """One pure training step (state, data, key) -> state, of one device among `parallel`'s."""
-    per_device = parallel.check_batch(options.batch_size)
-
-    def train_step(state: TrainState, data, key: Array) -> TrainState:
-        step_key = parallel.device_key(jax.random.fold_in(key, state.step))
-        key_data, key_loss = jax.random.split(step_key)
-        batch = numbers("draw", draw(key_data, data, per_device))
-        # The gradient of a mean over devices is not reduced by itself: reduce the gradient.
-        found = _gradient(loss, options.microbatches, state.params, key_loss, batch)
-        (value, K), gradient = parallel.mean(found)
-        norm = optax.tree.norm(gradient).astype(state.grad_norm.dtype)  # under x64 float32 too
-        finite = jnp.isfinite(value) & jnp.isfinite(norm)
-        age = state.step.astype(jnp.float32)
-        decay = jnp.minimum(options.ema_decay, (1 + age) / (10 + age))
-
-        def updated(params, ema, opt_state):
-            with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises floats to integers
-                updates, opt_state = optimizer.update(gradient, opt_state, params)
-                params = optax.apply_updates(params, updates)
-                return params, optax.incremental_update(params, ema, 1 - decay), opt_state
-
-        # A branch: a choice by element would read and write all of the state once more.
-        old = (state.params, state.ema, state.opt_state)
-        params, ema, opt_state = jax.lax.cond(finite, updated, lambda *old: old, *old)
-        mean_K = jnp.where(jnp.isfinite(state.K), 0.98 * state.K + 0.02 * K, K)
+    @jax.jit  # one program, where each parameter would be some
+    def start(params) -> TrainState:
+        if params is None:
+            params = model.init(jax.random.fold_in(jax.random.key(seed), 0x1A17))
+        params, ema = (jax.tree.map(jnp.copy, params) for _ in range(2))  # both are donated
+        zero = jnp.zeros((4,), jnp.int32)
+        unknown = jnp.full((), jnp.inf, jnp.result_type(float))  # no NaN: JAX_DEBUG_NANS
         return TrainState(
-            *(state.step + 1, params, ema, opt_state),
-            state.skipped + (1 - finite.astype(jnp.int32)),
-            jnp.where(finite, 0, state.bad_run + 1),
-            jnp.where(finite, mean_K, state.K),
-            norm,
+            zero[0], params, ema, optimizer.init(params), zero[1], zero[2], -unknown, unknown
         )
 
-    return train_step
-
-
-def _gradient(loss: Loss, parts: int, params, key: Array, batch: Array):
-    """((loss, K), gradient), the means over so many parts of a batch, one after the other."""
-    gradient = jax.value_and_grad(loss, has_aux=True)
-    if parts == 1:
-        return gradient(params, key, batch)
-
-    def add(total, i: Array):
-        found = gradient(params, key, batch, i, parts)
-        return jax.tree.map(lambda a, b: a + b / parts, total, found), None
-
-    like = jax.eval_shape(gradient, params, key, batch)
-    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), like)
-    # On CPU, where memory is not what lacks, the gradient of a convolution is slow inside a loop.
-    unrolled = parts if jax.default_backend() == "cpu" else 1
-    return jax.lax.scan(add, nothing, jnp.arange(parts), unroll=unrolled)[0]
-
-
-def make_dispatch(step, looped: bool):
-    """Compile `num` steps into one dispatch on all devices: (state, data, key, num) -> state.
-
-    With `looped` False there is no loop in the compiled code and num must be 1: on CPU the gradient
-    of a convolution is 30–60 times slower inside a loop. The state's memory is taken over.
-    """
-
-    def steps(state: TrainState, data, key: Array, num: Array) -> TrainState:
-        if not looped:
-            return step(state, data, key)
-        return jax.lax.fori_loop(0, num, lambda _, s: step(s, data, key), state)
-
-    return parallel.over_devices(steps, num_args=4, donate=(0,))
+    return start(params)
 
 
 def _loop(state, feed, options, dispatch, per_dispatch, checkpoints, seen, stop) -> TrainState:
@@ -235,12 +151,14 @@ def _loop(state, feed, options, dispatch, per_dispatch, checkpoints, seen, stop)
     step = int(state.step)
     blocking = jax.default_backend() == "cpu" and parallel.count() > 1
     saved = step if checkpoints is not None and step else None  # nothing is saved at step 0
+    pace = _Pace(per_dispatch)
     with watched() as beat:
         while step < options.num_steps:
-            ahead = [per_dispatch, options.num_steps - step]
+            ahead = [pace.most, options.num_steps - step]
             marks = (options.log_every, options.checkpoint_every)
             num = min(ahead + [every - step % every for every in marks])
             state = dispatch(state, next(feed), key, jnp.asarray(num, jnp.int32))
+            pace.dispatched(num, state)
             step += num
             last = step == options.num_steps or (stop is not None and stop())
             if blocking:  # collectives of several queued steps can deadlock on few cores
@@ -257,6 +175,24 @@ def _loop(state, feed, options, dispatch, per_dispatch, checkpoints, seen, stop)
             if last:
                 break
     return state
+
+
+class _Pace:
+    """How many steps a dispatch may have: what the second says takes DISPATCH_SECONDS."""
+
+    def __init__(self, most: int):
+        self.most, self._count, self._begun = most, 0, 0.0
+
+    def dispatched(self, num: int, state: TrainState) -> None:
+        self._count += 1
+        if self.most == 1 or self._count > 2:
+            return
+        jax.block_until_ready(state)
+        now = time.monotonic()
+        if self._count == 2:  # the first compiles; alike in every process, or none would go on
+            fit = int(num * DISPATCH_SECONDS / max(now - self._begun, 1e-9))
+            self.most = hosts.on_first(lambda: max(1, min(self.most, fit)))
+        self._begun = now
 
 
 def _stop_if_diverged(state: TrainState, saved: int | None) -> None:
