@@ -222,7 +222,7 @@ def test_gradients_are_finite_and_reach_every_parameter(nonlinearity, condition)
 def convolutions(jaxpr):
     """The convolutions of a jaxpr, those of its inner jaxprs too."""
     for equation in jaxpr.eqns:
-        if equation.primitive.name == "conv_general_dilated":
+        if equation.primitive.name == "convolve":
             yield equation
         for inner in jax.tree.leaves(
             equation.params, is_leaf=lambda leaf: hasattr(leaf, "eqns") or hasattr(leaf, "jaxpr")
@@ -244,9 +244,7 @@ def test_vmap_makes_one_convolution_of_a_batch(dtype):
     found = list(convolutions(jax.make_jaxpr(each)(params, batch, t).jaxpr))
     assert len(found) == 2 * 3
     for equation in found:
-        spec = equation.params["dimension_numbers"]
-        assert equation.invars[0].aval.shape[spec.lhs_spec[0]] == 3
-        assert equation.params["feature_group_count"] == equation.params["batch_group_count"] == 1
+        assert equation.invars[0].aval.shape[0] == 3
         assert equation.invars[0].aval.dtype == (dtype or jnp.float32)
     one = jax.jit(network.apply)(params, batch[2], t[2], NOWHERE)
     tolerance = 1e-5 if dtype is None else 1e-3

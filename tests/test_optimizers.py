@@ -4,13 +4,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import optax.contrib
 import pytest
 
 from dpm_jax import gaussian, model, networks, schedule, training
 from dpm_jax.training import optimizers
 from dpm_jax.training.checkpoint import Checkpoints
+from dpm_jax.training.muon import muon
 
 RATE = 1e-2
+SHAPES = {"dense": (24, 10), "wide": (6, 30), "kernel": (3, 3, 4, 8), "bias": (8,), "c": (2, 3, 4)}
 
 
 def make(name="muon", lr_schedule="constant", num_steps=10, warmup=0, weight_decay=0.0):
@@ -32,18 +35,11 @@ def first_update(optimizer, params, gradient):
 
 
 def test_muon_steps_matrices_and_kernels_by_equal_singular_values():
-    shapes = {
-        "dense": (24, 10),
-        "wide": (6, 30),
-        "kernel": (3, 3, 4, 8),
-        "bias": (8,),
-        "c": (2, 3, 4),
-    }
-    params = {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
+    params = {name: jnp.zeros(shape, jnp.float32) for name, shape in SHAPES.items()}
     gradient = random_like(params, 0)
     update = first_update(make(), params, gradient)
     for name in ("dense", "wide", "kernel"):
-        step = np.asarray(update[name]).reshape(-1, shapes[name][-1])
+        step = np.asarray(update[name]).reshape(-1, SHAPES[name][-1])
         downhill = -np.asarray(gradient[name]).reshape(step.shape)
         left, _, right = np.linalg.svd(downhill, full_matrices=False)
         inside = left.T @ step @ right.T  # diagonal in the axes of the gradient itself
@@ -51,6 +47,36 @@ def test_muon_steps_matrices_and_kernels_by_equal_singular_values():
         # Five iterations of Newton and Schulz bring each singular value to about 0.7 to 1.2.
         assert np.all(np.diag(inside) > 0.6 * size) and np.all(np.diag(inside) < 1.3 * size)
         np.testing.assert_allclose(inside - np.diag(np.diag(inside)), 0, atol=1e-4 * size)
+
+
+def test_muon_is_optaxs_to_rounding():
+    params = {name: jnp.ones(shape) for name, shape in SHAPES.items()}
+
+    def axes(params):
+        made = optax.contrib.MuonDimensionNumbers
+        return jax.tree.map(
+            lambda p: made(tuple(range(p.ndim - 1)), p.ndim - 1) if p.ndim in (2, 4) else None,
+            params,
+        )
+
+    rate = optax.linear_schedule(1e-2, 1e-3, 5)
+    ours = muon(lambda step: 10 * rate(step), 0.3, rate)
+    theirs = optax.contrib.muon(
+        lambda step: 10 * rate(step),
+        weight_decay=0.3,
+        adam_learning_rate=rate,
+        muon_weight_dimension_numbers=axes,
+    )
+    states = [each.init(params) for each in (ours, theirs)]
+    assert jax.tree.structure(states[0]) == jax.tree.structure(states[1])  # of older checkpoints
+    with jax.numpy_dtype_promotion("standard"):
+        for seed in range(3):
+            gradient = random_like(params, seed)
+            found = [each.update(gradient, s, params) for each, s in zip((ours, theirs), states)]
+            states = [state for _, state in found]
+            for name in params:
+                a, b = (np.asarray(update[name]) for update, _ in found)
+                np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
 
 def test_what_is_no_matrix_is_left_to_adam_with_nesterovs_momentum():

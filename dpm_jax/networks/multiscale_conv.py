@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax.networks.convolution import Conv
 from dpm_jax.networks.dense import remat
 from dpm_jax.networks.paper import bumps
 from dpm_jax.networks.promotion import promoting
@@ -69,9 +70,9 @@ class MultiScaleLayer(nn.Module):
         for _ in range(1, self.num_scales):
             pyramid.append(_pool(pyramid[-1]))
         maps = [
-            nn.Conv(
+            Conv(
                 self.channels,
-                (self.kernel, self.kernel),
+                self.kernel,
                 use_bias=k == 0,  # one bias serves the sum
                 kernel_init=init,
                 dtype=self.dtype,

@@ -94,7 +94,8 @@ class BumpDense(nn.Module):
         kernel = self.param("readout_kernel", init, shape)
         bias = self.param("readout_bias", nn.initializers.zeros_init(), (self.num_bumps, shape[-1]))
         # Bumps meet the weights before the product (not the outputs after it): num_bumps times less
-        # work wherever one t serves many examples.
+        # work wherever one t serves many examples. As a matrix, so that their gradient is one too.
         g = bumps(t.astype(hidden.dtype), self.T, self.num_bumps)
-        z = hidden @ jnp.tensordot(g, kernel, 1) + g @ bias
+        weights = (g @ kernel.reshape(self.num_bumps, -1)).reshape(shape[1:])
+        z = hidden @ weights + g @ bias
         return z.reshape(*x.shape, self.outputs)

@@ -9,7 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax.networks.convolution import Conv
 from dpm_jax.networks.dense import log_snr_features, remat
+from dpm_jax.networks.norm import LayerNorm
 from dpm_jax.networks.promotion import promoting
 
 
@@ -21,19 +23,15 @@ class _Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, time: Array) -> Array:
-        hidden = nn.Conv(self.channels, (3, 3), dtype=self.dtype)(
-            jax.nn.silu(nn.LayerNorm(dtype=self.dtype)(x))
-        )
+        hidden = Conv(self.channels, dtype=self.dtype)(jax.nn.silu(LayerNorm(dtype=self.dtype)(x)))
         zeros = nn.initializers.zeros_init()
         film = nn.Dense(2 * self.channels, kernel_init=zeros, dtype=self.dtype)(time)
         scale, shift = jnp.split(film[None, None, :], 2, axis=-1)
         hidden = (
-            nn.LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype)(hidden) * (1 + scale)
+            LayerNorm(use_bias=False, use_scale=False, dtype=self.dtype)(hidden) * (1 + scale)
             + shift
         )
-        hidden = nn.Conv(self.channels, (3, 3), kernel_init=zeros, dtype=self.dtype)(
-            jax.nn.silu(hidden)
-        )
+        hidden = Conv(self.channels, kernel_init=zeros, dtype=self.dtype)(jax.nn.silu(hidden))
         return hidden + (
             x if x.shape[-1] == self.channels else nn.Dense(self.channels, dtype=self.dtype)(x)
         )
@@ -71,11 +69,11 @@ class UNet(nn.Module):
             return made(channels, self.dtype, name=next(names))
 
         time = jax.nn.silu(nn.Dense(2 * coarse, dtype=self.dtype)(log_snr_features(log_snr)))
-        hidden = nn.Conv(fine, (3, 3), dtype=self.dtype)(_space_to_depth(x))
+        hidden = Conv(fine, dtype=self.dtype)(_space_to_depth(x))
         for _ in range(self.blocks):
             hidden = block(fine)(hidden, time)
         skip = hidden
-        hidden = nn.Conv(coarse, (3, 3), dtype=self.dtype)(_space_to_depth(hidden))
+        hidden = Conv(coarse, dtype=self.dtype)(_space_to_depth(hidden))
         for _ in range(self.blocks):
             hidden = block(coarse)(hidden, time)
         if self.bottleneck:
@@ -86,15 +84,15 @@ class UNet(nn.Module):
         hidden = jnp.concatenate([_depth_to_space(hidden), skip], axis=-1)
         for _ in range(self.blocks):
             hidden = block(fine)(hidden, time)
-        hidden = jax.nn.silu(nn.LayerNorm(dtype=self.dtype)(hidden))
+        hidden = jax.nn.silu(LayerNorm(dtype=self.dtype)(hidden))
         zeros = nn.initializers.zeros_init()
-        last = nn.Conv(4 * x.shape[-1] * self.outputs, (3, 3), kernel_init=zeros, dtype=self.dtype)
+        last = Conv(4 * x.shape[-1] * self.outputs, kernel_init=zeros, dtype=self.dtype)
         return _depth_to_space(last(hidden)).reshape(*x.shape, self.outputs)
 
     def _whole_image(self, hidden: Array, time: Array) -> Array:
         """A dense layer over the coarse map squeezed to 16 channels."""
         dense = partial(nn.Dense, dtype=self.dtype)
-        squeezed = dense(16)(nn.LayerNorm(dtype=self.dtype)(hidden))
+        squeezed = dense(16)(LayerNorm(dtype=self.dtype)(hidden))
         flat = dense(self.bottleneck)(squeezed.reshape(-1)) + dense(self.bottleneck)(time)
         flat = dense(squeezed.size)(jax.nn.silu(flat))
         return dense(hidden.shape[-1], kernel_init=nn.initializers.zeros_init())(

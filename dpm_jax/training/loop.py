@@ -176,19 +176,19 @@ def make_train_step(
         finite = jnp.isfinite(value) & jnp.isfinite(norm)
         age = state.step.astype(jnp.float32)
         decay = jnp.minimum(options.ema_decay, (1 + age) / (10 + age))
-        with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises floats to integers
-            updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
-            params = optax.apply_updates(state.params, updates)
-            ema = optax.incremental_update(params, state.ema, 1 - decay)
-        new = (params, ema, opt_state)
+
+        def updated(params, ema, opt_state):
+            with jax.numpy_dtype_promotion("standard"):  # optax's Adam raises floats to integers
+                updates, opt_state = optimizer.update(gradient, opt_state, params)
+                params = optax.apply_updates(params, updates)
+                return params, optax.incremental_update(params, ema, 1 - decay), opt_state
+
+        # A branch: a choice by element would read and write all of the state once more.
         old = (state.params, state.ema, state.opt_state)
-        params, ema, opt_state = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+        params, ema, opt_state = jax.lax.cond(finite, updated, lambda *old: old, *old)
         mean_K = jnp.where(jnp.isfinite(state.K), 0.98 * state.K + 0.02 * K, K)
         return TrainState(
-            state.step + 1,
-            params,
-            ema,
-            opt_state,
+            *(state.step + 1, params, ema, opt_state),
             state.skipped + (1 - finite.astype(jnp.int32)),
             jnp.where(finite, 0, state.bad_run + 1),
             jnp.where(finite, mean_K, state.K),
@@ -280,7 +280,8 @@ def _steps_per_dispatch(model: Model, options: Options) -> int:
     def kernel(p, x, t):
         return model.chain(p).reverse(x, t)
 
-    convolves = "conv_general_dilated" in str(jax.make_jaxpr(kernel)(params, example, t))
+    made = str(jax.make_jaxpr(kernel)(params, example, t))
+    convolves = "conv_general_dilated" in made or "convolve" in made  # lax's, networks' own
     return 1 if convolves else options.log_every
 
 

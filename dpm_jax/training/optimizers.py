@@ -4,7 +4,8 @@ from collections.abc import Callable
 
 import jax
 import optax
-import optax.contrib
+
+from dpm_jax.training import muon
 
 OPTIMIZERS = ("adam", "muon")
 Rate = Callable[[float], optax.Schedule]  # peak -> learning rate by the step
@@ -44,13 +45,8 @@ def by_name(
         return optax.chain(
             clip, optax.adamw(rate(learning_rate), weight_decay=weight_decay, mask=_matrices)
         )
-    muon = optax.contrib.muon(
-        rate(MUON_RATE * learning_rate),
-        weight_decay=weight_decay,
-        adam_learning_rate=rate(learning_rate),
-        muon_weight_dimension_numbers=lambda params: jax.tree.map(_as_matrix, params),
-    )
-    return optax.chain(clip, muon)
+    stepped = muon.muon(rate(MUON_RATE * learning_rate), weight_decay, rate(learning_rate))
+    return optax.chain(clip, stepped)
 
 
 def make_rate(lr_schedule: str, num_steps: int, warmup: int) -> Rate:
@@ -86,11 +82,4 @@ def _check(argument: str, value: str, known: tuple[str, ...]) -> None:
 
 
 def _matrices(params):
-    return jax.tree.map(lambda p: _as_matrix(p) is not None, params)
-
-
-def _as_matrix(parameter: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
-    """Which axes of a parameter are inputs and which are units; None for what is no matrix."""
-    if parameter.ndim not in (2, 4):
-        return None
-    return optax.contrib.MuonDimensionNumbers(tuple(range(parameter.ndim - 1)), parameter.ndim - 1)
+    return jax.tree.map(muon.is_matrix, params)

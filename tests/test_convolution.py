@@ -1,0 +1,92 @@
+"""Convolution against lax's, in every mode of derivative; Conv and LayerNorm against flax's."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpm_jax.networks.convolution import Conv, convolve
+from dpm_jax.networks.norm import LayerNorm
+
+N, SIDE, INPUTS, OUTPUTS = 11, 6, 3, 4  # more images than one part of the gradient takes
+
+
+def reference(x, kernel):
+    dims = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x[None], kernel, (1, 1), "SAME", dimension_numbers=dims)[0]
+
+
+def of_all(conv):
+    """A scalar of many images and one kernel, with curvature."""
+    return lambda x, k: jnp.sum(jnp.sin(jax.vmap(lambda x: conv(x, k))(x)))
+
+
+def in_a_direction(conv, x, k):
+    gradient = jax.grad(of_all(conv), (0, 1))
+    return jax.jvp(gradient, (x, k), (jnp.cos(x), jnp.sin(k)))
+
+
+def of_each(conv, x, k):
+    return jax.vmap(jax.grad(lambda k, x: jnp.sum(jnp.sin(conv(x, k)))), (None, 0))(k, x)
+
+
+MODES = {
+    "values": lambda conv, x, k: jax.vmap(conv, (0, None))(x, k),
+    "groups of images": lambda conv, x, k: jax.vmap(jax.vmap(conv, (0, None)), (1, None))(
+        x[:10].reshape(5, 2, *x.shape[1:]), k
+    ),
+    "kernels": lambda conv, x, k: jax.vmap(conv, (None, 0))(x[0], jnp.stack([k, 2 * k])),
+    "a kernel each": lambda conv, x, k: jax.vmap(conv)(x[:2], jnp.stack([k, 2 * k])),
+    "gradient and its derivative": in_a_direction,
+    "gradient of the kernel by image": of_each,
+    "gradient with layers computed again": lambda conv, x, k: jax.grad(
+        jax.checkpoint(of_all(conv)), 1
+    )(x, k),
+}
+
+
+@pytest.mark.parametrize("mode", MODES.values(), ids=MODES)
+def test_convolution_and_its_derivatives(mode):
+    keys = jax.random.split(jax.random.key(0))
+    x = jax.random.normal(keys[0], (N, SIDE, SIDE, INPUTS))
+    kernel = jax.random.normal(keys[1], (3, 3, INPUTS, OUTPUTS))
+    got, wanted = (jax.jit(mode, static_argnums=0)(c, x, kernel) for c in (convolve, reference))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize(
+    "ours, flaxs, shape",
+    [
+        (Conv(OUTPUTS), nn.Conv(OUTPUTS, (3, 3)), (SIDE, SIDE, INPUTS)),
+        (Conv(2, 2, use_bias=False), nn.Conv(2, (2, 2), use_bias=False), (4, 8, INPUTS)),
+        (LayerNorm(), nn.LayerNorm(), (SIDE, 5)),
+        (
+            LayerNorm(use_bias=False, use_scale=False),
+            nn.LayerNorm(use_bias=False, use_scale=False),
+            (SIDE, 5),
+        ),
+        (LayerNorm(dtype=jnp.bfloat16), nn.LayerNorm(dtype=jnp.bfloat16), (SIDE, 5)),
+    ],
+    ids=["conv", "even kernel", "norm", "plain norm", "norm in bfloat16"],
+)
+def test_modules_are_flaxs(ours, flaxs, shape):
+    x = 3 * jax.random.normal(jax.random.key(1), shape) + 2
+
+    def of(module):
+        def value(params, x):
+            y = module.apply(params, x)
+            return jnp.sum(jnp.sin(y.astype(jnp.float32))), y
+
+        with jax.numpy_dtype_promotion("standard"):  # flax's bfloat16 needs it
+            params = module.init(jax.random.key(2), x)
+            found = jax.jit(jax.value_and_grad(value, (0, 1), has_aux=True))(params, x)
+        return *found, params
+
+    got, wanted = of(ours), of(flaxs)
+    assert got[0][1].dtype == wanted[0][1].dtype
+    close = 2e-2 if ours.dtype is not None else 1e-5
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
+        np.testing.assert_allclose(a, b, rtol=close, atol=close * np.abs(b).max())
