@@ -224,11 +224,12 @@ def _check(given: Config, known: Mapping[str, Flag], check: Callable[[Config], o
     """The values; what was told of other processes and of the compilation cache is done here."""
     try:
         values.check(given, known, optional=True)
-        own = {name: value for name, value in given.items() if name not in cluster.FLAGS}
-        check({name: value for name, value in own.items() if name not in compilation.FLAGS})
+        others, cache = cluster.take(given), given.pop("compilation_cache")
+        check(dict(given))
         with bars.phase("starting JAX"):
-            cluster.join(given)
-            compilation.use(given.pop("compilation_cache"))
+            if others is not None:
+                cluster.join(others)
+            compilation.use(cache)
             execution.check_alike(given)
             _check_devices()
     except ValueError as error:

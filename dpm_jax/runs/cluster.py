@@ -38,18 +38,18 @@ FLAGS = {
 _TOLD = ("coordinator_address", "num_processes", "process_id")
 
 
-def join(given: Config) -> None:
-    """Take these flags out of `given`, and join the other processes where they ask for it.
+def take(given: Config) -> hosts.Cluster | None:
+    """Take these flags out of `given`: where the other processes are; None where there are none.
 
     Raises:
-        ValueError: for flags that say only a part of it; as `hosts.join`.
+        ValueError: for flags that say only a part of it.
     """
     flags = {name: given.pop(name) for name in FLAGS}
     told = {name: flags[name] for name in _TOLD}
     missing = [name for name, value in told.items() if value is None]
     if not flags.pop("distributed"):
         if len(missing) == len(told) and flags["local_device_ids"] is None:
-            return
+            return None
         if missing:
             raise ValueError(f"{missing[0]}: expected a value, as other processes' flags are given")
     number, of = told["process_id"], told["num_processes"]
@@ -59,7 +59,12 @@ def join(given: Config) -> None:
     host, _, port = (address or "").rpartition(":")
     if address is not None and not (host and port.isdecimal() and 0 < int(port) < 2**16):
         raise ValueError(f"coordinator_address: expected HOST:PORT, got {address!r}")
-    hosts.join(hosts.Cluster(**{**flags, "local_device_ids": _ids(flags["local_device_ids"])}))
+    return hosts.Cluster(**{**flags, "local_device_ids": _ids(flags["local_device_ids"])})
+
+
+def join(cluster: hosts.Cluster) -> None:
+    """Join the other processes; ValueError as `hosts.join`."""
+    hosts.join(cluster)
     if not hosts.first():  # process 0 speaks for all
         warnings.simplefilter("ignore")
         logging.set_verbosity(logging.ERROR)

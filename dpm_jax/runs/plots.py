@@ -5,10 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-os.environ["MPLBACKEND"] = "agg"  # figures are files; a bad value would end the import
-from matplotlib import pyplot as plt
+from dpm_jax import files, later
 
-from dpm_jax import files
+os.environ["MPLBACKEND"] = "agg"  # figures are files; a bad value would end the import
+with later.imports(globals()):  # which takes as long as half of JAX, and comes after the training
+    from matplotlib import pyplot as plt
 
 
 def save(figure, path) -> Path:
