@@ -50,8 +50,6 @@ def execute(config) -> str:
     """
     try:
         chosen = _check(config)
-        if config["cores"]:
-            machine.pin(config["cores"])
     except ValueError as error:
         raise Invalid(f"--{error}") from error
     facts = machine.facts()
@@ -109,6 +107,8 @@ def _check(config) -> tuple[str, ...]:
     for size in config["batches"] or ():
         if not (size.isdecimal() and int(size) > 0):
             raise ValueError(f"batches: expected whole numbers above 0, got {size!r}")
+    if config["cores"]:
+        machine.pin(config["cores"])
     place = Path(config["out"]).expanduser()
     config["out"] = str(place)
     for name in _FILES:

@@ -5,7 +5,6 @@ from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -103,7 +102,7 @@ def _randomised(params: Any) -> Any:
 
     def one(p):
         size = 0.1 if p.ndim < 2 else 0.5 / np.prod(p.shape[:-1]) ** 0.5
-        return p + jnp.asarray(size * rng.normal(size=p.shape), p.dtype)
+        return np.asarray(p) + (size * rng.normal(size=p.shape)).astype(p.dtype)
 
     return jax.tree.map(one, params)
 

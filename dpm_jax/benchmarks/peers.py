@@ -118,7 +118,8 @@ def prepare(kind: str, variant: str, size: int, schedule: tuple | None = None) -
     worker.forget_peak()
     if _device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
-    torch._dynamo.reset()  # or programs of other sizes count against its limit
+    if variant == "compile":
+        torch._dynamo.reset()  # or programs of other sizes count against its limit
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the compiler
         begun = worker.timed(lambda n: _make(kind, variant, size, schedule)(n), 1)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from dpm_jax.benchmarks.torch_chain import Chain, Range
 from dpm_jax.training.optimizers import MUON_RATE
 
+_DECAY = 0.95  # of Muon's momentum
 _NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315
 
 
@@ -25,14 +26,18 @@ class Muon:
             self.shapes.setdefault(tuple(p.flatten(1).shape), []).append(i)
         rest = [p for p in every if p.ndim not in (2, 4)]
         self.rest = torch.optim.NAdam(rest, lr=rate, foreach=True)
-        self.rate, self.weight_decay = MUON_RATE * rate, weight_decay
+        self.rate, self.weight_decay, self.steps = MUON_RATE * rate, weight_decay, 0
 
     @torch.no_grad()
     def step(self) -> None:
         """One step along the gradients."""
         gradients = [p.grad for p in self.matrices]
-        torch._foreach_lerp_(self.momentum, gradients, 0.05)
-        ahead = torch._foreach_lerp(self.momentum, gradients, 0.05)  # Nesterov's
+        self.steps += 1
+        torch._foreach_lerp_(self.momentum, gradients, 1 - _DECAY)
+        # Nesterov's, of moments each corrected for its start at 0; what is orthogonal has no scale.
+        old = _DECAY / (1 - _DECAY ** (self.steps + 1))
+        new = (1 - _DECAY) / (1 - _DECAY**self.steps)
+        ahead = torch._foreach_lerp(self.momentum, gradients, new / (old + new))
         updates = list(ahead)
         for (units, inputs), which in self.shapes.items():
             x = torch.stack([ahead[i].flatten(1) for i in which])

@@ -54,7 +54,7 @@ def begin(name: str, folder: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """Make the problem of a network; what there is to say of it and of the device."""
     begun = time.perf_counter()
     _held.config, _held.problem = networks.problem(name, Path(folder), given)
-    _held.params = parallel.replicate(_held.model.init(jax.random.key(0)))
+    _held.params = parallel.replicate(jax.jit(_held.model.init)(jax.random.key(0)))
     leaves = jax.tree.leaves(_held.params)
     jax.block_until_ready(leaves)
     steps = _held.model.chain(_held.params).T
