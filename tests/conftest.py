@@ -5,16 +5,23 @@ import os
 from pathlib import Path
 
 # Before the first import of jax: XLA reads its flags once.
-# Most of the time goes into compiling small functions that run once: level 0 halves it. To test
-# what users run, set XLA_FLAGS=--xla_backend_optimization_level=2; a flag that is set stays.
+# Most of the time goes into compiling small functions that run once: level 0 halves it, and so do
+# the older emitters of loops again (JAX 0.12 has them no more and passes over their name). A flag
+# that is set stays: what users run is tested by
+# XLA_FLAGS="--xla_backend_optimization_level=2 --xla_backend_extra_options=xla_nothing".
 for flag, value in (
     ("--xla_force_host_platform_device_count", 2),
     ("--xla_backend_optimization_level", 0),
+    ("--xla_cpu_parallel_codegen_split_count", 1),  # the other core has a worker of its own
+    ("--xla_backend_extra_options", "xla_cpu_disable_new_fusion_emitters"),
 ):
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={value}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
+# OpenBLAS's threads wait for each other in a busy loop: with a worker on each core a fit by NumPy
+# then takes many times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
