@@ -1,7 +1,10 @@
 """Two virtual CPU devices, fast compilation, strict arrays, warnings as errors, the data folder."""
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Before the first import of jax: XLA reads its flags once.
@@ -22,6 +25,13 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # OpenBLAS's threads wait for each other in a busy loop: with a worker on each core a fit by NumPy
 # then takes many times as long.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# The workers, and the processes that tests start, share what one of them has compiled: a test that
+# builds the network of another compiles it no second time. Each run of the suite starts with none.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.mkdtemp(prefix="dpm_jax_compiled_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
@@ -39,12 +49,25 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("dpm_jax")
 
 MOST_MAPS = 25_000
+# Files that take longest, longest first: a worker that met one at the end would leave the others
+# idle. The rest follow in any order.
+LONGEST = ["pictures", "particles", "hosts", "runs", "bound", "readme", "thermodynamics"]
+LONGEST += ["training", "run_files", "experiments", "flags", "posterior", "families"]
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config):
     """Every warning is an error; what follows exempts third parties only."""
     config.addinivalue_line("filterwarnings", "error")
+    # JAX writes an entry in place: where the other worker meets one half written, it compiles.
+    entry = "ignore:Error reading persistent compilation cache entry"
+    config.addinivalue_line("filterwarnings", entry)
+    config.option.loadscopereorder = False  # pytest-xdist would take the number of tests
+
+
+def pytest_collection_modifyitems(items):
+    place = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(scope="module", autouse=True)
