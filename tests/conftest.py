@@ -1,22 +1,37 @@
 """Two virtual CPU devices, fast compilation, strict arrays, warnings as errors, the data folder."""
 
+import atexit
 import gc
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 # Before the first import of jax: XLA reads its flags once.
-# Most of the time goes into compiling small functions that run once: level 0 halves it. To test
-# what users run, set XLA_FLAGS=--xla_backend_optimization_level=2; a flag that is set stays.
+# Most of the time goes into compiling small functions that run once: level 0 halves it, and so do
+# the older emitters of loops again (JAX 0.12 has them no more and passes over their name). A flag
+# that is set stays: what users run is tested by
+# XLA_FLAGS="--xla_backend_optimization_level=2 --xla_backend_extra_options=xla_nothing".
 for flag, value in (
     ("--xla_force_host_platform_device_count", 2),
     ("--xla_backend_optimization_level", 0),
+    ("--xla_cpu_parallel_codegen_split_count", 1),  # the other core has a worker of its own
+    ("--xla_backend_extra_options", "xla_cpu_disable_new_fusion_emitters"),
 ):
     if flag not in os.environ.get("XLA_FLAGS", ""):
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {flag}={value}".strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Binaries keep what they compile in the user's cache folder, which is not for tests.
-os.environ.setdefault("JAX_ENABLE_COMPILATION_CACHE", "0")
+# OpenBLAS's threads wait for each other in a busy loop: with a worker on each core a fit by NumPy
+# then takes many times as long.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+# The workers, and the processes that tests start, share what one of them has compiled: a test that
+# builds the network of another compiles it no second time. Each run of the suite starts with none.
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    compiled = tempfile.mkdtemp(prefix="dpm_jax_compiled_")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    atexit.register(shutil.rmtree, compiled, ignore_errors=True)
 
 import hypothesis  # noqa: E402
 import jax  # noqa: E402
@@ -33,13 +48,29 @@ hypothesis.settings.register_profile(
 )
 hypothesis.settings.load_profile("dpm_jax")
 
+# Tracing makes many objects and few cycles: at Python's 700 a tenth of the time goes into a search.
+gc.set_threshold(50_000)
+
 MOST_MAPS = 25_000
+# Files that take longest, longest first: a worker that met one at the end would leave the others
+# idle. The rest follow in any order.
+LONGEST = ["pictures", "particles", "hosts", "runs", "bound", "readme", "thermodynamics"]
+LONGEST += ["training", "run_files", "experiments", "flags", "posterior", "families"]
 ROOT = Path(__file__).resolve().parents[1]
 
 
 def pytest_configure(config):
     """Every warning is an error; what follows exempts third parties only."""
     config.addinivalue_line("filterwarnings", "error")
+    # JAX writes an entry in place: where the other worker meets one half written, it compiles.
+    entry = "ignore:Error reading persistent compilation cache entry"
+    config.addinivalue_line("filterwarnings", entry)
+    config.option.loadscopereorder = False  # pytest-xdist would take the number of tests
+
+
+def pytest_collection_modifyitems(items):
+    place = {f"test_{name}": i for i, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, len(LONGEST)))
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,6 +9,9 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+# As conftest.py: a run of several processes is compared with one of the process that tests.
+FAST = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+FAST += " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
 
 
 def free_port() -> int:
@@ -41,7 +44,7 @@ class Processes:
         flags = f"--xla_force_host_platform_device_count={devices}"
         environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()}
         environment |= {"JAX_PLATFORMS": "cpu", "MPLBACKEND": "Agg", "PYTHONPATH": str(ROOT)}
-        environment["XLA_FLAGS"] = f"{flags} --xla_backend_optimization_level=0"
+        environment["XLA_FLAGS"] = f"{flags} {FAST}"
         if told == "flags" and n > 1:
             command = [*command, f"--coordinator_address={self.address}"]
             command += [f"--num_processes={n}", f"--process_id={i}", "--peer_timeout=10"]

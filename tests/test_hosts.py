@@ -13,7 +13,7 @@ import sys
 import jax
 import numpy as np
 import pytest
-from processes import ROOT, Processes, free_port, run
+from processes import FAST, ROOT, Processes, free_port, run
 
 from dpm_jax import hosts, parallel
 from dpm_jax.experiments import swiss_roll
@@ -66,7 +66,7 @@ def slurm(place):
         }}
     """
     told = {"SLURM_JOB_ID": str(free_port()), "SLURM_STEP_NODELIST": "127.0.0.1"}
-    told |= {"SLURM_NTASKS": "2", "XLA_FLAGS": "--xla_backend_optimization_level=0"}
+    told |= {"SLURM_NTASKS": "2", "XLA_FLAGS": FAST}
     told |= {"PYTHONPATH": str(ROOT), "HOME": str(place), "JAX_PLATFORMS": "cpu"}
     environment = {k: v for k, v in os.environ.items() if "proxy" not in k.lower()} | told
     done = subprocess.run(

@@ -184,6 +184,7 @@ def test_the_code_length_of_integers_by_the_discretized_last_step(tmp_path):
 
 def test_bark_from_a_folder_fills_the_centre_of_a_held_out_photograph(tmp_path, photographs):
     given = {"size": 16, "view": 32, "hole": 12, "repeats": 2, "image_dir": str(photographs)}
+    given |= {"baselines": "dct"}  # all of them: test_dead_leaves_and_an_image_larger_than...
     config, _, report = run(bark.EXPERIMENT, tmp_path / "run", **given)
     assert report["figures"].keys() == {"samples", "figure5", "noise_floor", "bound_terms"}
     assert len(report["held_out_files"]) == 1 and report["skipped_files"] == 0

@@ -132,6 +132,7 @@ def _warn_of_few(found: Particles) -> None:
         )
 
 
+@jax.jit
 def _pool(each: Particles, uneven: Array) -> Particles:
     """Filters (F, ...) as one, by their Z~; `uneven`: (F, N) log weights of the least even step.
 

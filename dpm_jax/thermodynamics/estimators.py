@@ -140,6 +140,7 @@ def jarzynski(work, reverse_work=None) -> Estimate:
     )
 
 
+@jax.jit  # one program instead of one for each operation, also where none is around it
 def _estimate(work: Array, reverse_work=None) -> Estimate:
     if reverse_work is not None:
         reverse_work = jnp.asarray(reverse_work, work.dtype)

@@ -78,6 +78,7 @@ def tail_length(num: int) -> int:
     return math.ceil(min(0.2 * num, 3 * math.sqrt(num)))
 
 
+@jax.jit
 def pareto_shape(log_weight: Array) -> Array:
     """k̂ of the largest of M weights (M,), given as logarithms up to a constant; a scalar.
 
