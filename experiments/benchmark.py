@@ -21,6 +21,7 @@ from dpm_jax import files
 from dpm_jax.benchmarks import machine, measure, networks, table
 from dpm_jax.runs import Invalid, binary
 from dpm_jax.runs.bars import bar
+from dpm_jax.runs.experiment import find
 from dpm_jax.runs.flags import Flag
 
 FLAGS = {
@@ -122,12 +123,16 @@ def _check(config) -> tuple[str, ...]:
 
 
 def _networks(asked: list[str]) -> tuple[str, ...]:
-    """Those named, in the order of importance."""
-    known = networks.NETWORKS
+    """Those named, in the order of importance; other presets of the experiments after them."""
+    known, more = networks.NETWORKS, []
     for name in asked or [""]:
         if not any(name in (each, each.split("/")[0]) for each in known):
-            raise ValueError(f"networks: expected some of {', '.join(known)}, got {name!r}")
-    return tuple(n for n in known if n in asked or n.split("/")[0] in asked)
+            experiment, _, preset = name.partition("/")
+            names = {each.split("/")[0] for each in known}
+            if experiment not in names or preset not in find(experiment).presets:
+                raise ValueError(f"networks: expected some of {', '.join(known)}, got {name!r}")
+            more.append(name)
+    return (*(n for n in known if n in asked or n.split("/")[0] in asked), *more)
 
 
 if __name__ == "__main__":

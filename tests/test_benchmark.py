@@ -19,11 +19,14 @@ from dpm_jax import model as models
 from dpm_jax.benchmarks import flop, handover, measure, networks, table, timing, worker
 from dpm_jax.experiments import benchmark
 from dpm_jax.runs import Invalid, binary
+from dpm_jax.runs.config import configure
+from dpm_jax.runs.experiment import find
 from dpm_jax.training import Options
 from dpm_jax.training.options import make_optimizer
 
 ROOT = Path(__file__).resolve().parents[1]
 FLAGS = {name: flag.default for name, flag in benchmark.FLAGS.items()}
+PORTED = ("mnist/best", "cifar10/best", "mnist/paper", "cifar10/paper", "swiss_roll/best")
 TINY = {"T": 20, "width": 4, "depth": 1, "num_eval": 20, "passes": 1, "sample_steps": 10}
 
 
@@ -153,7 +156,9 @@ def folder(tmp_path_factory):
 def test_every_preset_of_the_paper_and_best_has_its_place():
     names = {name.split("/")[0] for name in networks.NETWORKS}
     assert names == {"bark", "cifar10", "dead_leaves", "heartbeat", "mnist", "swiss_roll"}
-    assert set(networks.PORTED) < set(networks.NETWORKS)
+    presets = ((*name.split("/"), name) for name in networks.NETWORKS)
+    configs = {name: configure(find(of), preset, None, {}) for of, preset, name in presets}
+    assert {name for name in configs if handover.has_port(configs[name])} == set(PORTED)
 
 
 def test_random_images_are_grey_levels_of_the_shape():
@@ -196,7 +201,7 @@ def ported(name, folder, **more):
     return handover.port(config, problem, params), problem.model
 
 
-@pytest.mark.parametrize("name", networks.PORTED)
+@pytest.mark.parametrize("name", PORTED)
 def test_a_port_is_the_network_and_another_is_refused(name, folder, peers):
     port, _ = ported(name, folder)
     errors = peers.begin(port)
@@ -319,6 +324,7 @@ def test_only_the_ports_import_torch():
         ({"only": ["train", "wild"]}, "--only: expected some of peak, train, .*, got wild"),
         ({"only": []}, "--only: expected some of peak, train, .*, got none"),
         ({"networks": ["swiss_roll", "wild"]}, "--networks: expected some of .*, got 'wild'"),
+        ({"networks": ["mnist/wild"]}, "--networks: expected some of .*, got 'mnist/wild'"),
         ({"networks": []}, "--networks: expected some of .*, got ''"),
         ({"batches": ["8", "x"]}, "--batches: expected whole numbers above 0, got 'x'"),
         ({"batches": ["0"]}, "--batches: expected whole numbers above 0, got '0'"),

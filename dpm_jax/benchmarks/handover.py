@@ -13,6 +13,8 @@ from dpm_jax.likelihood import bound
 from dpm_jax.runs.config import training_options
 from dpm_jax.runs.experiment import Config, Problem
 
+_NETWORKS = ("mlp", "bump_dense", "multiscale_conv", "unet")
+_DRAWS = ("mnist", "cifar10", "swiss_roll")  # experiments whose batches the port draws too
 _GROUPS, _EACH = 4, 2  # of the examples that are compared
 
 
@@ -47,6 +49,13 @@ class Port(NamedTuple):
     options: dict[str, Any]  # of training
     bfloat16: bool
     checks: Checks
+
+
+def has_port(config: Config) -> bool:
+    """Whether there is a port of the network of these flags, and of its training."""
+    plain = config["schedule"] != "learned" and config["last_step"] == "fixed"
+    of = config["experiment"] in _DRAWS and config["network"] in _NETWORKS
+    return of and plain and config["num_t"] != 0
 
 
 def port(config: Config, problem: Problem, params: Any) -> Port:

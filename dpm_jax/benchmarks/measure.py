@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from dpm_jax.benchmarks import startup, timing
-from dpm_jax.benchmarks.networks import PORTED
 from dpm_jax.benchmarks.worker import GIVE_BACK, KEEP_MEMORY, Failed, Worker
 
 SIZES = {"train": "B", "sample": "N", "K": "examples", "log_p": "M", "particles": "N"}
@@ -121,7 +120,7 @@ class _Network:
         self.facts = facts | self.ours.call("device")
         self.facts |= {"peak_flop": self.ours.call("prepare_peak", facts["peak"])}
         entry: Entry = {"network": self.name, "kind": "network", **self.facts}
-        if plan.compare and self.name in PORTED:
+        if plan.compare and facts["has_port"]:
             self.tell(f"{self.name}, checking the port", 0)
             peers = self.stack.enter_context(Worker(_PEERS, KEEP_MEMORY))
             try:

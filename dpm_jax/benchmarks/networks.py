@@ -25,7 +25,6 @@ NETWORKS = (  # in the order of importance
     "dead_leaves/best",
     "bark/best",
 )
-PORTED = ("mnist/best", "cifar10/best", "mnist/paper", "cifar10/paper", "swiss_roll/best")
 RANDOM = ("mnist", "cifar10", "bark")  # whose images are random here
 _MADE = {"mnist": 12_000, "cifar10": 2_000, "bark": 12}  # of which mnist holds out 10,000
 

@@ -21,7 +21,7 @@ _OF_IMAGES: dict[str, Callable[..., nn.Module]] = {
     "MultiScaleConv": torch_networks.MultiScaleConv,
     "UNet": torch_networks.UNet,
 }
-_TOLERANCE = {False: 1e-4, True: 0.1}  # of float32, of bfloat16; see `check`
+_TOLERANCE = {False: 1e-4, True: 0.02}  # of float32, of bfloat16; see `check`
 
 
 class _Held:

@@ -65,6 +65,7 @@ def begin(name: str, folder: str, given: Mapping[str, Any]) -> dict[str, Any]:
         "batch_size": _held.config["batch_size"],
         "setup_seconds": time.perf_counter() - begun,
         "peak": "bfloat16" if _held.config.get("bfloat16") else "float32",
+        "has_port": handover.has_port(_held.config),
         "random_data": name.split("/")[0] in networks.RANDOM,
     }
 
