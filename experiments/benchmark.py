@@ -38,7 +38,7 @@ FLAGS = {
     "batches": Flag(list, "Batches of training; by default the preset's and multiples of it."),
     "bfloat16": Flag(bool, "Compute inside the networks of images in bfloat16.", False),
     "compare": Flag(str, "torch: ports of the networks to PyTorch beside ours.", values=("torch",)),
-    "seed": Flag(int, "Seed of parameters and data.", 0, "[0, 1000000]"),
+    "seed": Flag(int, "Seed of parameters and data.", 0, "[0, 2147483639]"),
 }
 _FILES = ("benchmark.json", "benchmark.md")
 

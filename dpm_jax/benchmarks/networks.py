@@ -8,10 +8,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from dpm_jax import later
 from dpm_jax.runs.config import configure
 from dpm_jax.runs.experiment import Config, Problem, find
+
+with later.imports(globals()):
+    import numpy as np
 
 NETWORKS = (  # in the order of importance
     "mnist/best",
@@ -58,7 +60,7 @@ def problem(name: str, folder: Path, given: Mapping[str, Any] = {}) -> tuple[Con
     return config, experiment.setup(config)
 
 
-def images(seed: int, shape: tuple[int, int, int, int]) -> np.ndarray:
+def images(seed: int, shape: tuple[int, int, int, int]) -> "np.ndarray":
     """Random images (N, H, W, C), uint8: smooth greys below a little noise, as photographs have."""
     rng = np.random.default_rng(seed)
     num, height, width, channels = shape
