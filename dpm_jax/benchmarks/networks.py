@@ -4,14 +4,18 @@ Swiss roll, heartbeat and dead leaves have generators. Where the others need fil
 of the same shape and number of levels take their place: the time of a step is that of any pixels.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
+from dpm_jax import later
 from dpm_jax.runs.config import configure
 from dpm_jax.runs.experiment import Config, Problem, find
+
+with later.imports(globals()):
+    import numpy as np
 
 NETWORKS = (  # in the order of importance
     "mnist/best",
