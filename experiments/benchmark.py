@@ -136,4 +136,4 @@ def _networks(asked: list[str]) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
-    binary.run("benchmark.py", FLAGS, execute)
+    binary.run("benchmark.py", FLAGS, execute, check=_check)

@@ -43,15 +43,16 @@ def imported(name, *argv):
 @pytest.mark.parametrize("name", BINARIES)
 def test_help_and_bad_flags_import_no_jax(name, tmp_path):
     assert imported(name, "--help") == (0, "", set())
+    place = f"--{'out' if name == 'benchmark' else 'workdir'}={tmp_path}/run"
     for flag, line in {
         "--bogus=1": "--bogus: expected a flag that --help lists",
         "--seed=1.5": "--seed: expected a whole number, got '1.5'",
-        "--seed=-1": "--seed: expected 0..2147483639, got -1",
+        "--seed=-1": "--seed: expected 0..",
         "--process_id=-1": "--process_id: expected at least 0, got -1",
     }.items():
-        told = f"{name}.py: {line}"
-        place = "out" if name == "benchmark" else "workdir"
-        assert imported(name, f"--{place}={tmp_path}/run", flag) == (2, told, set())
+        code, told, heavy = imported(name, place, flag)
+        assert (code, heavy) == (2, set()) and told.count("\n") == 0, told
+        assert told.startswith(f"{name}.py: {line}"), told
     assert not list(tmp_path.iterdir())
 
 
@@ -61,6 +62,7 @@ TOGETHER = [  # values that each flag may have, but not with the others
     ("cifar10", ["--workdir=run", "--network=wild"], "network: expected one of bump_dense, "),
     ("cifar10", ["--workdir=run", "--num_steps=0"], "num_steps: expected at least 1, got 0"),
     ("jarzynski", ["--workdir=run", "--durations=1,x"], "durations: expected numbers"),
+    ("benchmark", ["--out=run", "--only=wild"], "only: expected some of peak, train"),
     ("evaluate", ["--workdir=run", "--trajectories=x"], "trajectories: expected numbers"),
     ("posterior", ["--workdir=run", "--task=denoise", "--mask=centre"], "mask: expected none"),
     ("posterior", ["--workdir=run", "--method=paper", "--filters=2"], "filters: expected 1"),

@@ -4,6 +4,8 @@ Swiss roll, heartbeat and dead leaves have generators. Where the others need fil
 of the same shape and number of levels take their place: the time of a step is that of any pixels.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
