@@ -5,7 +5,13 @@ model and its parameters, and all devices.
 """
 
 from dpm_jax.likelihood import bound, discretized, work
-from dpm_jax.likelihood.dataset import Evaluation, NoiseFloor, evaluate, evaluate_noise_floor
+from dpm_jax.likelihood.dataset import (
+    Evaluation,
+    NoiseFloor,
+    evaluate,
+    evaluate_noise_floor,
+    evaluate_terms,
+)
 from dpm_jax.likelihood.dataset_work import (
     Dissipation,
     LogLikelihood,
@@ -43,6 +49,7 @@ __all__ = [
     "evaluate_dissipation",
     "evaluate_noise_floor",
     "evaluate_sandwich",
+    "evaluate_terms",
     "evaluate_works",
     "forward_work",
     "forward_works",
