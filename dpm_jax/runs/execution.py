@@ -247,7 +247,7 @@ def _bound(problem: Problem, params, config: Config) -> tuple[Evaluation, np.nda
 
 def _draw_bound_terms(problem: Problem, params, kl: np.ndarray, folder: Path) -> Path:
     """Where K is spent: the mean KL term at each t, of the terms behind K itself."""
-    noise = np.asarray(jax.jit(lambda p: problem.model.chain(p).schedule.noise)(params))[2:]
+    noise = np.asarray(report.schedule_of(problem.model, params).noise)[2:]
     return plots.bound_terms(folder / "bound_terms.png", kl / units.LN2, noise)
 
 
