@@ -95,7 +95,7 @@ def setup(config) -> runs.Problem:
 def figures(config, problem, params, folder: Path):
     """Figure App.1: true samples, not means; all are counted, the first 100 are shown."""
     n, steps = config["num_samples"], config["sample_steps"]
-    samples = images.samples(config, problem.model, params, n, chunk=min(n, 100))
+    samples = images.samples(config, problem.model, params, n)
     title = f"MNIST, samples of the model, {steps} steps"
     shown = images.to_8bit(problem, samples[:100])
     path = plots.image_grid(folder / "figure_app1.png", shown, 10, title)

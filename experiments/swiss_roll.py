@@ -107,25 +107,31 @@ def setup(config) -> runs.Problem:
 
 def figures(config, problem, params, folder: Path):
     """Figure 1: forward and reverse slices and drift at t = 0, T/2, T."""
-    key_forward, key_reverse = jax.random.split(jax.random.key(config["seed"] + 2))
-    chain, n = problem.model.chain(params), 2000
-    times = (0, chain.T // 2, chain.T)
-    x0 = jnp.asarray(problem.data[:n])
-    slices = [x0]
+    n, T = 2000, config["T"]
+    times = (0, T // 2, T)
+    axis = np.linspace(-2.6, 2.6, 15, dtype=np.float32)
+    grid = np.stack(np.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
+    x0 = np.asarray(problem.data)[:n]
+    shown = jax.jit(partial(_shown, problem.model, times))
+    slices, states, arrows = shown(params, jax.random.key(config["seed"] + 2), x0, grid)
+    forward = [x0, *map(np.asarray, slices)]
+    reverse = [np.asarray(states)[:, t] for t in times]
+    drift = [(grid, np.asarray(arrow)) for arrow in arrows]
+    path = draw(folder / "figure1.png", forward, reverse, drift, times, config["noise"])
+    return {"figure1": str(path)}, {}, []
+
+
+def _shown(built, times, params, key, x0, grid):
+    """x^t of the data at `times` but 0, reverse trajectories, and f_μ(x, t) − x; one program."""
+    key_forward, key_reverse = jax.random.split(key)
+    chain, n = built.chain(params), len(x0)
+    slices = []
     for t in times[1:]:
         keys = jax.random.split(jax.random.fold_in(key_forward, t), n)
         slices.append(jax.vmap(lambda k, x, t=t: sampling.noised(k, chain, x, t))(keys, x0))
-    walk = jax.jit(jax.vmap(lambda k: sampling.reverse_trajectory(k, chain)))
-    states = np.asarray(walk(jax.random.split(key_reverse, n)))
-    axis = jnp.linspace(-2.6, 2.6, 15)
-    grid = jnp.stack(jnp.meshgrid(axis, axis), axis=-1).reshape(-1, 2)
-    drift = []
-    for t in times:
-        mean = jax.vmap(chain.reverse, (0, None))(grid, jnp.asarray(max(t, 1), jnp.int32)).mean
-        drift.append((np.asarray(grid), np.asarray(mean - grid)))
-    forward, reverse = [np.asarray(x) for x in slices], [states[:, t] for t in times]
-    path = draw(folder / "figure1.png", forward, reverse, drift, times, config["noise"])
-    return {"figure1": str(path)}, {}, []
+    walk = jax.vmap(lambda k: sampling.reverse_trajectory(k, chain))
+    means = [jax.vmap(chain.reverse, (0, None))(grid, jnp.int32(max(t, 1))).mean for t in times]
+    return slices, walk(jax.random.split(key_reverse, n)), [mean - grid for mean in means]
 
 
 def draw(path: Path, forward, reverse, drift, times, noise: float) -> Path:

@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dpm_jax.core import gaussian, model, schedule
+from dpm_jax.core import chunks, gaussian, model, schedule
 from dpm_jax.likelihood import (
     Evaluation,
     Rows,
     bound,
     evaluate,
     evaluate_noise_floor,
+    evaluate_terms,
 )
+from dpm_jax.likelihood.rows import _KEPT
 from dpm_jax.runs import plots
 
 T = 5
@@ -276,3 +278,57 @@ def test_a_second_call_compiles_nothing():
     other = evaluate(built, PARAMS, DATA, rows=Rows(1, prepare))
     # One call of `prepare` each is the check of the first rows.
     assert again == first and other.K != first.K and len(traced) == count + 2
+
+
+def test_a_second_measurement_compiles_nothing_and_floors_share_what_K_compiled():
+    built, data = build(noiseless=False), np.tile(DATA, (4, 1))
+    rows = Rows(prepare=lambda key, x: x + 0.1 * jax.random.normal(key, x.shape))
+    seen = []
+    _KEPT.clear()
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: seen.append(event))
+
+    def compiled(measure):
+        seen.clear()
+        measure()
+        return sum(event.endswith("backend_compile_duration") for event in seen)
+
+    def floors():
+        return evaluate_noise_floor(built, PARAMS, data, [1, 3], 16, rows)
+
+    def K():
+        return evaluate(built, PARAMS, data, 8, rows=rows)
+
+    assert compiled(K) >= 2  # what is drawn, and the terms
+    assert compiled(K) == 0
+    assert compiled(floors) >= 1 and len(_KEPT) == 3  # what is drawn for it
+    assert compiled(floors) == 0
+
+
+def test_chunks_change_no_number():
+    def one(row):
+        key, x = row
+        return jnp.tanh(x + jax.random.normal(key, (3,)))
+
+    rows = jax.random.split(jax.random.key(0), 12), jnp.asarray(np.tile(DATA, (2, 1))[:12])
+    whole = jax.vmap(one)(rows)
+    for most in (1, 5, 12, 100):
+        found = jax.jit(lambda rows, most=most: chunks.mapped(one, rows, most))(rows)
+        np.testing.assert_allclose(found, whole, rtol=1e-6)
+
+
+def test_chunks_shrink_as_examples_grow():
+    sizes = [chunks.at_once(lambda x: jnp.tanh(x) @ x, np.ones(n, np.float32)) for n in (8, 2**22)]
+    assert sizes[0] >= 2**16 > 64 >= sizes[1] >= 1
+
+
+def test_the_curve_of_terms_is_that_of_the_terms_behind_K():
+    built, data = build(noiseless=False), np.tile(DATA, (20, 1))
+    found, kl = evaluate_terms(built, PARAMS, data)
+    assert found == evaluate(built, PARAMS, data) and kl.shape == (T - 1,)
+    chain = built.chain(PARAMS)
+    ends = np.mean([bound.ends(chain, jnp.asarray(x)) for x in DATA], dtype=np.float64)
+    np.testing.assert_allclose(ends - kl.sum(), found.K, rtol=1e-5)
+    _, drawn = evaluate_terms(built, PARAMS, data, 8)  # 1,120 terms: some hundred at each t
+    np.testing.assert_allclose(drawn, kl, rtol=0.4)
+    _, few = evaluate_terms(built, PARAMS, DATA, 1)  # 7 terms are one mean
+    assert np.ptp(few) == 0 and few[0] > 0

@@ -141,7 +141,8 @@ def kept(given, **environment):
     script = COUNTS.replace("runpy.run_path(sys.argv[0], run_name='__main__')", code)
     found = subprocess.run(
         [sys.executable, "-c", script, "x"],
-        cwd=ROOT, env={**inherited, **environment}, check=True, capture_output=True, text=True, timeout=120,
+        cwd=ROOT, env={**inherited, **environment}, check=True,
+        capture_output=True, text=True, timeout=120,
     )  # fmt: skip
     *told, values, counts = found.stderr.strip().splitlines()
     assert values == "1.0 2.0 3.0 4.0"

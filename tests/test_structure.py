@@ -57,12 +57,13 @@ CORE = {
     "core.family": set(),
     "core.schedule": set(),
     "core.numerics": set(),
+    "core.chunks": set(),
     "core.readout": RECORDS,
     "core.gaussian": {*RECORDS, "core.numerics", "core.readout"},
     "core.binomial": {*RECORDS, "core.readout"},
     "core.chain": RECORDS,
     "core.sampling": CHAIN,
-    "core.model": {*CHAIN, "core.sampling", "core.readout"},
+    "core.model": {*CHAIN, "core.chunks", "core.sampling", "core.readout"},
 }
 COLUMNS = {"core.gaussian", "core.binomial"}
 

@@ -62,7 +62,7 @@ def problem(name: str, folder: Path, given: Mapping[str, Any] = {}) -> tuple[Con
     return config, experiment.setup(config)
 
 
-def images(seed: int, shape: tuple[int, int, int, int]) -> "np.ndarray":
+def images(seed: int, shape: tuple[int, int, int, int]) -> np.ndarray:
     """Random images (N, H, W, C), uint8: smooth greys below a little noise, as photographs have."""
     rng = np.random.default_rng(seed)
     num, height, width, channels = shape

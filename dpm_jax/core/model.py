@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from dpm_jax import units
-from dpm_jax.core import sampling
+from dpm_jax.core import chunks, sampling
 from dpm_jax.core import schedule as schedules
 from dpm_jax.core.chain import (
     Chain,
@@ -145,9 +145,21 @@ def _sampler(make: Callable[[Any, Range], Chain], x0_range: Range, steps: int | 
     def draw(params, keys: Array) -> Array:
         chain = make(params, x0_range)
         chain = chain if steps is None else respace(chain, steps)
-        return jax.vmap(lambda key: sampling.sample(key, chain))(keys)
+        most = _at_once(lambda _: chain, chain.shape, params)
+        return chunks.mapped(lambda key: sampling.sample(key, chain), keys, most)
 
     return draw
+
+
+def at_once(model: Model, params, steps: int | None = None) -> int:
+    """How many examples a device takes through the reverse kernel at once (chunks.py)."""
+    return _at_once(lambda p: model.chain(p, steps), model.event_shape, params)
+
+
+def _at_once(of: Callable[[Any], Chain], shape: tuple[int, ...], params) -> int:
+    x = jax.ShapeDtypeStruct(shape, jnp.result_type(float))
+    t = jax.ShapeDtypeStruct((), jnp.int32)
+    return chunks.at_once(lambda p, x, t: of(p).reverse(x, t), params, x, t)
 
 
 def _reverse(network, params, read: Readout, schedule: Schedule, x0_range: Range) -> Reverse:

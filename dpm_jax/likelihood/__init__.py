@@ -8,7 +8,13 @@ from dpm_jax import later
 
 with later.imports(globals()):
     from dpm_jax.likelihood import bound, discretized, work
-    from dpm_jax.likelihood.dataset import Evaluation, NoiseFloor, evaluate, evaluate_noise_floor
+    from dpm_jax.likelihood.dataset import (
+        Evaluation,
+        NoiseFloor,
+        evaluate,
+        evaluate_noise_floor,
+        evaluate_terms,
+    )
     from dpm_jax.likelihood.dataset_work import (
         Dissipation,
         LogLikelihood,
@@ -46,6 +52,7 @@ __all__ = [
     "evaluate_dissipation",
     "evaluate_noise_floor",
     "evaluate_sandwich",
+    "evaluate_terms",
     "evaluate_works",
     "forward_work",
     "forward_works",

@@ -25,6 +25,7 @@ from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.family import Array
 from dpm_jax.core.numerics import exact_sum
+from dpm_jax.likelihood.times import check_floors, drawn, floor_draws, time_law
 
 
 class Bound(NamedTuple):
@@ -117,23 +118,6 @@ def exact_terms(key: Array, chain: Chain, x0: Array) -> Array:
     return jnp.concatenate([jnp.stack([prior, *fixed]), terms])
 
 
-def time_law(chain: Chain) -> Array:
-    """The law from which t is drawn for K, (T+1,): ¼ uniform, ¾ ∝ size · log (1−ᾱ_t)/(1−ᾱ_{t−1}).
-
-    That is by the e-folds of noise that t adds, with one for t = 1: about 1/t for the binomial
-    schedule of the paper, uniform for the geometric one at low noise, where most of K and of its
-    variance is and an e-fold has about the same KL everywhere; size is the chain's `kl_per_fold`
-    where it is known beforehand. Each t has a probability: unbiased.
-    """
-    # Only a proposal: no gradient of a learned β may reach it.
-    noise = jax.lax.stop_gradient(chain.schedule.noise)
-    used = (jnp.arange(chain.T + 1) >= chain.first_t).astype(noise.dtype)
-    folds = jnp.concatenate([jnp.ones(2, noise.dtype), jnp.log(noise[2:] / noise[1:-1])]) * used
-    if chain.kl_per_fold is not None:
-        folds = folds * jax.lax.stop_gradient(chain.kl_per_fold(chain.schedule.log_snr))
-    return 0.25 * used / jnp.sum(used) + 0.75 * folds / jnp.sum(folds)
-
-
 def draw_terms(
     key: Array,
     chain: Chain,
@@ -166,10 +150,8 @@ def draw_terms(
     if num_t < 1 or n % num_t:
         raise ValueError(f"num_t: expected −1 or a divisor of the batch size {n}, got {num_t}")
     law = time_law(chain) if law is None else law
-    key_t, key_x = jax.random.split(key)
-    t = _stratified(key_t, law, num_t)
+    t, keys = drawn(key, law, num_t, n // num_t)
     groups = x0.reshape(num_t, n // num_t, *x0.shape[1:])
-    keys = jax.random.split(key_x, (num_t, n // num_t))
     t, groups, keys = _part(t, groups, keys, *part)
 
     def one(key: Array, x: Array, t: Array) -> Array:
@@ -231,56 +213,33 @@ def noise_floor(
     Raises:
         ValueError: for a t0 outside 1..T, or num_t below 1.
     """
-    x0 = chain.checked("x0", x0)
-    floors, family = _check_floors(t0, chain.T, num_t), chain.family
-    t = jnp.arange(floors.min() + 1, chain.T + 1)
-    draw, weight = t, jnp.ones(t.shape, chain.schedule.beta.dtype)
-    if num_t is not None and t.size:
-        key_t, key = jax.random.split(key)
-        law = time_law(chain).at[: floors.min() + 1].set(0.0)
-        t, draw = _stratified(key_t, law, num_t), jnp.arange(num_t)
-        weight = jnp.sum(law) / (num_t * law[t])
-
+    x0, floors = chain.checked("x0", x0), check_floors(t0, chain.T, num_t)
     later = chain._replace(last_step="learned")  # t > 1: the last step plays no part
 
     def body(total: Array, step):
-        draw, t, weight = step
-        value = term(jax.random.fold_in(key, draw), later, x0, t)
+        key, t, weight = step
+        value = term(key, later, x0, t)
         return total + jnp.where(t > floors, weight * value, 0.0), None
+
+    known = floor_ends(chain, x0, t0)
+    total, _ = jax.lax.scan(body, jnp.zeros_like(known.K), floor_draws(key, chain, t0, num_t))
+    return known._replace(K=known.K + total)
+
+
+def floor_ends(chain: Chain, x0: Array, t0: Sequence[int]) -> Bound:
+    """What `noise_floor` knows without a network (eq. 14): (m,) nats each, one a t0."""
+    x0, floors = chain.checked("x0", x0), check_floors(t0, chain.T)
+    family = chain.family
 
     def known(t: Array) -> Bound:
         q = family.marginal(x0, chain.schedule.log_alpha_bar[t])
         return Bound(-family.entropy(q), -family.entropy(q) - family.kl(q, family.prior(x0.shape)))
 
-    start = jax.lax.map(known, jnp.asarray(floors))
-    total, _ = jax.lax.scan(body, jnp.zeros_like(start.K), (draw, t, weight))
-    return Bound(start.K + total + _prior_term(chain, x0), start.L_null)
+    found = jax.lax.map(known, jnp.asarray(floors))
+    return found._replace(K=found.K + _prior_term(chain, x0))
 
 
 def _prior_term(chain: Chain, x0: Array) -> Array:
     """−KL(q(x^T|x^0) ‖ p(x^T)), scalar nats."""
     last = chain.family.marginal(x0, chain.schedule.log_alpha_bar[-1])
     return -chain.family.kl(last, chain.prior)
-
-
-def _check_floors(t0: Sequence[int], T: int, num_t: int | None) -> np.ndarray:
-    floors = np.asarray(t0)
-    listed = floors.ndim == 1 and floors.size and floors.dtype.kind in "iu"
-    if not listed or floors.min() < 1 or floors.max() > T:
-        raise ValueError(f"t0: expected a list of values in 1..{T}, got {t0}")
-    floors = floors.astype(np.int32)
-    if num_t is not None:
-        units.whole("num_t", num_t)
-    return floors
-
-
-def _stratified(key: Array, weights: Array, num: int) -> Array:
-    """`num` draws of t, each ~ weights, one from each of `num` equal slices of probability."""
-    key_u, key_order = jax.random.split(key)
-    offset = jax.random.uniform(key_u, (num,), weights.dtype)
-    u = (jnp.arange(num, dtype=weights.dtype) + offset) / num
-    cumulative = jnp.cumsum(weights)
-    t = jnp.searchsorted(cumulative / cumulative[-1], u, side="right")
-    # u may round to 1: the clip keeps it at the last t instead of one past the table.
-    t = jnp.minimum(t, weights.shape[0] - 1).astype(jnp.int32)
-    return jax.random.permutation(key_order, t)

@@ -8,12 +8,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpm_jax import units
+from dpm_jax.core import chunks
 from dpm_jax.core.family import Array
-from dpm_jax.core.model import Model
-from dpm_jax.likelihood import bound
+from dpm_jax.core.model import Model, at_once
+from dpm_jax.likelihood import bound, times
+from dpm_jax.likelihood.draws import Plan, by_t, length, over_draws, planned
 from dpm_jax.likelihood.rows import (
     Groups,
     Rows,
+    batches,
     check_counts,
     check_rows,
     over_rows,
@@ -76,36 +79,79 @@ def evaluate(
     Raises:
         ValueError: for no data, or passes or rows.at_once below 1.
     """
+    return evaluate_terms(model, params, data, passes, steps, rows)[0]
+
+
+def evaluate_terms(
+    model: Model,
+    params,
+    data,
+    passes: int | None = None,
+    steps: int | None = None,
+    rows: Rows = Rows(),
+) -> tuple[Evaluation, np.ndarray]:
+    """`evaluate`, and the mean KL_t at t = 2..T (eq. 14) of the very terms behind it, (T−1,) nats.
+
+    Where fewer than 50 terms fell on a t, neighbours share their mean. Arguments and errors as in
+    `evaluate`.
+    """
     data = check_rows(model, data, rows)
     check_counts(data=len(data), at_once=rows.at_once, passes=passes)
+    if passes is None:
+        values, total = _exact(model, params, data, steps, rows)
+        return _summary(values), -total[2:] / len(data)
+    size = max(1, min(_GROUP, rows.at_once or _AT_ONCE, len(data) // _GROUPS))
+    values, count, total = _drawn(model, params, data, passes, steps, rows, size)
+    return _summary(values, size), by_t(count, total)
 
-    at_once = rows.at_once or _AT_ONCE
-    size = 1 if passes is None else max(1, min(_GROUP, at_once, len(data) // _GROUPS))
 
-    def exact(params, part: Array, key: Array) -> Array:
+def _exact(model: Model, params, data, steps: int | None, rows: Rows):
+    """K and L_null of each row (n, 2) by all t; the sum of the terms of each t (T+1,)."""
+
+    def exact(params, part: Array, key: Array) -> tuple[Array, Array]:
         key_rows, key_t = jax.random.split(key)
         x0, chain = rows.examples(key_rows, part), model.chain(params, steps)
-        null = jax.vmap(lambda x: bound.null(chain, x))(x0)
-        each = jax.vmap(lambda k, x: bound.exact(k, chain, x).K)
-        K = each(jax.random.split(key_t, x0.shape[0]), x0)
-        return jnp.stack([K, null], axis=-1)
 
-    def drawn(params, part: Array, key: Array) -> Array:
-        def group(part: Array, key: Array) -> Array:
+        def one(row: tuple[Array, Array]) -> tuple[Array, Array]:
+            return bound.exact_terms(row[0], chain, row[1]), bound.null(chain, row[1])
+
+        each = jax.random.split(key_t, x0.shape[0]), x0
+        return chunks.mapped(one, each, at_once(model, params, steps))
+
+    values, total = [], np.zeros(length(model, params, steps))
+    for terms, null in over_rows(exact, params, data, rows.at_once or _AT_ONCE, rows):
+        values.append(np.stack([terms.sum(axis=1), null], axis=1))
+        total += terms.sum(axis=0)
+    return np.concatenate(values), total
+
+
+def _drawn(model: Model, params, data, passes, steps: int | None, rows: Rows, size: int):
+    """As `_exact` by random t, stratified within groups of `size` rows; and the terms of each t."""
+
+    def plan(params, part: Array, key: Array) -> Plan:
+        def group(part: Array, key: Array):
             key_rows, key_t = jax.random.split(key)
             x0, chain = rows.examples(key_rows, part), model.chain(params, steps)
-            null = jax.vmap(lambda x: bound.null(chain, x))(x0)
-            keys = jax.random.split(key_t, passes or 1)
-            K = jnp.mean(jax.lax.map(lambda k: bound.estimate(k, chain, x0), keys), axis=0)
-            return jnp.stack([K, null], axis=-1)
+            keys = jax.random.split(key_t, passes)
+            # One after the other: side by side they take twice as long to compile.
+            draws = jax.lax.map(lambda k: times.draws(k, chain, size), keys)
+            ends = jax.vmap(lambda x: jnp.stack([bound.ends(chain, x), bound.null(chain, x)]))(x0)
+            return x0, jax.tree.map(lambda a: a.swapaxes(0, 1), draws), ends
 
-        return jax.vmap(group)(part, key)
+        found = jax.vmap(group)(part, key)
+        return planned(*jax.tree.map(lambda a: a.reshape(-1, *a.shape[2:]), found))
 
-    if passes is None:
-        return _summary(np.concatenate(list(over_rows(exact, params, data, at_once, rows))))
-    groups = over_rows(drawn, params, Groups(data, size), max(1, at_once // size), rows, True)
-    values = np.concatenate(list(groups)).reshape(-1, 2)[: len(data)]
-    return _summary(values, size)
+    per_device = max(1, (rows.at_once or _AT_ONCE) // size)
+    groups = batches(Groups(data, size), per_device, rows, keyed=True)
+    values: list[np.ndarray] = []
+    count, total = np.zeros((2, length(model, params, steps)))
+    for found in over_draws(model, params, groups, plan, steps, size):
+        left = len(data) - sum(len(v) for v in values)
+        t, weight, term, ends = (a[:left] for a in found)
+        values.append(ends + np.stack([(weight * term).mean(axis=1), np.zeros(len(ends))], axis=1))
+        np.add.at(count, t.astype(int), 1)
+        np.add.at(total, t.astype(int), term)
+    return np.concatenate(values), count, total
 
 
 class NoiseFloor(NamedTuple):
@@ -150,25 +196,33 @@ def evaluate_noise_floor(
     """
     data = check_rows(model, data, rows)
     check_counts(data=len(data), at_once=rows.at_once, passes=passes)
+    floors = tuple(times.check_floors(t0, length(model, params) - 1, passes).tolist())
 
-    def kernel(params, part: Array, key: Array) -> Array:
+    def plan(params, part: Array, key: Array) -> Plan:
         key_rows, key_t = jax.random.split(key)
         x0, chain = rows.examples(key_rows, part), model.chain(params)
-        each = jax.vmap(lambda k, x: bound.noise_floor(k, chain, x, t0, passes))
-        return jnp.stack(each(jax.random.split(key_t, x0.shape[0]), x0), axis=-1)
+        keys = jax.random.split(key_t, x0.shape[0])
+        draws = jax.vmap(lambda k: times.floor_draws(k, chain, floors, passes))(keys)
+        ends = jax.vmap(lambda x: jnp.stack(bound.floor_ends(chain, x, floors), axis=-1))(x0)
+        return planned(x0, draws, ends)
 
-    values = np.concatenate(list(over_rows(kernel, params, data, rows.at_once or _AT_ONCE, rows)))
-    K, gain = values[..., 0], values[..., 0] - values[..., 1]
-    floors = np.asarray(t0)
+    values = []
+    parts = batches(data, rows.at_once or _AT_ONCE, rows)
+    for t, weight, term, ends in over_draws(model, params, parts, plan):
+        later = t[:, None, :] > np.asarray(floors)[:, None]
+        ends[..., 0] += np.sum(later * (weight * term)[:, None, :], axis=-1)
+        values.append(ends)
+    each = np.concatenate(values)
+    K, gain = each[..., 0], each[..., 0] - each[..., 1]
     return NoiseFloor(
-        t0=floors,
-        noise=np.asarray(model.chain(params).schedule.noise, np.float64)[floors],
+        t0=np.asarray(floors),
+        noise=np.asarray(model.chain(params).schedule.noise, np.float64)[np.asarray(floors)],
         K=K.mean(axis=0),
         K_error=np.apply_along_axis(standard_error, 0, K),
         gain=gain.mean(axis=0),
         gain_error=np.apply_along_axis(standard_error, 0, gain),
         each=gain,
-        examples=len(values),
+        examples=len(each),
     )
 
 

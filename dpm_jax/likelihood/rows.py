@@ -1,7 +1,6 @@
 """A function of rows over a whole data set: on all devices, in chunks of constant memory."""
 
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -80,43 +79,60 @@ def over_rows(
     What the kernel returns may be a pytree of such arrays. The last batch is padded with the last
     row, and cut again.
     """
+    run = compiled(kernel)
+    for chunk, keys, kept in batches(data, per_device, rows, keyed):
+        yield joined(run(params, chunk, keys), kept)
+
+
+def batches(
+    data, per_device: int, rows: Rows, keyed: bool = False
+) -> Iterator[tuple[Array, Array, int]]:
+    """Rows (devices, per device, ...), keys, and how many of the rows are not padding."""
     n, devices = len(data), parallel.count()
     per_device = min(per_device, -(-n // devices))
-    batch = per_device * devices
-    compiled = _compiled(kernel)
+    batch, key = per_device * devices, jax.random.key(rows.seed)
     for start in rows.progress(range(0, n, batch)):
         index = np.minimum(np.arange(start, start + batch), n - 1)
         chunk = jnp.asarray(np.asarray(data[index])).reshape(devices, per_device, *data.shape[1:])
-        key = jax.random.fold_in(jax.random.key(rows.seed), start)
-        keys = jax.random.split(key, devices)
-        if keyed:
-            number = jnp.asarray(index.reshape(devices, per_device))
-            keys = jax.vmap(jax.vmap(lambda i: jax.random.fold_in(jax.random.key(rows.seed), i)))(
-                number
-            )
-        result = compiled(params, chunk, keys)
-        yield jax.tree.map(partial(_joined, kept=min(batch, n - start)), result)
+        number = index.reshape(devices, per_device) if keyed else np.arange(devices)
+        yield chunk, _keys(key, start, jnp.asarray(number)), min(batch, n - start)
+
+
+@jax.jit
+def _keys(key: Array, start: Array, number: Array) -> Array:
+    """A key for each row by its number (devices, rows), or for each device by its batch."""
+    if number.ndim == 1:
+        return jax.random.split(jax.random.fold_in(key, start), len(number))
+    return jax.vmap(jax.vmap(lambda i: jax.random.fold_in(key, i)))(number)
 
 
 _KEPT: dict[tuple, tuple] = {}  # the last kernels compiled, with what they close over
-_MOST_KEPT = 16
+_MOST_KEPT = 32
 
 
-def _compiled(kernel: Callable) -> Callable:
-    """`kernel` on all devices; the same where the last ones have its code and close over the same.
+def compiled(kernel: Callable, num_args: int = 3) -> Callable:
+    """`kernel` on all devices, all but its first argument split over them.
+
+    The same function where one of the last kernels has this code and closes over the same.
 
     A second call of `evaluate` and its kin with the same model then compiles nothing.
     """
     held = [cell.cell_contents for cell in kernel.__closure__ or ()]
     held = [value.prepare if isinstance(value, Rows) else value for value in held]
-    plain = (int, str, type(None))
-    key = (kernel.__code__, *(v if isinstance(v, plain) else id(v) for v in held))
+    key = (kernel.__code__, *(v if _plain(v) else id(v) for v in held))
     if key not in _KEPT:
         while len(_KEPT) >= _MOST_KEPT:
             _KEPT.pop(next(iter(_KEPT)))
         # What is held is kept alive, so that no other object takes its id.
-        _KEPT[key] = held, parallel.over_devices(kernel, num_args=3, sharded=(1, 2))
+        _KEPT[key] = held, parallel.over_devices(kernel, num_args, tuple(range(1, num_args)))
     return _KEPT[key][1]
+
+
+def _plain(value: Any) -> bool:
+    """Whether a value is told from others by what it is, not by its place in memory."""
+    if type(value) is tuple:
+        return all(map(_plain, value))
+    return isinstance(value, (int, str, type(None)))
 
 
 def standard_error(values: np.ndarray) -> float:
@@ -138,6 +154,10 @@ def check_counts(**counts: int | None) -> None:
             units.whole(name, count)
 
 
-def _joined(values: Array, kept: int) -> np.ndarray:
-    """(devices, per device, ...) -> the first rows of all, float64."""
-    return np.asarray(values, np.float64).reshape(-1, *values.shape[2:])[:kept]
+def joined(values: Any, kept: int) -> Any:
+    """A pytree of (devices, per device, ...) -> the first rows of all, float64."""
+
+    def one(leaf: Array) -> np.ndarray:
+        return np.asarray(leaf, np.float64).reshape(-1, *leaf.shape[2:])[:kept]
+
+    return jax.tree.map(one, values)

@@ -15,7 +15,7 @@ from dpm_jax import files, hosts, likelihood, training, units
 from dpm_jax.core.family import checked
 from dpm_jax.core.model import Model
 from dpm_jax.data.streaming import Stream
-from dpm_jax.likelihood import Evaluation, Rows, bound
+from dpm_jax.likelihood import Evaluation, Rows
 from dpm_jax.runs import identity, parts, places, plots, report
 from dpm_jax.runs import workdir as workdirs
 from dpm_jax.runs.bars import batches, phase
@@ -120,12 +120,12 @@ def _execute(experiment, config: Config, held: contextlib.ExitStack) -> tuple[Ru
     workdir, config, problem, params = _prepare(experiment, config, held)
     fewer = fewer_rows(config["num_eval"], problem.test)
     state, trained = train(problem, training_options(config), workdir, params)
-    found = _bound(problem, state.ema, config)
+    found, kl = _bound(problem, state.ema, config)
     folder = workdir / "figures"
     with phase("samples and figures"):
         figures, facts, sample_rows = experiment.figures(config, problem, state.ema, folder)
     with phase("where K is spent"):
-        figures["bound_terms"] = str(_draw_bound_terms(problem, state.ema, config, folder))
+        figures["bound_terms"] = str(_draw_bound_terms(problem, state.ema, kl, folder))
     with phase("ceiling and report"):
         content, rows = report.content(experiment, config, problem, state.ema, found)
     figures = {name: str(Path(path).relative_to(workdir)) for name, path in figures.items()}
@@ -244,27 +244,16 @@ def _check_sizes(problem: Problem, options: training.Options, config: Config) ->
     check_memory("batch_size", options.batch_size, here * each, free)
 
 
-def _bound(problem: Problem, params, config: Config) -> Evaluation:
+def _bound(problem: Problem, params, config: Config) -> tuple[Evaluation, np.ndarray]:
     rows = Rows(config["seed"] + 1, problem.prepare, progress=batches("bound"))
     test = problem.test[: config["num_eval"]]
-    return likelihood.evaluate(problem.model, params, test, config.get("passes"), rows=rows)
+    return likelihood.evaluate_terms(problem.model, params, test, config.get("passes"), rows=rows)
 
 
-def _draw_bound_terms(problem: Problem, params, config: Config, folder: Path) -> Path:
-    """Where K is spent: the mean KL term at each t, over enough examples to see its shape."""
-    model, schedule = problem.model, problem.model.chain(params).schedule
-    x0 = problem.test[: max(8, 20_000 // schedule.T)]
-    key_rows, key = jax.random.split(jax.random.key(config["seed"] + 3))
-    x0 = x0 if problem.prepare is None else problem.prepare(key_rows, x0)
-
-    @jax.jit
-    def mean_terms(params, keys, x0):
-        chain = model.chain(params)
-        return jax.vmap(lambda k, x: bound.exact_terms(k, chain, x))(keys, x0).mean(axis=0)
-
-    terms = np.asarray(mean_terms(params, jax.random.split(key, len(x0)), x0), np.float64)
-    noise = np.asarray(schedule.noise[2:])
-    return plots.bound_terms(folder / "bound_terms.png", -terms[2:] / units.LN2, noise)
+def _draw_bound_terms(problem: Problem, params, kl: np.ndarray, folder: Path) -> Path:
+    """Where K is spent: the mean KL term at each t, of the terms behind K itself."""
+    noise = np.asarray(report.schedule_of(problem.model, params).noise)[2:]
+    return plots.bound_terms(folder / "bound_terms.png", kl / units.LN2, noise)
 
 
 def _write(workdir: Path, content: dict[str, Any]) -> dict[str, Any]:

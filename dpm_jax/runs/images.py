@@ -194,14 +194,11 @@ def draw_rows(key, rows, n):
     return rows[jax.random.randint(key, (n,), 0, rows.shape[0])]
 
 
-def samples(
-    config: Config, model: models.Model, params, num: int, seed: int = 2, chunk: int = 0
-) -> np.ndarray:
-    """`num` samples of the model in --sample_steps, on all devices, a few (or `chunk`) at a time.
+def samples(config: Config, model: models.Model, params, num: int, seed: int = 2) -> np.ndarray:
+    """`num` samples of the model in --sample_steps, on all devices, a few at a time.
 
     Each has a key of its own, by its number: any number of devices gives the same.
     """
-    chunk = chunk or max(1, min(num, 65536 // math.prod(model.event_shape[:2])))
     steps = config["sample_steps"]
 
     def draw(params, rows, keys):
@@ -209,7 +206,8 @@ def samples(
         return jax.vmap(lambda key: sampling.sample(key, chain))(keys)
 
     rows = Rows(config["seed"] + seed, progress=batches("sample"))
-    parts = over_rows(draw, params, np.arange(num), chunk, rows, keyed=True)
+    most = models.at_once(model, params, steps)
+    parts = over_rows(draw, params, np.arange(num), most, rows, keyed=True)
     return np.concatenate(list(parts)).astype(np.float32)
 
 

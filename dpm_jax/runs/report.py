@@ -1,11 +1,16 @@
 """report.json of a run, and the table that it ends in: paper / ours / ceiling."""
 
+from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from dpm_jax import units
+from dpm_jax.core.chain import Chain
+from dpm_jax.core.model import Model
+from dpm_jax.core.schedule import Schedule
 from dpm_jax.likelihood import Evaluation
 from dpm_jax.runs import workdir as workdirs
 from dpm_jax.runs.experiment import Config, Experiment, Problem, Row
@@ -49,6 +54,16 @@ def of_bound(result: Evaluation) -> dict[str, Any]:
     }
 
 
+def schedule_of(model: Model, params) -> Schedule:
+    """The β_t of a model, by one compiled function where each operation would be one."""
+    return jax.device_get(_schedule(model.make)(params))
+
+
+@lru_cache(maxsize=4)
+def _schedule(make: Callable[..., Chain]):
+    return jax.jit(lambda params: make(params, None).schedule)
+
+
 def content(
     experiment: Experiment, config: Config, problem: Problem, params, bound: Evaluation
 ) -> tuple[dict[str, Any], list[Row]]:
@@ -63,7 +78,7 @@ def content(
         "paper_K_bits": experiment.paper_K_bits,
         "paper_K_minus_L_null_bits": experiment.paper_gain_bits,
         "unit": experiment.unit,
-        "beta_1": float(problem.model.chain(params).schedule.beta[1]),
+        "beta_1": float(schedule_of(problem.model, params).beta[1]),
         "last_step": config["last_step"],
         "config": {name: value for name, value in config.items() if name not in workdirs.PLACES},
         **problem.facts,

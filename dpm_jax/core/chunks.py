@@ -1,0 +1,58 @@
+"""How many examples a device works on at once: what its memory holds, or, on CPU, its cache."""
+
+import math
+import os
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+# Of all that one example passes through; a few per cent of it live at one time. Measured on the
+# networks for images: 16 examples a core are 1.2 times as fast as 256.
+_CACHE = 2**27
+_SHARE = 0.25  # of the free memory of an accelerator
+
+
+def at_once(one: Callable, *example: Any) -> int:
+    """How many examples to give `jax.vmap(one)`; a power of 2.
+
+    On CPU as many as stay in the cache of the cores that a device has, on accelerators as many as
+    their memory surely holds. What `one` computes does not depend on it.
+
+    Args:
+        one: a function of one example, of which no more than the shapes are computed.
+        example: its arguments, or their shapes and types.
+    """
+    each = max(1, _bytes(jax.make_jaxpr(one)(*example)))
+    device = jax.local_devices()[0]
+    if device.platform == "cpu":
+        room: float = _CACHE * max(1, _cores() // jax.device_count())
+    else:
+        stats = device.memory_stats() or {}
+        room = _SHARE * (stats.get("bytes_limit", 2**33) - stats.get("bytes_in_use", 0))
+    return 2 ** int(math.log2(max(1, room // each)))
+
+
+def mapped(one: Callable, rows: Any, most: int) -> Any:
+    """`jax.vmap(one)` over the rows of a pytree, `most` or fewer at once, always as many."""
+    num = len(jax.tree.leaves(rows)[0])
+    size = max(c for c in range(1, min(most, num) + 1) if num % c == 0)
+    if size == num:
+        return jax.vmap(one)(rows)
+    return jax.lax.map(one, rows, batch_size=size)
+
+
+def _cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _bytes(jaxpr: Any) -> int:
+    """Of every array that a computation makes, and those that it calls."""
+    found = 0
+    for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
+        found += sum(v.aval.size * v.aval.dtype.itemsize for v in equation.outvars)
+        inner = [p for p in equation.params.values() if hasattr(p, "eqns") or hasattr(p, "jaxpr")]
+        found += sum(map(_bytes, inner))
+    return found

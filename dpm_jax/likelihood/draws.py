@@ -1,0 +1,84 @@
+"""Terms of K (eq. 14) at drawn t, over a data set: planned, taken by one compiled function, summed.
+
+K, its noise floors and the curve of its terms are sums of the same terms with other weights. What a
+batch is to take (examples, keys, t, weights) is made without a network; the terms themselves are
+taken by one function, which is compiled once for them all.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from dpm_jax.core import chunks
+from dpm_jax.core.family import Array
+from dpm_jax.core.model import Model, at_once
+from dpm_jax.likelihood import bound, times
+from dpm_jax.likelihood.rows import compiled, joined
+
+_BLOCK = 8  # terms of each example that one call takes
+_SEEN = 50  # terms behind each point of the curve of terms
+
+
+class Plan(NamedTuple):
+    """The terms that a batch is to take: (n, ...) a device; keys and t in blocks (n, block)."""
+
+    x0: Array
+    keys: list[Array]  # as integers
+    t: list[Array]
+    weight: Array  # (n, terms)
+    ends: Array
+
+
+def planned(x0: Array, draws: times.Draws, ends: Array) -> Plan:
+    """Blocks of _BLOCK terms, or of all where they are fewer; the last is filled by its last t."""
+    num = draws.t.shape[1]
+    block = max(1, min(num, _BLOCK))
+    index = np.minimum(np.arange(-(-num // block) * block), num - 1).reshape(-1, block)
+    data = jax.random.key_data(draws.keys)
+    return Plan(x0, [data[:, i] for i in index], [draws.t[:, i] for i in index], draws.weight, ends)
+
+
+def over_draws(
+    model: Model, params, batches, plan: Callable, steps: int | None = None, of: int = 1
+):
+    """(t, weight, term, ends) of each of the `rows.batches`; `plan` makes `of` examples of a row.
+
+    K and its noise floors share the one compiled function that holds a network.
+    """
+
+    def terms(params, x0: Array, keys: Array, t: Array) -> Array:
+        chain = model.chain(params, steps)
+
+        def one(row: tuple[Array, Array, Array]) -> Array:
+            i, key, t = row
+            return bound.term(jax.random.wrap_key_data(key), chain, x0[i], t)
+
+        i = jnp.arange(t.size) // t.shape[1]
+        flat = (i, keys.reshape(t.size, -1), t.reshape(-1))
+        return chunks.mapped(one, flat, at_once(model, params, steps)).reshape(t.shape)
+
+    make, take = compiled(plan), compiled(terms, 4)
+    for part, keys, kept in batches:
+        made = make(params, part, keys)
+        each = [take(params, made.x0, *block) for block in zip(made.keys, made.t)]
+        found = joined((made.t, made.weight, each, made.ends), kept * of)
+        t, weight, term, ends = found
+        none, num = weight[:, :0], weight.shape[1]  # t0 = T leaves no t
+        t, term = (np.concatenate([none, *blocks], axis=1)[:, :num] for blocks in (t, term))
+        yield t, weight, term, ends
+
+
+def length(model: Model, params, steps: int | None = None) -> int:
+    """T + 1, of which nothing is computed."""
+    return jax.eval_shape(lambda p: model.chain(p, steps).schedule.beta, params).shape[0]
+
+
+def by_t(count: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """−total/count at t = 2..T, over so many neighbours together that each is of _SEEN terms."""
+    count, total = count[2:], total[2:]
+    groups = max(1, int(count.sum()) // _SEEN)
+    group = np.minimum(np.maximum(np.cumsum(count) - 1, 0) // _SEEN, groups - 1).astype(int)
+    return -(np.bincount(group, total) / np.maximum(np.bincount(group, count), 1))[group]
