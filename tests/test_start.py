@@ -116,7 +116,7 @@ def measured(workdir):
 def test_a_second_start_compiles_nothing_and_gives_the_same_bits(tmp_path):
     first = swiss_roll(tmp_path / "a", tmp_path / "cache")
     second = swiss_roll(tmp_path / "b", tmp_path / "cache")
-    assert first[1] > 50 and second[:2] == (first[0] + first[1], 0)
+    assert first[1] > 10 and second[:2] == (first[0] + first[1], 0)
     assert measured(tmp_path / "a") == measured(tmp_path / "b")
     for _, _, told in (first, second):
         assert not [line for line in told if "cache" in line or "XLA" in line or "CPU" in line]
