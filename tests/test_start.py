@@ -130,7 +130,8 @@ def kept(given, **environment):
     """What a process says that compiles a few functions with this flag: errors, hits, misses."""
     code = f"from dpm_jax.runs import compilation; compilation.use({given!r}); import jax"
     code += "; print(*(jax.jit(lambda x: x + i)(1.0) for i in range(4)), file=sys.stderr)"
-    environment = {**os.environ, "JAX_ENABLE_COMPILATION_CACHE": "1", **environment}
+    others = {name: v for name, v in os.environ.items() if name != "JAX_COMPILATION_CACHE_DIR"}
+    environment = {**others, "JAX_ENABLE_COMPILATION_CACHE": "1", **environment}
     script = COUNTS.replace("runpy.run_path(sys.argv[0], run_name='__main__')", code)
     found = subprocess.run(
         [sys.executable, "-c", script, "x"],
