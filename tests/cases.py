@@ -97,11 +97,11 @@ def gaussian_chain(C, steps, last_step="learned"):
 
 def model_covariance(steps, reverse):
     """Covariance of x^0 under the model whose kernels are N(A_t x^t, v_t), by its recursion."""
+    at = jax.jit(jax.vmap(jax.vmap(reverse, (0, None)), (None, 0)))
+    kernels = jax.tree.map(np.asarray, at(jnp.eye(3), jnp.arange(1, steps.T + 1)))
     S = np.eye(3)
-    for t in range(steps.T, 0, -1):
-        kernel = [reverse(jnp.eye(3)[i], jnp.asarray(t)) for i in range(3)]
-        A = np.stack([k.mean for k in kernel], axis=1)
-        S = A @ S @ A.T + np.diag(kernel[0].variance)
+    for rows, variance in zip(kernels.mean[::-1], kernels.variance[::-1]):
+        S = rows.T @ S @ rows + np.diag(variance[0])  # the rows are A_t of unit vectors
     return S
 
 

@@ -54,8 +54,8 @@ gc.set_threshold(50_000)
 MOST_MAPS = 25_000
 # Files that take longest, longest first: a worker that met one at the end would leave the others
 # idle. The rest follow in any order.
-LONGEST = ["pictures", "particles", "hosts", "runs", "bound", "readme", "thermodynamics"]
-LONGEST += ["training", "run_files", "experiments", "flags", "posterior", "families"]
+LONGEST = ["pictures", "hosts", "particles", "start", "runs", "readme", "likelihood", "flags"]
+LONGEST += ["run_files", "thermodynamics", "experiments", "posterior_experiment", "training"]
 ROOT = Path(__file__).resolve().parents[1]
 
 
