@@ -54,8 +54,9 @@ gc.set_threshold(50_000)
 MOST_MAPS = 25_000
 # Files that take longest, longest first: a worker that met one at the end would leave the others
 # idle. The rest follow in any order.
-LONGEST = ["pictures", "hosts", "particles", "start", "runs", "readme", "likelihood", "flags"]
-LONGEST += ["run_files", "thermodynamics", "experiments", "posterior_experiment", "training"]
+LONGEST = ["pictures", "results", "hosts", "particles", "start", "readme", "likelihood", "runs"]
+LONGEST += ["experiments", "posterior_experiment", "thermodynamics", "networks", "run_files"]
+LONGEST += ["training", "bound", "memory"]
 ROOT = Path(__file__).resolve().parents[1]
 
 
