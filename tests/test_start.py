@@ -245,6 +245,16 @@ class Terminal:
 SECOND = 3.0  # of a machine with other work: what is asked for is that compiling is not waited for
 
 
+@pytest.mark.parametrize("seconds", [0, 0.1, 0.2, 0.3, 0.4])
+def test_interrupted_while_jax_starts(tmp_path, seconds):
+    with Terminal("swiss_roll", f"--workdir={tmp_path}/run") as run:
+        run.until("starting JAX: 00")
+        time.sleep(seconds)
+        assert run.interrupt() < SECOND
+    assert run.text.rstrip().endswith("interrupted; the same command resumes the run")
+    assert run.text.count("py: interrupted") == 1 and "Traceback" not in run.text
+
+
 def test_interrupted_while_xla_compiles(tmp_path):
     deep = ("--network=mlp", "--depth=150", "--width=64", "--num_t=-1")  # compiles for a minute
     with Terminal("swiss_roll", f"--workdir={tmp_path}/run", *deep) as run:

@@ -226,7 +226,7 @@ def _check(given: Config, known: Mapping[str, Flag], check: Callable[[Config], o
         values.check(given, known, optional=True)
         others, cache = cluster.take(given), given.pop("compilation_cache")
         check(dict(given))
-        with bars.phase("starting JAX"):
+        with bars.phase("starting JAX"), hosts.held():
             if others is not None:
                 cluster.join(others)
             compilation.use(cache)
