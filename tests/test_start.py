@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from dpm_jax import gaussian, model, networks, schedule, training
-from dpm_jax.runs import compilation
+from dpm_jax.runs import bars, compilation, train
 
 ROOT = Path(__file__).resolve().parents[1]
 BINARIES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem != "__init__")
@@ -273,11 +273,23 @@ def test_interrupted_while_it_trains_it_saves_first(tmp_path):
     with Terminal("swiss_roll", *argv) as run:
         run.until("compiling the step", " bits]")
         run.interrupt()
+    assert "stopping: saves a checkpoint]" in run.text
     assert run.text.count("py: interrupted; the same command resumes the run") == 1
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
     with Terminal("swiss_roll", *argv) as again:
         again.until(f"goes on at step {int(saved.name):,} of 1,000,000")
         again.interrupt()
+
+
+def test_the_bar_says_that_the_step_is_compiled_until_it_is():
+    with bars.bar(None, "train", "step", total=3) as shown:
+        stop = train._stop(shown, iter([False, False, True]).__next__)
+        said = [shown.postfix]
+        for K in ("K = 1 bits", "K = 2 bits", ""):
+            stop()
+            said.append(shown.postfix)
+            shown.set_postfix_str(K)
+    assert said == ["compiling the step", "", "K = 1 bits", "stopping: saves a checkpoint"]
 
 
 def test_fit_shows_a_bar_unless_told_not_to(capsys):
