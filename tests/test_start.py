@@ -63,6 +63,8 @@ TOGETHER = [  # values that each flag may have, but not with the others
     ("cifar10", ["--workdir=run", "--num_steps=0"], "num_steps: expected at least 1, got 0"),
     ("jarzynski", ["--workdir=run", "--durations=1,x"], "durations: expected numbers"),
     ("benchmark", ["--out=run", "--only=wild"], "only: expected some of peak, train"),
+    ("evaluate", [], "workdir: expected a trained run, got none"),
+    ("posterior", [], "workdir: expected a trained run, got none"),
     ("evaluate", ["--workdir=run", "--trajectories=x"], "trajectories: expected numbers"),
     ("posterior", ["--workdir=run", "--task=denoise", "--mask=centre"], "mask: expected none"),
     ("posterior", ["--workdir=run", "--method=paper", "--filters=2"], "filters: expected 1"),
