@@ -59,7 +59,7 @@ def _cores() -> int:
 
 
 def _bytes(jaxpr: Any) -> int:
-    """Of every array that a computation makes, and those that it calls."""
+    """Of all arrays that a computation makes, calls included; a loop counts as one turn of it."""
     found = 0
     for equation in getattr(jaxpr, "jaxpr", jaxpr).eqns:
         found += sum(v.aval.size * v.aval.dtype.itemsize for v in equation.outvars)
