@@ -19,8 +19,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 
 from dpm_jax import files
 from dpm_jax.benchmarks import machine, measure, networks, table
-from dpm_jax.runs import Invalid, binary
-from dpm_jax.runs.bars import bar
+from dpm_jax.runs import Invalid, bars, binary
 from dpm_jax.runs.experiment import find
 from dpm_jax.runs.flags import Flag
 
@@ -55,19 +54,21 @@ def execute(config) -> str:
         raise Invalid(f"--{error}") from error
     facts = machine.facts()
     results: list[dict[str, Any]] = []
-    with tempfile.TemporaryDirectory() as folder, bar(None, "benchmark", "group", True) as shown:
-        plan = _plan(config, chosen, Path(folder))
-        shown.total = plan.total
-
-        def tell(what: str, done: int) -> None:
-            shown.set_postfix_str(what, refresh=False)
-            shown.update(done)
-            shown.refresh()
-
-        for entry in measure.run(plan, tell):
-            results.append(entry)
-            _write(config, facts, results)
     place = Path(config["out"])
+    bars.begin()
+    with tempfile.TemporaryDirectory() as folder:
+        plan = _plan(config, chosen, Path(folder))
+        bars.say(f"benchmark: {', '.join(plan.kinds)} of {', '.join(chosen)}; into {place}")
+        with bars.bar(None, "benchmark", " groups", True, total=plan.total) as shown:
+
+            def tell(what: str, done: int) -> None:
+                shown.set_postfix_str(what, refresh=False)
+                shown.update(done)
+                shown.refresh()
+
+            for entry in measure.run(plan, tell):
+                results.append(entry)
+                _write(config, facts, results)
     wrote = "\n".join(f"wrote {place / name}" for name in _FILES)
     return f"{table.markdown(facts, results)}\n{wrote}"
 

@@ -30,7 +30,6 @@ with later.imports(globals()):
     from dpm_jax.likelihood import Rows
     from dpm_jax.runs import identity, plots, results
     from dpm_jax.runs import likelihood_report as report
-    from dpm_jax.runs.bars import batches
     from dpm_jax.runs.execution import fewer_rows
     from dpm_jax.runs.observations import read_array
 
@@ -97,7 +96,8 @@ def execute(config) -> str:
     steps = config["steps"]
 
     def go(offset: int, name: str, **more) -> Rows:
-        return Rows(seed + offset, at_once=budget["lanes"], progress=batches(name))._replace(**more)
+        chosen = {"at_once": budget["lanes"], **more}
+        return Rows(seed + offset, progress=bars.batches(name), **chosen)
 
     fewer = fewer_rows(config["num_eval"], rows)
     K_rows = rows[: run.config.get("num_eval", len(rows))]
@@ -105,9 +105,11 @@ def execute(config) -> str:
     rows = rows[: budget["examples"]]
     x0 = np.asarray(rows if prepare is None else prepare(jax.random.key(seed + 1), rows))
     works = likelihood.evaluate_works(run.model, run.params, x0, counts[-1], steps, go(2, "log p"))
-    found = report.Measured(bound, [likelihood.summarise(works, num) for num in counts])
+    with bars.phase("log p of the works"):
+        found = report.Measured(bound, [likelihood.summarise(works, num) for num in counts])
     if not _other(config):
-        found = _of_the_run(run, found, x0, budget, (counts[-1], steps), go)
+        with bars.phase("sandwich, Σ p and truth"):
+            found = _of_the_run(run, found, x0, budget, (counts[-1], steps), go)
     results.begin(wrote[0], asked)
     _draw(run, x0, steps, go(4, "profile"), wrote[1])
     with bars.phase("report"):
@@ -188,6 +190,8 @@ def _rows(config, run, most: int):
 
 def _check(config) -> list[int]:
     """The numbers of trajectories in rising order; bad flags end here."""
+    if not config["workdir"]:
+        raise ValueError("workdir: expected a trained run, got none")
     flags.check(config, FLAGS, optional=True)
     text = str(config["trajectories"])
     try:

@@ -167,6 +167,8 @@ def _claimed(config, run, seen, out: Path) -> dict[str, Any]:
 
 def _check(config) -> None:
     """Flags that need no run to be refused."""
+    if not config["workdir"]:
+        raise ValueError("workdir: expected a trained run, got none")
     flags.check(config, FLAGS, optional=True)
     task, method = config["task"], config["method"]
     if config["start"] == "observed" and (task != "denoise" or method not in ("paper", "annealed")):

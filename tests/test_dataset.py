@@ -309,11 +309,17 @@ def test_chunks_change_no_number():
         key, x = row
         return jnp.tanh(x + jax.random.normal(key, (3,)))
 
-    rows = jax.random.split(jax.random.key(0), 12), jnp.asarray(np.tile(DATA, (2, 1))[:12])
-    whole = jax.vmap(one)(rows)
-    for most in (1, 5, 12, 100):
-        found = jax.jit(lambda rows, most=most: chunks.mapped(one, rows, most))(rows)
-        np.testing.assert_allclose(found, whole, rtol=1e-6)
+    for num in (12, 11):  # 11 divides by nothing
+        rows = jax.random.split(jax.random.key(0), num), jnp.asarray(np.tile(DATA, (2, 1))[:num])
+        whole = jax.vmap(one)(rows)
+        for most, parts in {1: num, 5: 3, num: 1, 100: 1}.items():
+
+            def run(rows, most=most):
+                return chunks.mapped(one, rows, most)
+
+            np.testing.assert_allclose(jax.jit(run)(rows), whole, rtol=1e-6)
+            loops = [e for e in jax.make_jaxpr(run)(rows).eqns if e.primitive.name == "scan"]
+            assert [e.params["length"] for e in loops] == ([parts] if parts > 1 else [])
 
 
 def test_chunks_shrink_as_examples_grow():

@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from dpm_jax import gaussian, model, networks, schedule, training
-from dpm_jax.runs import compilation
+from dpm_jax.runs import bars, compilation, train
 
 ROOT = Path(__file__).resolve().parents[1]
 BINARIES = sorted(p.stem for p in (ROOT / "experiments").glob("*.py") if p.stem != "__init__")
@@ -63,6 +63,8 @@ TOGETHER = [  # values that each flag may have, but not with the others
     ("cifar10", ["--workdir=run", "--num_steps=0"], "num_steps: expected at least 1, got 0"),
     ("jarzynski", ["--workdir=run", "--durations=1,x"], "durations: expected numbers"),
     ("benchmark", ["--out=run", "--only=wild"], "only: expected some of peak, train"),
+    ("evaluate", [], "workdir: expected a trained run, got none"),
+    ("posterior", [], "workdir: expected a trained run, got none"),
     ("evaluate", ["--workdir=run", "--trajectories=x"], "trajectories: expected numbers"),
     ("posterior", ["--workdir=run", "--task=denoise", "--mask=centre"], "mask: expected none"),
     ("posterior", ["--workdir=run", "--method=paper", "--filters=2"], "filters: expected 1"),
@@ -245,6 +247,16 @@ class Terminal:
 SECOND = 3.0  # of a machine with other work: what is asked for is that compiling is not waited for
 
 
+@pytest.mark.parametrize("seconds", [0, 0.1, 0.2, 0.3, 0.4])
+def test_interrupted_while_jax_starts(tmp_path, seconds):
+    with Terminal("swiss_roll", f"--workdir={tmp_path}/run") as run:
+        run.until("starting JAX: 00")
+        time.sleep(seconds)
+        assert run.interrupt() < SECOND
+    assert run.text.rstrip().endswith("interrupted; the same command resumes the run")
+    assert run.text.count("py: interrupted") == 1 and "Traceback" not in run.text
+
+
 def test_interrupted_while_xla_compiles(tmp_path):
     deep = ("--network=mlp", "--depth=150", "--width=64", "--num_t=-1")  # compiles for a minute
     with Terminal("swiss_roll", f"--workdir={tmp_path}/run", *deep) as run:
@@ -263,11 +275,23 @@ def test_interrupted_while_it_trains_it_saves_first(tmp_path):
     with Terminal("swiss_roll", *argv) as run:
         run.until("compiling the step", " bits]")
         run.interrupt()
+    assert "stopping: saves a checkpoint]" in run.text
     assert run.text.count("py: interrupted; the same command resumes the run") == 1
     (saved,) = (tmp_path / "run" / "checkpoints").iterdir()
     with Terminal("swiss_roll", *argv) as again:
         again.until(f"goes on at step {int(saved.name):,} of 1,000,000")
         again.interrupt()
+
+
+def test_the_bar_says_that_the_step_is_compiled_until_it_is():
+    with bars.bar(None, "train", "step", total=3) as shown:
+        stop = train._stop(shown, iter([False, False, True]).__next__)
+        said = [shown.postfix]
+        for K in ("K = 1 bits", "K = 2 bits", ""):
+            stop()
+            said.append(shown.postfix)
+            shown.set_postfix_str(K)
+    assert said == ["compiling the step", "", "K = 1 bits", "stopping: saves a checkpoint"]
 
 
 def test_fit_shows_a_bar_unless_told_not_to(capsys):

@@ -32,7 +32,7 @@ def log_density(model: BlockGaussian, images) -> np.ndarray:
         ValueError: for another shape, dtype, number of channels, values that are not finite, or a
             size that the model cannot have.
     """
-    from scipy.linalg import solve_triangular  # here: an import costs JAX alone
+    from scipy.linalg import solve_triangular  # here: SciPy is slow to import
 
     images = checks.images("images", images)
     if images.shape[3] != model.mean.shape[2]:

@@ -10,7 +10,7 @@ from dpm_jax.benchmarks import timing
 
 
 def facts() -> dict[str, Any]:
-    """Processor, cores in use, which time counts, load and versions."""
+    """Processor, cores in use, load and versions; None for what is not known or installed."""
     return {
         "processor": _processor(),
         "cores": f"{len(timing.affinity())} of {os.cpu_count()}",

@@ -27,8 +27,6 @@ _STEPS = 10, 100  # to which chains are respaced at most, on CPU and elsewhere
 _PATIENCE = 5.0  # repeats that would take more than so many times --seconds are left out
 
 Entry = dict[str, Any]
-
-
 Tell = Callable[[str, int], None]  # what begins now, and how many groups have ended
 
 

@@ -26,7 +26,8 @@ def markdown(machine: Entry, results: Sequence[Entry]) -> str:
     """
     parts = [
         "# dpm_jax, measured",
-        ", ".join(f"{name} {value}" for name, value in machine.items()) + _devices(results),
+        ", ".join(f"{name} {_or_dash(value)}" for name, value in machine.items())
+        + _devices(results),
         "Medians over interleaved rounds [quartiles]. Of peak: operations of products and"
         " convolutions (all that XLA counts) over those of the matrix product in the same rounds."
         " Ratios: peer time / ours, above 1 we are faster.",

@@ -19,7 +19,7 @@ with later.imports(globals()):
         texts,
         together,
     )
-    from dpm_jax.hosts.interrupts import answered, finishing
+    from dpm_jax.hosts.interrupts import answered, finishing, held
     from dpm_jax.hosts.membership import (
         Cluster,
         Elsewhere,
@@ -50,6 +50,7 @@ __all__ = [
     "finishing",
     "first",
     "gather",
+    "held",
     "in_turn",
     "join",
     "joined",

@@ -7,6 +7,7 @@ minutes in one. So a thread waits for the signal too, and ends the process where
 import contextlib
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ def answered(line: str) -> Iterator[Callable[[], bool]]:
 
     KeyboardInterrupt comes first, as ever. A loop inside `finishing` ends in its own time, unless a
     second SIGINT comes. Where one came this lasts beyond the body, until the process has ended.
+    One that comes while JAX collects garbage is lost to Python, which has no traceback of it then.
 
     Yields:
         A function that says whether the line is still to be said, and by the caller.
@@ -39,11 +41,14 @@ def answered(line: str) -> Iterator[Callable[[], bool]]:
     os.set_blocking(into, False)
     before, came = signal.set_wakeup_fd(into, warn_on_full_buffer=False), threading.Event()
     work = (out, came, lambda: exit_now(130, line if to_say() else ""))
+    tell = sys.unraisablehook
+    sys.unraisablehook = lambda of: None if of.exc_type is KeyboardInterrupt else tell(of)
     threading.Thread(target=_watch, args=work, name="dpm_jax SIGINT", daemon=True).start()
     try:
         yield to_say
     finally:
         if not came.is_set():
+            sys.unraisablehook = tell
             signal.set_wakeup_fd(before)
             os.close(into)  # which ends the thread
 
@@ -57,6 +62,27 @@ def _watch(out: int, came: threading.Event, end: Callable[[], None]) -> None:
             if again or not _loops:
                 end()
     os.close(out)
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """Meanwhile no KeyboardInterrupt comes; one that was due comes at the end.
+
+    For the import of JAX, of which an interrupt leaves half: whatever asks it next fails. The
+    thread of `answered` ends the process all the same.
+    """
+    before, came = signal.getsignal(signal.SIGINT), threading.Event()
+    usual = before is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda *_: came.set())
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if came.is_set():
+        raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -113,9 +113,8 @@ _MOST_KEPT = 32
 def compiled(kernel: Callable, num_args: int = 3) -> Callable:
     """`kernel` on all devices, all but its first argument split over them.
 
-    The same function where one of the last kernels has this code and closes over the same.
-
-    A second call of `evaluate` and its kin with the same model then compiles nothing.
+    Of a kernel with the code and the closure of one of the last it is the function made for that
+    one, so that a second `evaluate` of the same model compiles nothing.
     """
     held = [cell.cell_contents for cell in kernel.__closure__ or ()]
     held = [value.prepare if isinstance(value, Rows) else value for value in held]
@@ -142,7 +141,7 @@ def standard_error(values: np.ndarray) -> float:
 
 def t_quantile(degrees: int) -> float:
     """The 97.5 % quantile of Student's t, by which a standard error makes a 95 % interval."""
-    from scipy import special  # here: `import dpm_jax` costs JAX alone
+    from scipy import special  # here: SciPy is slow to import
 
     return float(special.stdtrit(degrees, 0.975)) if degrees > 0 else float("nan")
 

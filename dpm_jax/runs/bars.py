@@ -17,7 +17,8 @@ from tqdm import tqdm
 from dpm_jax import hosts
 
 _TICK, _LONG = 0.5, 1.0  # seconds
-_held: list[str] | None = None  # lines for no terminal: one that refuses its input says that alone
+# Lines that wait for `begin` where there is no terminal: a run that is refused says only why.
+_held: list[str] | None = None
 
 
 class _Bar(tqdm):

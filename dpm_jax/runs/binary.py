@@ -221,12 +221,12 @@ def _of_value(error: Exception, known: Mapping[str, Flag]) -> str:
 
 
 def _check(given: Config, known: Mapping[str, Flag], check: Callable[[Config], object]) -> None:
-    """The values; what was told of other processes and of the compilation cache is done here."""
+    """Refuse bad values; then join other processes, open the compilation cache, find devices."""
     try:
         values.check(given, known, optional=True)
         others, cache = cluster.take(given), given.pop("compilation_cache")
         check(dict(given))
-        with bars.phase("starting JAX"):
+        with bars.phase("starting JAX"), hosts.held():
             if others is not None:
                 cluster.join(others)
             compilation.use(cache)

@@ -116,7 +116,8 @@ HELP = {
     ),
     "steps_per_dispatch": Flag(
         int,
-        "Steps in one dispatch; 0: 1 for convolutions on CPU, else log_every.",
+        "Steps in one dispatch, fewer where they take over 2 s; 0: 1 for convolutions on CPU, else"
+        " log_every.",
         values=_SIZE,
     ),
     "log_every": Flag(int, "Steps between rows of metrics.csv.", values=_COUNT),
@@ -180,9 +181,9 @@ def plan(experiment: Experiment, config: Config) -> str:
     differ = [f"{name}={v}" for name, v in config.items() if preset.get(name, v) != v]
     changed = f" with {', '.join(differ)}" if differ else ""
     return (
-        f"{experiment.name}, preset {config['preset']}{changed}: {config['num_steps']} training"
-        f" steps of {config['batch_size']} examples, K of {config['num_eval']}, figures; into"
-        f" {config['workdir']}"
+        f"{experiment.name}, preset {config['preset']}{changed}: {config['num_steps']:,} training"
+        f" steps of {config['batch_size']:,} examples, then K of {config['num_eval']:,} held out,"
+        f" and figures; into {config['workdir']}"
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -90,7 +91,6 @@ def _fit(problem, options, workdir: Path, checkpoints, state, metrics: MetricsFi
         bars.bar(None, "train", "step", True, total=options.num_steps, initial=start) as shown,
         stop_asked() as asked,
     ):
-        shown.set_postfix_str("compiling the step")
         state = training.fit(
             problem.model,
             problem.data,
@@ -99,12 +99,28 @@ def _fit(problem, options, workdir: Path, checkpoints, state, metrics: MetricsFi
             state,
             checkpoints,
             _logger(workdir, metrics, board, shown, metrics.seconds_at(start)),
-            asked,
+            _stop(shown, asked),
             shown,
         )
     if int(state.step) < options.num_steps:
         raise KeyboardInterrupt(f"saved at step {int(state.step)}; the same call resumes")
     return state
+
+
+def _stop(shown, asked: Callable[[], bool]) -> Callable[[], bool]:
+    """`asked`, which `training.fit` calls after each dispatch; the bar says what is waited for."""
+    compiling = "compiling the step"
+    shown.set_postfix_str(compiling)
+
+    def stop() -> bool:
+        if asked():
+            shown.set_postfix_str("stopping: saves a checkpoint")
+            return True
+        if shown.postfix == compiling:
+            shown.set_postfix_str("", refresh=False)
+        return False
+
+    return stop
 
 
 def _logger(workdir: Path, metrics: MetricsFile, board: Board, shown, before: float):

@@ -199,7 +199,7 @@ def bennett(forward_work, reverse_work) -> Difference:
 
     Source: Bennett 1976, J. Comput. Phys. 22, 245, eq. 10–12; Shirts et al. 2003.
     """
-    from scipy import optimize, special  # here: `import dpm_jax` costs JAX alone
+    from scipy import optimize, special  # here: SciPy is slow to import
 
     forward, reverse = _works("forward_work", forward_work), _works("reverse_work", reverse_work)
     shift = math.log(len(forward) / len(reverse))
@@ -251,7 +251,7 @@ def crooks(forward_work, reverse_work) -> Crossing:
 
 def _logistic(design: np.ndarray, label: np.ndarray):
     """Logistic regression by Newton's method with halved steps: coefficients, covariance."""
-    from scipy import special  # here: `import dpm_jax` costs JAX alone
+    from scipy import special  # here: SciPy is slow to import
 
     def loss(beta):
         return -special.log_expit(np.where(label, 1, -1) * (design @ beta)).sum()

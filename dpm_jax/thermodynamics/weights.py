@@ -131,7 +131,7 @@ def mean_interval(log_weight: Array) -> tuple[Array, Array]:
 
 def _half_width(weight: Array) -> Array:
     """Half of the 95 % interval of the mean by Student's t."""
-    from scipy import special  # here: `import dpm_jax` costs JAX alone
+    from scipy import special  # here: SciPy is slow to import
 
     num = weight.shape[0]
     quantile = float(special.stdtrit(num - 1, 0.5 + LEVEL / 2))
@@ -186,7 +186,7 @@ def _lattice(n: int, num: int) -> tuple[np.ndarray, ...]:
 
     Source: McKay, Beckman & Conover 1979.
     """
-    from scipy import special  # here: `import dpm_jax` costs JAX alone
+    from scipy import special  # here: SciPy is slow to import
 
     rng = np.random.default_rng(0)
     u = (np.stack([rng.permutation(_DRAWS) for _ in range(4)]) + 0.5) / _DRAWS
