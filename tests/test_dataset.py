@@ -323,8 +323,17 @@ def test_chunks_change_no_number():
 
 
 def test_chunks_shrink_as_examples_grow():
-    sizes = [chunks.at_once(lambda x: jnp.tanh(x) @ x, np.ones(n, np.float32)) for n in (8, 2**22)]
-    assert sizes[0] >= 2**16 > 64 >= sizes[1] >= 1
+    def size(n, *shared):
+        return chunks.at_once(lambda x, *_: jnp.tanh(x) @ x, (np.ones(n, np.float32),), shared)
+
+    assert size(8) >= 2**16 > 64 >= size(2**22) >= 1
+
+    def with_weights(x, w):  # made of what all share: once, however many examples there are
+        return jnp.tanh(x) @ jnp.tanh(w)
+
+    w = np.ones((8, 2**20), np.float32)
+    shared = chunks.at_once(with_weights, (np.ones(8, np.float32),), (w,))
+    assert shared > chunks.at_once(with_weights, (np.ones(8, np.float32), w))
 
 
 def test_the_curve_of_terms_is_that_of_the_terms_behind_K():

@@ -14,17 +14,25 @@ _CACHE = 2**27
 _SHARE = 0.25  # of the free memory of an accelerator
 
 
-def at_once(one: Callable, *example: Any) -> int:
+def at_once(one: Callable, rows: tuple[Any, ...], shared: tuple[Any, ...] = ()) -> int:
     """How many examples to give `jax.vmap(one)`; a power of 2.
 
     On CPU as many as stay in the cache of the cores that a device has, on accelerators as many as
-    their memory surely holds. What `one` computes does not depend on it.
+    their memory surely holds. What `one` computes does not depend on it. What is made of shared
+    arguments alone, once for all examples, does not count.
 
     Args:
-        one: a function of one example, of which no more than the shapes are computed.
-        example: its arguments, or their shapes and types.
+        one: (*rows, *shared) -> anything, of one example; only the shapes are computed.
+        rows: its arguments that each example has its own of, or their shapes and types.
+        shared: those that are the same for all.
     """
-    each = max(1, _bytes(jax.make_jaxpr(one)(*example)))
+
+    def made(num: int) -> int:
+        many = [jax.ShapeDtypeStruct((num, *row.shape), row.dtype) for row in rows]
+        axes = (0,) * len(rows) + (None,) * len(shared)
+        return _bytes(jax.make_jaxpr(jax.vmap(one, axes))(*many, *shared))
+
+    each = max(1, made(2) - made(1))
     device = jax.local_devices()[0]
     if device.platform == "cpu":
         room: float = _CACHE * max(1, _cores() // jax.device_count())

@@ -145,21 +145,28 @@ def _sampler(make: Callable[[Any, Range], Chain], x0_range: Range, steps: int | 
     def draw(params, keys: Array) -> Array:
         chain = make(params, x0_range)
         chain = chain if steps is None else respace(chain, steps)
-        most = _at_once(lambda _: chain, chain.shape, params)
+        most = _at_once(lambda _: chain, chain.shape, params, one_t=True)
         return chunks.mapped(lambda key: sampling.sample(key, chain), keys, most)
 
     return draw
 
 
-def at_once(model: Model, params, steps: int | None = None) -> int:
-    """How many examples a device takes through the reverse kernel at once (chunks.py)."""
-    return _at_once(lambda p: model.chain(p, steps), model.event_shape, params)
+def at_once(model: Model, params, steps: int | None = None, one_t: bool = False) -> int:
+    """How many examples a device takes through the reverse kernel at once (chunks.py).
+
+    Args:
+        model, params, steps: as in `Model.chain`.
+        one_t: whether all examples are at the same t, as in sampling.
+    """
+    return _at_once(lambda p: model.chain(p, steps), model.event_shape, params, one_t)
 
 
-def _at_once(of: Callable[[Any], Chain], shape: tuple[int, ...], params) -> int:
+def _at_once(of: Callable[[Any], Chain], shape: tuple[int, ...], params, one_t: bool) -> int:
     x = jax.ShapeDtypeStruct(shape, jnp.result_type(float))
     t = jax.ShapeDtypeStruct((), jnp.int32)
-    return chunks.at_once(lambda p, x, t: of(p).reverse(x, t), params, x, t)
+    if one_t:
+        return chunks.at_once(lambda x, p, t: of(p).reverse(x, t), (x,), (params, t))
+    return chunks.at_once(lambda x, t, p: of(p).reverse(x, t), (x, t), (params,))
 
 
 def _reverse(network, params, read: Readout, schedule: Schedule, x0_range: Range) -> Reverse:

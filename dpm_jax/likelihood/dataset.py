@@ -116,7 +116,7 @@ def _exact(model: Model, params, data, steps: int | None, rows: Rows):
             return bound.exact_terms(row[0], chain, row[1]), bound.null(chain, row[1])
 
         each = jax.random.split(key_t, x0.shape[0]), x0
-        return chunks.mapped(one, each, at_once(model, params, steps))
+        return chunks.mapped(one, each, at_once(model, params, steps, one_t=True))
 
     values, total = [], np.zeros(length(model, params, steps))
     for terms, null in over_rows(exact, params, data, rows.at_once or _AT_ONCE, rows):
