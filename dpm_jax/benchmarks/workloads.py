@@ -30,6 +30,7 @@ class Work(NamedTuple):
     once: tuple  # (function, *arguments): what XLA and we count the operations of
     times: float  # how often a repeat does that
     steps: int = 1  # of a chain within a repeat: times are told a step of it
+    together: int = 1  # repeats of one dispatch, which is never timed in part
 
 
 class _Held:
@@ -40,7 +41,7 @@ class _Held:
     params: Any
 
     def __init__(self) -> None:
-        self.works: dict[str, Callable[[int], Any]] = {}
+        self.works: dict[str, tuple[Callable[[int], Any], int]] = {}
 
     @property
     def model(self) -> Model:
@@ -112,7 +113,7 @@ def prepare(kind: str, size: int, steps: int) -> dict[str, Any]:
     first = worker.timed(build, 1)
     work = made[0]
     again = worker.timed(lambda n: jax.block_until_ready(work.run(n)), 1)
-    _held.works[kind] = work.run
+    _held.works[kind] = work.run, work.together
     function, *args = work.once
     xla = flop.by_xla(function, *args)
     return {
@@ -145,14 +146,16 @@ def prepare_peak(mode: str) -> float:
     """Compile a mode of `peak`, as a measurement of that name; its operations, or bytes."""
     run, amount = peak.make(mode)
     jax.block_until_ready(run(2))
-    _held.works[mode] = run
+    _held.works[mode] = run, 1
     return amount
 
 
 def block(kind: str, repeats: int) -> dict[str, float]:
     """Seconds of some repeats of what was prepared."""
-    run = _held.works[kind]
-    return worker.timed(lambda n: jax.block_until_ready(run(n)), repeats)
+    run, together = _held.works[kind]
+    num = -(-repeats // together) * together
+    took = worker.timed(lambda n: jax.block_until_ready(run(n)), num)
+    return {name: seconds * repeats / num for name, seconds in took.items()}
 
 
 def _train(size: int, steps: int) -> Work:
@@ -179,7 +182,7 @@ def _train(size: int, steps: int) -> Work:
         return held[0]
 
     like = [jax.tree.map(_shape, arg) for arg in once[1:]]  # the state's memory is taken over
-    return Work(run, size, (single, *like), 1)
+    return Work(run, size, (single, *like), 1, together=per_dispatch)
 
 
 def _per_dispatch(of: training.Options, convolves: bool) -> int:
