@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from dpm_jax.training import muon
@@ -38,7 +39,7 @@ def by_name(
         ValueError: for an unknown name.
     """
     _check("optimizer", name, OPTIMIZERS)
-    clip = optax.clip_by_global_norm(clip_norm)
+    clip = optax.stateless(lambda gradient, _: _clipped(gradient, clip_norm))
     if name == "adam" and not weight_decay:
         return optax.chain(clip, optax.adam(rate(learning_rate)))
     if name == "adam":
@@ -74,6 +75,14 @@ def make_rate(lr_schedule: str, num_steps: int, warmup: int) -> Rate:
         return optax.join_schedules([ramp, decays[lr_schedule]], [warmup])
 
     return rate
+
+
+def _clipped(gradient, most: float):
+    """A gradient of global norm `most` or less: one product, that Adam's sums take in passing."""
+    scale = jnp.minimum(1.0, most / optax.tree.norm(gradient))
+    # Else XLA would form the scale, a division, again for every value.
+    scale = jax.lax.optimization_barrier(scale)
+    return jax.tree.map(lambda g: g * scale.astype(g.dtype), gradient)
 
 
 def _check(argument: str, value: str, known: tuple[str, ...]) -> None:
