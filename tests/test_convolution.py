@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from dpm_jax.networks.convolution import Conv, convolve
-from dpm_jax.networks.norm import LayerNorm
+from dpm_jax.networks.norm import LayerNorm, normalise
 
 N, SIDE, INPUTS, OUTPUTS = 11, 6, 3, 4  # more images than one part of the gradient takes
 
@@ -90,3 +90,31 @@ def test_modules_are_flaxs(ours, flaxs, shape):
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         a, b = np.asarray(a, np.float32), np.asarray(b, np.float32)
         np.testing.assert_allclose(a, b, rtol=close, atol=close * np.abs(b).max())
+
+
+def plain(x):
+    """The normalisation of norm.py, for JAX to differentiate."""
+    mean = jnp.mean(x, -1, keepdims=True)
+    variance = jnp.mean(x * x, -1, keepdims=True) - mean * mean
+    return (x - mean) * jax.lax.rsqrt(variance + 1e-6)
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [
+        lambda f: jax.grad(f),
+        lambda f: jax.jacfwd(jax.jacrev(f)),
+        lambda f: jax.grad(lambda x: jnp.sum(jax.grad(f)(x) ** 2)),
+        lambda f: jax.vmap(jax.grad(f)),
+    ],
+    ids=["gradient", "Hessian", "gradient of a gradient", "of many"],
+)
+def test_the_derivatives_of_normalise(mode):
+    x = jax.random.normal(jax.random.key(3), (4, 3, 5))
+    weights = jnp.arange(15.0).reshape(3, 5)
+
+    def of(normalised):
+        return mode(lambda x: jnp.sum(jnp.sin(normalised(x)) * jnp.broadcast_to(weights, x.shape)))
+
+    got, wanted = jax.jit(of(normalise))(x), jax.jit(of(plain))(x)
+    np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5 * float(jnp.abs(wanted).max()))

@@ -56,8 +56,7 @@ def begin(name: str, folder: str, given: Mapping[str, Any]) -> dict[str, Any]:
     begun = time.perf_counter()
     _held.config, _held.problem = networks.problem(name, Path(folder), given)
     _held.params = parallel.replicate(jax.jit(_held.model.init)(jax.random.key(0)))
-    leaves = jax.tree.leaves(_held.params)
-    jax.block_until_ready(leaves)
+    leaves = jax.block_until_ready(jax.tree.leaves(_held.params))
     steps = _held.model.chain(_held.params).T
     return {
         "parameters": sum(leaf.size for leaf in leaves),
@@ -197,9 +196,7 @@ def _sample(size: int, steps: int) -> Work:
     model, params = _held.model, _held.params
 
     def run(repeats: int):
-        for i in range(repeats):
-            x = sample(model, params, jax.random.key(i), size, steps)
-        return x
+        return [sample(model, params, jax.random.key(i), size, steps) for i in range(repeats)]
 
     def one(params, keys, x):
         chain = model.chain(params, steps)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from dpm_jax.networks.norm import LayerNorm
 from dpm_jax.networks.promotion import promoting
 
 
@@ -63,9 +64,9 @@ class ResidualMLP(nn.Module):
         hidden = nn.Dense(self.width)(x.reshape(-1))
         for _ in range(self.depth):
             inner = jax.nn.silu(
-                nn.Dense(self.width)(nn.LayerNorm()(hidden)) + nn.Dense(self.width)(time)
+                nn.Dense(self.width)(LayerNorm()(hidden)) + nn.Dense(self.width)(time)
             )
             hidden = hidden + nn.Dense(self.width, kernel_init=nn.initializers.zeros_init())(inner)
-        hidden = jax.nn.silu(nn.LayerNorm()(hidden))
+        hidden = jax.nn.silu(LayerNorm()(hidden))
         z = nn.Dense(x.size * self.outputs, kernel_init=nn.initializers.zeros_init())(hidden)
         return z.reshape(*x.shape, self.outputs)
