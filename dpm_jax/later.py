@@ -6,7 +6,9 @@
 
 In the `__init__` of a package names are then imported when they are asked for (PEP 562). Elsewhere
 they are stand-ins until an attribute of them is read or they are called: modules and functions, so
-no classes for `isinstance`. Type checkers and readers see the imports as they are written.
+no classes for `isinstance`. What a module hands on while it is read is imported by its own name,
+`from a.b import f`: to read `b.f` would import b. Type checkers and readers see the imports as they
+are written.
 """
 
 import builtins

@@ -59,10 +59,8 @@ def make(config) -> images.ImageSet:
     split = identity.kept_split(config, folders.names(config["image_dir"]))
     of = (config["colour"], split, config["levels"], config["memory_gib"])
     photos = folders.read(config["image_dir"], size, *of)
-    sizes, streams = (
-        jnp.asarray(photos.train.sizes),
-        isinstance(photos.train.photos, streaming.Stream),
-    )
+    sizes = jnp.asarray(photos.train.sizes)
+    streams = isinstance(photos.train.photos, streaming.Stream)
 
     def draw(key, rows, n):
         if streams:

@@ -59,7 +59,7 @@ def execute(config) -> str:
     with tempfile.TemporaryDirectory() as folder:
         plan = _plan(config, chosen, Path(folder))
         bars.say(f"benchmark: {', '.join(plan.kinds)} of {', '.join(chosen)}; into {place}")
-        with bars.bar(None, "benchmark", " groups", True, total=plan.total) as shown:
+        with bars.bar(None, "benchmark", "group", True, total=plan.total) as shown:
 
             def tell(what: str, done: int) -> None:
                 shown.set_postfix_str(what, refresh=False)

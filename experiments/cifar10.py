@@ -20,7 +20,7 @@ with later.imports(globals()):
     import jax.numpy as jnp
     import numpy as np
 
-    from dpm_jax import posterior, sampling
+    from dpm_jax import posterior, sampling, training
     from dpm_jax.data import images as data
     from dpm_jax.data.streaming import Stream
     from dpm_jax.runs import images, noise_floor, plots
@@ -54,7 +54,7 @@ def make(config) -> images.ImageSet:
 
     def draw(key, rows, n):
         key_rows, key_flip = jax.random.split(key)
-        chosen = rows if streams else images.draw_rows(key_rows, rows, n)
+        chosen = rows if streams else training.draw_rows(key_rows, rows, n)
         if not config["flip"]:
             return chosen
         mirrored = jax.random.bernoulli(key_flip, 0.5, (len(chosen), 1, 1, 1))

@@ -21,7 +21,7 @@ from dpm_jax.runs.flags import Flag
 with later.imports(globals()):
     import numpy as np
 
-    from dpm_jax import likelihood
+    from dpm_jax import likelihood, training
     from dpm_jax.baselines import parzen
     from dpm_jax.data import images as data
     from dpm_jax.runs import images, plots
@@ -76,7 +76,7 @@ def make(config) -> images.ImageSet:
     found = data.load("mnist", config["data_dir"] or None, config["manual_dir"] or None)
     return images.ImageSet(
         found.train[:-VALIDATION],
-        images.draw_rows,
+        training.draw_rows,
         found.test,
         found.mean,
         found.scale,

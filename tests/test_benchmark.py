@@ -368,7 +368,7 @@ def measured(tmp_path_factory):
     place = tmp_path_factory.mktemp("measured") / "out"
     command = [sys.executable, str(ROOT / "experiments" / "benchmark.py"), f"--out={place}"]
     command += ["--only=peak,train", "--networks=swiss_roll/paper", "--seconds=0.05"]
-    command += ["--rounds=2", "--batches=8"]
+    command += ["--rounds=3", "--batches=8"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stderr
     return place, done.stdout
@@ -383,7 +383,7 @@ def test_the_binary_measures_and_writes_json_and_a_table(measured):
     assert set(peaks) >= {"float32", "copy"} and min(peaks.values()) > 1e8
     (train,) = [e for e in entries if e["kind"] == "train"]
     assert train["size"] == 8 and train["ms"][0] <= train["ms"][1] <= train["ms"][2]
-    assert train["per_second"][1] == pytest.approx(8e3 / train["ms"][1], rel=0.2)
+    assert train["per_second"][1] == pytest.approx(8e3 / train["ms"][1])
     assert 0 < train["of_peak_flop"][1] < train["of_peak_flop_xla"][1] < 1
     assert train["memory"] > 0 and train["compile_seconds"] > 0
     text = (place / "benchmark.md").read_text(encoding="utf-8")

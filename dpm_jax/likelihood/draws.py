@@ -44,9 +44,15 @@ def planned(x0: Array, draws: times.Draws, ends: Array) -> Plan:
 def over_draws(
     model: Model, params, batches, plan: Callable, steps: int | None = None, of: int = 1
 ):
-    """(t, weight, term, ends) of each of the `rows.batches`; `plan` makes `of` examples of a row.
+    """Take the terms (eq. 14) planned for each batch; all share one function with a network in it.
 
-    K and its noise floors share the one compiled function that holds a network.
+    Args:
+        batches: of `rows.batches`.
+        plan: (params, rows, key) -> Plan, of one device.
+        of: examples that a row stands for.
+
+    Yields:
+        t, weight and term (nats), (examples, terms) each, and ends (examples, ...): float64.
     """
 
     def terms(params, x0: Array, keys: Array, t: Array) -> Array:

@@ -189,11 +189,6 @@ def fit_law(images: ImageSet, seed: int) -> law.LinearSkip:
     return law.fit(np.asarray(rows), prepare, 1 / (12 * images.scale**2))
 
 
-def draw_rows(key, rows, n):
-    """n rows of an image set, each equally often."""
-    return rows[jax.random.randint(key, (n,), 0, rows.shape[0])]
-
-
 def samples(config: Config, model: models.Model, params, num: int, seed: int = 2) -> np.ndarray:
     """`num` samples of the model in --sample_steps, on all devices, a few at a time.
 
