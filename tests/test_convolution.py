@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from dpm_jax.networks.convolution import Conv, convolve
 from dpm_jax.networks.norm import LayerNorm, normalise
@@ -54,6 +55,62 @@ def test_convolution_and_its_derivatives(mode):
     got, wanted = (jax.jit(mode, static_argnums=0)(c, x, kernel) for c in (convolve, reference))
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize("images", [0, 1, 7, 8, 9])
+def test_gradient_of_any_number_of_images(images):
+    x = jax.random.normal(jax.random.key(0), (images, SIDE, SIDE, INPUTS))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, INPUTS, OUTPUTS))
+    got, wanted = (jax.grad(of_all(c), 1)(x, kernel) for c in (convolve, reference))
+    np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5 * images)
+
+
+def test_a_precision_that_holds_inside_of_a_program():
+    """As of lax's own, in both directions, though it is lowered later."""
+
+    def of(x, kernel):
+        with jax.default_matmul_precision("highest"):
+            return jax.value_and_grad(of_all(convolve), (0, 1))(x, kernel)
+
+    x, kernel = jnp.ones((2, SIDE, SIDE, INPUTS)), jnp.ones((3, 3, INPUTS, OUTPUTS))
+    made = jax.jit(of).lower(x, kernel).as_text()
+    assert made.count("stablehlo.convolution") == 3 and made.count("HIGHEST") == 6
+
+
+def test_other_channels_are_refused_where_it_is_called():
+    with pytest.raises(ValueError, match="must equal the rhs input feature dimension"):
+        jax.eval_shape(convolve, jnp.ones((SIDE, SIDE, 2)), jnp.ones((3, 3, INPUTS, OUTPUTS)))
+
+
+@pytest.mark.parametrize("inside", [False, True], ids=["gradient of it", "gradient in it"])
+def test_under_shard_map_that_checks_what_varies(inside):
+    devices = jax.device_count()
+    x = jax.random.normal(jax.random.key(0), (3 * devices, SIDE, SIDE, INPUTS))
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, INPUTS, OUTPUTS))
+    mesh, axis = jax.sharding.Mesh(jax.devices(), ("b",)), jax.sharding.PartitionSpec("b")
+
+    def part(x, kernel):
+        if inside:
+            return jax.grad(of_all(convolve), (0, 1))(x, kernel)
+        return jax.lax.psum(of_all(convolve)(x, kernel), "b")
+
+    whole = jax.sharding.PartitionSpec()
+    specs = {"in_specs": (axis, whole), "out_specs": (axis, whole) if inside else whole}
+    mapped = jax.shard_map(part, mesh=mesh, **specs)
+    got = jax.jit(mapped if inside else jax.grad(mapped, (0, 1)))(x, kernel)
+    for a, b in zip(got, jax.grad(of_all(reference), (0, 1))(x, kernel), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-4)
+
+
+def test_exported_for_any_number_of_images():
+    shape = (*export.symbolic_shape("n"), SIDE, SIDE, INPUTS)
+    kernel = jax.random.normal(jax.random.key(1), (3, 3, INPUTS, OUTPUTS))
+    made = export.export(jax.jit(jax.grad(of_all(convolve), 1)))(
+        jax.ShapeDtypeStruct(shape, jnp.float32), jax.ShapeDtypeStruct(kernel.shape, jnp.float32)
+    )
+    x = jax.random.normal(jax.random.key(0), (N, *shape[1:]))
+    wanted = jax.grad(of_all(reference), 1)(x, kernel)
+    np.testing.assert_allclose(made.call(x, kernel), wanted, rtol=1e-5, atol=1e-4)
 
 
 @pytest.mark.parametrize(

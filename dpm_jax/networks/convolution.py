@@ -41,46 +41,56 @@ class Conv(nn.Module):
 
 def convolve(x: Array, kernel: Array) -> Array:
     """Cross-correlation of x (H, W, C), zeros beyond, with a kernel (k, k, C, D): (H, W, D)."""
-    return _convolve.bind(x[None], kernel)[0]
+    # As of lax's own: what holds here, not where the program is lowered or differentiated.
+    precision = jax.config.jax_default_matmul_precision  # type: ignore[attr-defined]
+    return _convolve.bind(x[None], kernel, precision=precision)[0]
 
 
-def _plain(x: Array, kernel: Array) -> Array:
+def _plain(x: Array, kernel: Array, precision: str | None) -> Array:
     return jax.lax.conv_general_dilated(
-        x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x,
+        kernel,
+        (1, 1),
+        "SAME",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=precision,  # type: ignore[arg-type]
     )
 
 
-def _batched(args, axes):
+def _abstract(x, kernel, precision: str | None):
+    """With the errors of lax's own, and its axes of a mesh."""
+    return jax.make_jaxpr(partial(_plain, precision=precision))(x, kernel).out_avals[0]
+
+
+def _batched(args, axes, precision: str | None):
     """More images make a longer batch; more kernels are more convolutions."""
     (x, kernel), (of_x, of_kernel) = args, axes
     if of_kernel is not None:
-        return jax.vmap(_plain, (of_x, of_kernel))(x, kernel), 0
+        plain = partial(_plain, precision=precision)
+        return jax.vmap(plain, (of_x, of_kernel))(x, kernel), 0
     x = jnp.moveaxis(x, of_x, 0)
-    y = _convolve.bind(x.reshape(-1, *x.shape[2:]), kernel)
+    y = _convolve.bind(x.reshape(-1, *x.shape[2:]), kernel, precision=precision)
     return y.reshape(*x.shape[:2], *y.shape[1:]), 0
 
 
-def _to_images(dy: Array, x: Any, kernel: Array) -> Array:
-    like = jax.ShapeDtypeStruct(x.aval.shape, dy.dtype)
-    return jax.linear_transpose(lambda x: _plain(x, kernel), like)(dy)[0]
+def _to_images(dy: Array, x: Any, kernel: Array, precision: str | None) -> Array:
+    return jax.linear_transpose(lambda x: _plain(x, kernel, precision), x.aval)(dy)[0]
 
 
-def _to_kernel(dy: Array, x: Array, kernel: Any) -> Array:
-    like = jax.ShapeDtypeStruct(kernel.aval.shape, dy.dtype)
-
+def _to_kernel(dy: Array, x: Array, kernel: Any, precision: str | None) -> Array:
     def part(x: Array, dy: Array) -> Array:
-        return jax.linear_transpose(partial(_plain, x), like)(dy)[0]
+        return jax.linear_transpose(lambda k: _plain(x, k, precision), kernel.aval)(dy)[0]
 
-    n = len(x) if jax.default_backend() != "cpu" else _IMAGES
-    parts = [part(x[i : i + n], dy[i : i + n]) for i in range(0, len(x), n)]
+    num = x.shape[0]  # of an exported program it may be a symbol
+    if jax.default_backend() != "cpu" or not isinstance(num, int) or num <= _IMAGES:
+        return part(x, dy)
+    parts = [part(x[i : i + _IMAGES], dy[i : i + _IMAGES]) for i in range(0, num, _IMAGES)]
     return reduce(jnp.add, parts)
 
 
 _convolve = Primitive("convolve")
-_convolve.def_impl(jax.jit(_plain))
-_convolve.def_abstract_eval(
-    lambda x, k: jax.core.ShapedArray((*x.shape[:-1], k.shape[-1]), x.dtype)
-)
+_convolve.def_impl(jax.jit(_plain, static_argnames="precision"))
+_convolve.def_abstract_eval(_abstract)
 mlir.register_lowering(_convolve, mlir.lower_fun(_plain, multiple_results=False))
 batching.primitive_batchers[_convolve] = _batched
 ad.defbilinear(_convolve, _to_images, _to_kernel)
