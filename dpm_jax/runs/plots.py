@@ -49,7 +49,7 @@ def bound_terms(path, kl_bits, noise) -> Path:
     figure, axis = plt.subplots(figsize=(6, 3.4))
     axis.plot(t, kl_bits, color="tab:blue", lw=1)
     axis.set(xlabel="t", ylabel="KL$_t$, bits per example", yscale="log")
-    axis.set_title(f"KL terms of K (eq. 14), sum {np.sum(kl_bits):.2f} bits")
+    axis.set_title("Where K is spent: its KL terms (eq. 14)")
     twin = axis.twinx()
     twin.plot(t, noise, color="tab:gray", lw=1, ls="--")
     twin.set(ylabel=r"$1 - \bar\alpha_t$ (dashed)", yscale="log")

@@ -90,7 +90,7 @@ def _orthogonalised_tree(tree):
     """All matrices of one shape at once: to an accelerator one of them is little work."""
     leaves, structure = jax.tree.flatten(tree)
     shapes = [leaf.shape for leaf in leaves]
-    for shape in set(shapes):
+    for shape in dict.fromkeys(shapes):
         places = [i for i, found in enumerate(shapes) if found == shape]
         made = jax.vmap(orthogonalised)(jnp.stack([leaves[i] for i in places]))
         for i, leaf in zip(places, made):

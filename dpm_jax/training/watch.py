@@ -118,6 +118,7 @@ def shown(progress: Any, start: int, num_steps: int, on_log: Callable | None) ->
         return
     silent = not hosts.first()
     with tqdm(total=num_steps, initial=start, desc="train", unit="step", disable=silent) as bar:
+        bar.set_postfix_str("compiling the step")
 
         def both(state) -> None:
             bar.set_postfix_str(f"K = {float(state.K):.3f} nats", refresh=False)
