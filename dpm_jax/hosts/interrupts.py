@@ -60,6 +60,26 @@ def _watch(out: int, came: threading.Event, end: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
+def unbroken() -> Iterator[None]:
+    """Meanwhile SIGINT raises nothing, and KeyboardInterrupt comes at the end, for imports.
+
+    A module in C may abort the process where an exception comes while it is imported, and what was
+    imported by half cannot be imported again. Where this lasts, `answered` ends the process.
+    """
+    before, came = signal.getsignal(signal.SIGINT), list[int]()
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
+        yield
+        return
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+        if came:
+            raise KeyboardInterrupt
+
+
+@contextlib.contextmanager
 def finishing() -> Iterator[None]:
     """Meanwhile the main thread answers SIGINT in its own time: it saves what it has."""
     global _loops
