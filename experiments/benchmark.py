@@ -10,6 +10,8 @@ is cut off leaves what it measured. No data set is needed: random images take it
 
 import importlib.util
 import os
+import signal
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -137,4 +139,6 @@ def _networks(asked: list[str]) -> tuple[str, ...]:
 
 
 if __name__ == "__main__":
+    # As after Ctrl-C: the processes that it started end with it.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     binary.run("benchmark.py", FLAGS, execute, check=_check)

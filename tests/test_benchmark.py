@@ -3,8 +3,10 @@
 import importlib.util
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -389,6 +391,24 @@ def test_the_binary_measures_and_writes_json_and_a_table(measured):
     text = (place / "benchmark.md").read_text(encoding="utf-8")
     assert text in printed and "| swiss_roll/paper | 8 |" in text
     assert os.listdir(place) and not [f for f in place.iterdir() if files.is_unfinished(f)]
+
+
+@pytest.mark.parametrize("kind", ["startup", "train"])
+def test_sigterm_leaves_no_process(kind, tmp_path):
+    command = [sys.executable, ROOT / "experiments" / "benchmark.py", f"--out={tmp_path}/out"]
+    process = subprocess.Popen(
+        [*command, f"--only={kind}", "--networks=swiss_roll/paper"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True,
+    )  # fmt: skip
+    shown = b""
+    while kind.encode() not in shown:
+        shown += process.stderr.read1()
+    time.sleep(2.0)  # its own process has begun
+    process.terminate()
+    process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    with pytest.raises(ProcessLookupError):
+        os.killpg(process.pid, 0)
 
 
 def test_the_table_has_a_column_for_each_peer_and_what_was_left_out():

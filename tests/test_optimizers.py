@@ -79,6 +79,22 @@ def test_muon_is_optaxs_to_rounding():
                 np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5 * np.abs(b).max())
 
 
+@pytest.mark.parametrize("size", [0.0, 1e-30, 1e10, 1.2e19])
+def test_muon_steps_as_far_whatever_the_size_of_a_gradient(size):
+    """From zeros, and what is nothing beside them, to the largest whose squares have a sum."""
+    params = {"w": jnp.zeros((8, 5), jnp.float32)}
+    gradient = random_like(params, 1)
+    gradient = {"w": gradient["w"] / jnp.linalg.norm(gradient["w"])}
+    optimizer = muon(lambda step: RATE, 0.0, lambda step: RATE)
+    update, wanted = (
+        first_update(optimizer, params, {"w": by * gradient["w"]})["w"] for by in (size, 1.0)
+    )
+    if size >= 1e-6:
+        np.testing.assert_allclose(update, wanted, rtol=1e-3, atol=1e-3 * np.abs(wanted).max())
+    else:
+        assert np.isfinite(update).all() and np.abs(update).max() < 1e-2 * np.abs(wanted).max()
+
+
 def test_what_is_no_matrix_is_left_to_adam_with_nesterovs_momentum():
     params = {"bias": jnp.ones(5, jnp.float32), "readout": jnp.ones((2, 3, 4), jnp.float32)}
     gradient = random_like(params, 1)

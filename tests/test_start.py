@@ -169,6 +169,7 @@ def test_without_a_place_for_it_a_run_goes_on(tmp_path):
     warned, *counts = kept(f"{tmp_path}/file/cache")
     assert counts == [0, 0] and len(warned) == 1
     assert f"--compilation_cache: cannot write {tmp_path}/file/cache (Not a directory)" in warned[0]
+    assert "cannot write zzz://no/where (" in kept("zzz://no/where")[0][0]
     assert kept("") == kept("none") == ([], 0, 0)
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
@@ -247,7 +248,7 @@ class Terminal:
 SECOND = 3.0  # of a machine with other work: what is asked for is that compiling is not waited for
 
 
-@pytest.mark.parametrize("seconds", [0, 0.1, 0.2, 0.3, 0.4])
+@pytest.mark.parametrize("seconds", [0, 0.2])
 def test_interrupted_while_jax_starts(tmp_path, seconds):
     with Terminal("swiss_roll", f"--workdir={tmp_path}/run") as run:
         run.until("starting JAX: 00")
@@ -255,6 +256,32 @@ def test_interrupted_while_jax_starts(tmp_path, seconds):
         assert run.interrupt() < SECOND
     assert run.text.rstrip().endswith("interrupted; the same command resumes the run")
     assert run.text.count("py: interrupted") == 1 and "Traceback" not in run.text
+
+
+IN_A_MODULE_IN_C = """
+import os, runpy, signal, sys
+def look(frame, event, arg):
+    by = frame.f_back and frame.f_back.f_code.co_name  # what imports modules in C
+    if frame.f_code.co_filename.endswith("enum.py") and by == "_call_with_frames_removed":
+        sys.setprofile(None)
+        os.kill(os.getpid(), signal.SIGINT)
+        print("hit", file=sys.stderr)
+sys.setprofile(look)
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def test_interrupted_while_jax_is_imported(tmp_path):
+    binary = ROOT / "experiments" / "swiss_roll.py"
+    found = subprocess.run(
+        [sys.executable, "-c", IN_A_MODULE_IN_C, binary, f"--workdir={tmp_path}/run", *TINY],
+        cwd=ROOT, text=True, capture_output=True, timeout=120,
+    )  # fmt: skip
+    assert found.returncode == 130, found.stderr
+    assert found.stderr.startswith("hit")
+    assert found.stderr.rstrip().endswith("interrupted; the same command resumes the run")
+    assert "Traceback" not in found.stderr and not (tmp_path / "run").exists()
 
 
 def test_interrupted_while_xla_compiles(tmp_path):

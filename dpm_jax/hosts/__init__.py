@@ -19,7 +19,7 @@ with later.imports(globals()):
         texts,
         together,
     )
-    from dpm_jax.hosts.interrupts import answered, finishing, held
+    from dpm_jax.hosts.interrupts import answered, finishing, unbroken
     from dpm_jax.hosts.membership import (
         Cluster,
         Elsewhere,
@@ -63,5 +63,6 @@ __all__ = [
     "shown",
     "texts",
     "together",
+    "unbroken",
     "wait_timeout",
 ]

@@ -65,24 +65,23 @@ def _watch(out: int, came: threading.Event, end: Callable[[], None]) -> None:
 
 
 @contextlib.contextmanager
-def held() -> Iterator[None]:
-    """Meanwhile no KeyboardInterrupt comes; one that was due comes at the end.
+def unbroken() -> Iterator[None]:
+    """Meanwhile SIGINT raises nothing, and KeyboardInterrupt comes at the end, for imports.
 
-    For the import of JAX, of which an interrupt leaves half: whatever asks it next fails. The
-    thread of `answered` ends the process all the same.
+    A module in C may abort the process where an exception comes while it is imported, and what was
+    imported by half cannot be imported again. Where this lasts, `answered` ends the process.
     """
-    before, came = signal.getsignal(signal.SIGINT), threading.Event()
-    usual = before is signal.default_int_handler
-    if not usual or threading.current_thread() is not threading.main_thread():
+    before, came = signal.getsignal(signal.SIGINT), list[int]()
+    if threading.current_thread() is not threading.main_thread() or not callable(before):
         yield
         return
-    signal.signal(signal.SIGINT, lambda *_: came.set())
+    signal.signal(signal.SIGINT, lambda number, frame: came.append(number))
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
-    if came.is_set():
-        raise KeyboardInterrupt
+        if came:
+            raise KeyboardInterrupt
 
 
 @contextlib.contextmanager

@@ -101,11 +101,12 @@ def _ended(program: str, known, execute, argv, check) -> tuple[int, str]:
         if {"--help", "-help", "--helpfull", "-h"} & set(argv):
             streams.write(_help(program, known))
         else:
-            given |= _parse(program, known, argv)
-            logging.set_verbosity(logging.WARNING)
-            bars.hold()
-            _check(given, known, check)
-            _keep_memory()
+            with hosts.unbroken():
+                given |= _parse(program, known, argv)
+                logging.set_verbosity(logging.WARNING)
+                bars.hold()
+                _check(given, known, check)
+                _keep_memory()
             logging.get_absl_logger().addFilter(_is_no_error)
             if "num_steps" not in known:  # nothing will train
                 hosts.end_on_signal()
@@ -131,10 +132,8 @@ def _told(program: str, error: Exception, given: Config) -> tuple[int, str]:
         return _BUG, f"{program}: {hosts.name()}: another process died or hangs ({why})"
     with contextlib.suppress(OSError):
         traceback.print_exception(error)
-    what = (
-        f"{type(error).__name__}, a bug of dpm_jax {execution.version()}: please report it with the"
-    )
-    return _BUG, f"{program}: {what} command and the lines above"
+    what = f"{type(error).__name__}, a bug of dpm_jax {execution.version()}"
+    return _BUG, f"{program}: {what}: please report it with the command and the lines above"
 
 
 def _mendable(error: BaseException, given: Config) -> str | None:
@@ -226,7 +225,7 @@ def _check(given: Config, known: Mapping[str, Flag], check: Callable[[Config], o
         values.check(given, known, optional=True)
         others, cache = cluster.take(given), given.pop("compilation_cache")
         check(dict(given))
-        with bars.phase("starting JAX"), hosts.held():
+        with bars.phase("starting JAX"), hosts.unbroken():
             if others is not None:
                 cluster.join(others)
             compilation.use(cache)

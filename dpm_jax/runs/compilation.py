@@ -47,24 +47,34 @@ def use(given: str | None) -> None:
     if path in ("", "none") or not allowed:
         jax.config.update("jax_enable_compilation_cache", False)
         return
-    if not places.is_url(path):
-        path = str(Path(path).expanduser().absolute())
-        try:
-            Path(path).mkdir(0o700, parents=True, exist_ok=True)  # it holds what will be executed
-            if not os.access(path, os.W_OK):
-                raise PermissionError(13, "Permission denied")
-        except OSError as error:
-            logging.warning(
-                "--compilation_cache: cannot write %s (%s): goes on without", path, error.strerror
-            )
-            jax.config.update("jax_enable_compilation_cache", False)
-            return
-        _bound(Path(path))
-        _mend(Path(path))
+    here = None if places.is_url(path) else Path(path).expanduser().absolute()
+    try:
+        _make(here or path)
+    except Exception as error:  # each file system has errors of its own
+        why = getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+        logging.warning("--compilation_cache: cannot write %s (%s): goes on without", path, why)
+        jax.config.update("jax_enable_compilation_cache", False)
+        return
+    if here is not None:
+        path = str(here)
+        _bound(here)
+    _mend(here)
     jax.config.update("jax_compilation_cache_dir", path)
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         # JAX's default, a second, keeps 2 of the 172 programs of a swiss roll.
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+
+
+def _make(place: Path | str) -> None:
+    """The directory, where it is not there; raises where nothing can be written into it."""
+    if isinstance(place, str):
+        from etils import epath  # here: as JAX reads a URL
+
+        epath.Path(place).mkdir(parents=True, exist_ok=True)
+        return
+    place.mkdir(0o700, parents=True, exist_ok=True)  # it holds what will be executed
+    if not os.access(place, os.W_OK):
+        raise PermissionError(13, "Permission denied")
 
 
 def _default() -> str:
@@ -86,8 +96,11 @@ def _bound(folder: Path) -> None:
             _remove([path])
 
 
-def _mend(folder: Path) -> None:
-    """Remove entries that do not read, so that they are written anew, in the place of warnings."""
+def _mend(folder: Path | None) -> None:
+    """Remove entries that do not read, so that they are written anew, in the place of warnings.
+
+    At a URL (None) they stay: the program is compiled, and nothing said.
+    """
     usual, told = warnings.showwarning, list[object]()
 
     def show(message, *where, **more) -> None:
@@ -97,7 +110,7 @@ def _mend(folder: Path) -> None:
             return
         _remove(
             path
-            for path in folder.glob(f"{glob.escape(failed[2])}-*-cache")
+            for path in (folder.glob(f"{glob.escape(failed[2])}-*-cache") if folder else ())
             if path.stat().st_mtime < time.time() - _WRITTEN
         )
         if failed[1] == "writing" and not told:

@@ -53,7 +53,7 @@ def orthogonalised(x: Array) -> Array:
     inner: tuple[int] = (0,) if rows >= columns else (1,)
     gram = jax.lax.dot_general(matrix, matrix, ((inner, inner), ((), ())))
     scale = 1 / (jnp.sqrt(jnp.trace(gram)) + _EPSILON)
-    product = _newton_schulz(gram * scale**2) * scale
+    product = _newton_schulz(gram * scale * scale) * scale  # scale**2 may be below all floats
     y = matrix @ product if rows >= columns else product @ matrix
     return y.reshape(x.shape)
 
