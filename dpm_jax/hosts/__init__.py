@@ -50,7 +50,6 @@ __all__ = [
     "finishing",
     "first",
     "gather",
-    "held",
     "in_turn",
     "join",
     "joined",
