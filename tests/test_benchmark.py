@@ -46,7 +46,6 @@ def test_operations_of_a_dense_layer_and_of_its_gradient():
     both = jax.grad(lambda x, w: dense(x, w, b).sum(), (0, 1))
     assert flop.by_hand(both, x, w) == 3 * once
     assert once <= flop.by_xla(dense, x, w, b) <= once + 3 * 5 * 3
-    assert not flop.convolves(dense, x, w, b)
 
 
 @pytest.mark.parametrize("padding, stride", [("VALID", 1), ("VALID", 2), ("SAME", 1)])
@@ -62,7 +61,6 @@ def test_operations_of_a_convolution(padding, stride):
     side = {("VALID", 1): 7, ("VALID", 2): 4, ("SAME", 1): 9}[padding, stride]
     expected = 2 * 2 * side**2 * 3 * 3 * 4 * 6
     assert flop.by_hand(jax.jit(convolve), x, kernel) == expected
-    assert flop.convolves(convolve, x, kernel)
     if padding == "VALID":  # XLA leaves products with the border's zeros out
         assert flop.by_xla(convolve, x, kernel) == expected
     else:

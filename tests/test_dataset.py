@@ -22,6 +22,7 @@ from dpm_jax.likelihood import (
     evaluate_noise_floor,
     evaluate_terms,
 )
+from dpm_jax.likelihood.draws import by_t
 from dpm_jax.likelihood.rows import _KEPT
 from dpm_jax.runs import plots
 
@@ -347,3 +348,14 @@ def test_the_curve_of_terms_is_that_of_the_terms_behind_K():
     np.testing.assert_allclose(drawn, kl, rtol=0.4)
     _, few = evaluate_terms(built, PARAMS, DATA, 1)  # 7 terms are one mean
     assert np.ptp(few) == 0 and few[0] > 0
+
+
+def test_the_curve_of_drawn_terms_sums_to_what_is_spent():
+    """Neighbours share a mean; drawn as often as the law says, their sum is that of all KL_t."""
+    kl = np.geomspace(10, 0.01, 12)
+    law = np.linspace(1, 12, 12) / 78
+    count = np.round(780 * law)  # about 10 to 120 terms a t
+    weight = 1 / law
+    padded = [np.concatenate([[0, 0], v]) for v in (count, count * weight, -count * weight * kl)]
+    np.testing.assert_allclose(by_t(*padded).sum(), kl.sum(), rtol=1e-12)
+    assert len(set(by_t(*padded).round(9))) < len(kl)

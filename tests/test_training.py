@@ -284,10 +284,10 @@ def test_convolutions_on_cpu_are_dispatched_one_by_one(monkeypatch):
     steps = schedule.geometric(T, BETA_1)
     built = model.build(gaussian.family(), steps, Convolving(), (4,))
     options = Options(log_every=7)
-    assert loop._steps_per_dispatch(built, options) == 1
-    assert loop._steps_per_dispatch(make_model(), options) == 7
+    assert loop.steps_per_dispatch(built, options) == 1
+    assert loop.steps_per_dispatch(make_model(), options) == 7
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    assert loop._steps_per_dispatch(built, options) == 7
+    assert loop.steps_per_dispatch(built, options) == 7
 
 
 def test_seeds_differ(shared_step):

@@ -32,12 +32,6 @@ def by_xla(function: Callable, *args) -> float | None:
     return None if not found or "flops" not in found else float(found["flops"])
 
 
-def convolves(function: Callable, *args) -> bool:
-    """Whether convolutions are among what a function computes."""
-    names = set(_names(jax.make_jaxpr(function)(*args).jaxpr))
-    return bool({"conv_general_dilated", "convolve"} & names)
-
-
 def _of(jaxpr: Any) -> float:
     return sum(_of_equation(equation) for equation in jaxpr.eqns)
 
@@ -79,10 +73,3 @@ def _inner(parameters: dict[str, Any]) -> Iterator[Any]:
             each = getattr(each, "jaxpr", each)  # of a closed one
             if hasattr(each, "eqns"):
                 yield each
-
-
-def _names(jaxpr: Any) -> Iterator[str]:
-    for equation in jaxpr.eqns:
-        yield equation.primitive.name
-        for inner in _inner(equation.params):
-            yield from _names(inner)

@@ -19,7 +19,7 @@ from dpm_jax.core.model import Model, sample
 from dpm_jax.likelihood import Rows, bound
 from dpm_jax.runs.config import training_options
 from dpm_jax.runs.experiment import Config, Problem
-from dpm_jax.training import options, step
+from dpm_jax.training import loop, options, step
 
 
 class Work(NamedTuple):
@@ -170,7 +170,7 @@ def _train(size: int, steps: int) -> Work:
     single = step.make_dispatch(made, looped=False)
     held = [parallel.replicate(training.initial_state(problem.model, of))]
     once = (single, held[0], data, key, jnp.asarray(1, jnp.int32))
-    per_dispatch = _per_dispatch(of, flop.convolves(*once))
+    per_dispatch = loop.steps_per_dispatch(problem.model, of)
     dispatch = step.make_dispatch(made, looped=True) if per_dispatch > 1 else single
 
     def run(repeats: int):
@@ -182,13 +182,6 @@ def _train(size: int, steps: int) -> Work:
 
     like = [jax.tree.map(_shape, arg) for arg in once[1:]]  # the state's memory is taken over
     return Work(run, size, (single, *like), 1, together=per_dispatch)
-
-
-def _per_dispatch(of: training.Options, convolves: bool) -> int:
-    """As in `training.fit`: on CPU the gradient of a convolution is slow inside a loop."""
-    if of.steps_per_dispatch:
-        return of.steps_per_dispatch
-    return 1 if convolves and jax.default_backend() == "cpu" else of.log_every
 
 
 def _sample(size: int, steps: int) -> Work:

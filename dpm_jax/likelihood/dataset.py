@@ -92,8 +92,8 @@ def evaluate_terms(
 ) -> tuple[Evaluation, np.ndarray]:
     """`evaluate`, and the mean KL_t at t = 2..T (eq. 14) of the very terms behind it, (T−1,) nats.
 
-    Where fewer than 50 terms fell on a t, neighbours share their mean. Arguments and errors as in
-    `evaluate`.
+    Where fewer than 50 terms fell on a t, neighbours share their mean, weighted as in K. Arguments
+    and errors as in `evaluate`.
     """
     data = check_rows(model, data, rows)
     check_counts(data=len(data), at_once=rows.at_once, passes=passes)
@@ -101,8 +101,8 @@ def evaluate_terms(
         values, total = _exact(model, params, data, steps, rows)
         return _summary(values), -total[2:] / len(data)
     size = max(1, min(_GROUP, rows.at_once or _AT_ONCE, len(data) // _GROUPS))
-    values, count, total = _drawn(model, params, data, passes, steps, rows, size)
-    return _summary(values, size), by_t(count, total)
+    values, *by_each_t = _drawn(model, params, data, passes, steps, rows, size)
+    return _summary(values, size), by_t(*by_each_t)
 
 
 def _exact(model: Model, params, data, steps: int | None, rows: Rows):
@@ -126,7 +126,7 @@ def _exact(model: Model, params, data, steps: int | None, rows: Rows):
 
 
 def _drawn(model: Model, params, data, passes, steps: int | None, rows: Rows, size: int):
-    """As `_exact` by random t, stratified within groups of `size` rows; and the terms of each t."""
+    """As `_exact` by random t, stratified within groups of `size` rows; and the sums of `by_t`."""
 
     def plan(params, part: Array, key: Array) -> Plan:
         def group(part: Array, key: Array):
@@ -144,14 +144,14 @@ def _drawn(model: Model, params, data, passes, steps: int | None, rows: Rows, si
     per_device = max(1, (rows.at_once or _AT_ONCE) // size)
     groups = batches(Groups(data, size), per_device, rows, keyed=True)
     values: list[np.ndarray] = []
-    count, total = np.zeros((2, length(model, params, steps)))
+    count, share, total = np.zeros((3, length(model, params, steps)))
     for found in over_draws(model, params, groups, plan, steps, size):
         left = len(data) - sum(len(v) for v in values)
         t, weight, term, ends = (a[:left] for a in found)
         values.append(ends + np.stack([(weight * term).mean(axis=1), np.zeros(len(ends))], axis=1))
-        np.add.at(count, t.astype(int), 1)
-        np.add.at(total, t.astype(int), term)
-    return np.concatenate(values), count, total
+        for sums, each in ((count, 1), (share, weight), (total, weight * term)):
+            np.add.at(sums, t.astype(int), each)
+    return np.concatenate(values), count, share, total
 
 
 class NoiseFloor(NamedTuple):

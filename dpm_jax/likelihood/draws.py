@@ -82,9 +82,15 @@ def length(model: Model, params, steps: int | None = None) -> int:
     return jax.eval_shape(lambda p: model.chain(p, steps).schedule.beta, params).shape[0]
 
 
-def by_t(count: np.ndarray, total: np.ndarray) -> np.ndarray:
-    """−total/count at t = 2..T, over so many neighbours together that each is of _SEEN terms."""
-    count, total = count[2:], total[2:]
+def by_t(count: np.ndarray, share: np.ndarray, total: np.ndarray) -> np.ndarray:
+    """Mean KL_t (eq. 14) at t = 2..T, over so many neighbours together that each is of _SEEN terms.
+
+    Args:
+        count: (T+1,) terms drawn at each t.
+        share: (T+1,) sums of their weights in K.
+        total: (T+1,) sums of weight times term, nats; so the means sum to what K spends.
+    """
+    count, share, total = count[2:], share[2:], total[2:]
     groups = max(1, int(count.sum()) // _SEEN)
     group = np.minimum(np.maximum(np.cumsum(count) - 1, 0) // _SEEN, groups - 1).astype(int)
-    return -(np.bincount(group, total) / np.maximum(np.bincount(group, count), 1))[group]
+    return -(np.bincount(group, total) / np.maximum(np.bincount(group, share), 1e-30))[group]

@@ -77,7 +77,7 @@ def fit(
     step = make_train_step(loss, make_optimizer(options), options, draw)
     per_dispatch = 1
     if not streams:
-        per_dispatch = options.steps_per_dispatch or _steps_per_dispatch(model, options)
+        per_dispatch = steps_per_dispatch(model, options)
     dispatch = make_dispatch(step, looped=per_dispatch > 1)
     start = int(state.step)
     with contextlib.ExitStack() as held:
@@ -206,7 +206,10 @@ def _stop_if_diverged(state: TrainState, saved: int | None) -> None:
     )
 
 
-def _steps_per_dispatch(model: Model, options: Options) -> int:
+def steps_per_dispatch(model: Model, options: Options) -> int:
+    """How many steps a dispatch has at most: as asked for, or one where a loop would slow it."""
+    if options.steps_per_dispatch:
+        return options.steps_per_dispatch
     if jax.default_backend() != "cpu":
         return options.log_every
     params = jax.eval_shape(model.init, jax.random.key(0))

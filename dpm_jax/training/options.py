@@ -36,7 +36,7 @@ class Options:
     seed: int = 0
     microbatches: int = 1  # parts that a device takes its batch in; their gradients are added
     remat: bool = False  # compute again for the gradient what takes memory to keep
-    steps_per_dispatch: int = 0  # 0: 1 for convolutions on CPU, else log_every; of a Stream 1
+    steps_per_dispatch: int = 0  # at most; 0: 1 for convolutions on CPU, else log_every
     log_every: int = 100
     checkpoint_every: int = 1000
 
