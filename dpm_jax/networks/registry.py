@@ -31,8 +31,9 @@ _MAKERS = {
         num_scales=c.get("scales", 4),
         outputs=outputs,
         dense=(c["dense"],) * 2 if c.get("dense") else (),
+        pointwise=(32,) * c.get("pointwise", 2),
         nonlinearity=c.get("nonlinearity", "softplus"),
-        condition="t" if c["readout"] == "eq65" else "log_snr",
+        condition=_bumps(c),
         dtype=_dtype(c),
         remat=c.get("remat", False),
     ),
@@ -45,8 +46,8 @@ def by_name(config: Mapping[str, Any], outputs: int) -> Any:
 
     Args:
         config: T, width (units of a layer, channels), depth (layers, blocks of a stage), readout;
-            octaves, bottleneck, scales, dense, nonlinearity, bfloat16 and remat where the network
-            has them.
+            octaves, bottleneck, scales, dense, pointwise, bumps, nonlinearity, bfloat16 and remat
+            where the network has them.
         outputs: raw outputs for each element.
 
     Raises:
@@ -62,6 +63,12 @@ def by_name(config: Mapping[str, Any], outputs: int) -> Any:
 
 def _layers(config: Mapping[str, Any]) -> tuple[int, ...]:
     return (config["width"],) * config["depth"]
+
+
+def _bumps(config: Mapping[str, Any]) -> str:
+    named = config.get("bumps", "auto")
+    of_readout = "t" if config["readout"] == "eq65" else "log_snr"
+    return of_readout if named == "auto" else named
 
 
 def _dtype(config: Mapping[str, Any]):

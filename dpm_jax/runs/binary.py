@@ -3,7 +3,6 @@
 import contextlib
 import ctypes
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -11,10 +10,10 @@ from logging import ERROR
 from pathlib import Path
 from typing import NoReturn
 
-from absl import flags, logging
+from absl import logging
 
 from dpm_jax import hosts, later
-from dpm_jax.runs import bars, cluster, compilation, streams
+from dpm_jax.runs import arguments, bars, cluster, compilation, streams
 from dpm_jax.runs import config as configs
 from dpm_jax.runs import flags as values
 from dpm_jax.runs.config import HELP, Invalid, configure, flag_of_path, flags_of
@@ -28,15 +27,6 @@ with later.imports(globals()):
     from dpm_jax.runs import execution
     from dpm_jax.training import checkpoint
 
-_DEFINE: dict[type, Callable] = {
-    bool: flags.DEFINE_boolean,
-    int: flags.DEFINE_integer,
-    float: flags.DEFINE_float,
-    str: flags.DEFINE_string,
-    Path: flags.DEFINE_string,
-    list: flags.DEFINE_list,
-}
-_PARSED = {bool: "true or false", int: "a whole number", float: "a number"}
 _BUG, _INVALID, _INTERRUPTED, _DEAD_PIPE = 1, 2, 130, 141  # exit codes; 128 + signal
 
 
@@ -82,33 +72,53 @@ def run(
         argv: the arguments; None: those of the process.
         check: ValueError, named by its flag, for values that can be refused without JAX.
     """
+    _run(program, known, execute, if_interrupted, argv, check, devices=True)
+
+
+def direct(
+    program: str,
+    known: Mapping[str, Flag],
+    execute: Callable[[Config], str],
+    if_interrupted: str = "",
+    argv: Sequence[str] | None = None,
+    check: Callable[[Config], object] = lambda given: None,
+) -> NoReturn:
+    """The same of a program that uses no devices, though processes that it starts may.
+
+    JAX is not started, --compilation_cache is that of these processes, and other arguments than
+    flags are the values of a flag "runs", where it has one.
+    """
+    _run(program, known, execute, if_interrupted, argv, check, devices=False)
+
+
+def _run(program: str, known, execute, if_interrupted: str, argv, check, devices: bool) -> NoReturn:
     streams.take_anything()
     after = f"; {if_interrupted}" if if_interrupted else ""
     interrupted = f"{program}: interrupted{after}"
     with hosts.answered(interrupted) as to_say:
-        code, line = _ended(program, known, execute, argv, check)
+        code, line = _ended(program, known, execute, argv, check, devices)
         if code == _INTERRUPTED:
             line = f"\n{interrupted}" if to_say() else ""
         _leave(code, line)
 
 
-def _ended(program: str, known, execute, argv, check) -> tuple[int, str]:
+def _ended(program: str, known, execute, argv, check, devices: bool) -> tuple[int, str]:
     """Exit code and last line of a program, once it has done its work or failed."""
     given: Config = {}
-    known = {**known, **cluster.FLAGS, **compilation.FLAGS}
+    known = {**known, **(cluster.FLAGS if devices else {}), **compilation.FLAGS}
     try:
         argv = sys.argv[1:] if argv is None else argv
         if {"--help", "-help", "--helpfull", "-h"} & set(argv):
-            streams.write(_help(program, known))
+            streams.write(arguments.help_of(program, known))
         else:
             with hosts.unbroken():
-                given |= _parse(program, known, argv)
+                given |= arguments.parse(program, known, argv)
                 logging.set_verbosity(logging.WARNING)
                 bars.hold()
-                _check(given, known, check)
+                _check(given, known, check, devices)
                 _keep_memory()
             logging.get_absl_logger().addFilter(_is_no_error)
-            if "num_steps" not in known:  # nothing will train
+            if devices and "num_steps" not in known:  # nothing will train
                 hosts.end_on_signal()
             text = execute(dict(given))
             if hosts.first():
@@ -174,55 +184,16 @@ def _of_system(error: BaseException, full: str | None, given: Config) -> str:
     return f"--{flag}: cannot write or read {place if file is None else file}: {why}"
 
 
-def _define(program: str, known: Mapping[str, Flag]) -> flags.FlagValues:
-    found = flags.FlagValues()
-    for name, flag in known.items():
-        define = _DEFINE[flag.kind]
-        define(name, flag.default, flag.help, flag_values=found, module_name=program)
-    return found
-
-
-def _help(program: str, known: Mapping[str, Flag]) -> str:
-    about = sys.modules["__main__"].__doc__ or ""
-    return f"{about}\nflags:\n{_define(program, known).get_help()}"
-
-
-def _parse(program: str, known: Mapping[str, Flag], argv: Sequence[str]) -> Config:
-    """The values of all flags by name."""
-    found = _define(program, known)
-    try:
-        rest = found([program, *argv])
-    except flags.UnrecognizedFlagError as error:
-        advice = str(error).partition("Did you mean: ")[2].rstrip(" ?")
-        advice = f"; did you mean --{advice}?" if advice else ""
-        raise Invalid(f"--{error.flagname}: expected a flag that --help lists{advice}") from error
-    except (flags.Error, ValueError) as error:
-        raise Invalid(_of_value(error, known)) from error
-    if len(rest) > 1:
-        raise Invalid(f"expected flags, which begin with --, got {rest[1]!r}")
-    return {name: found[name].value for name in known}
-
-
-def _of_value(error: Exception, known: Mapping[str, Flag]) -> str:
-    """absl's message of a value that does not parse, in the form of all others."""
-    told = re.match(r"flag --(\w+)=(.*)", str(error), re.DOTALL)
-    if told is None or told[1] not in known:
-        missing = re.fullmatch(r"Missing value for flag --?(\w+)", str(error))
-        if missing:
-            return f"--{missing[1]}: expected a value, got none"
-        negated = re.fullmatch(r"--?no(\w+)=(.*) does not take an argument", str(error), re.DOTALL)
-        if negated:
-            return f"--no{negated[1]}: expected no value, got {negated[2]!r}"
-        return f"--flagfile: expected a file of flags ({str(error).removeprefix('ERROR:: ')})"
-    value = told[2].removesuffix(f": {error.__context__}")
-    what = _PARSED.get(known[told[1]].kind, "another value")
-    return f"--{told[1]}: expected {what}, got {value!r}"
-
-
-def _check(given: Config, known: Mapping[str, Flag], check: Callable[[Config], object]) -> None:
+def _check(given: Config, known: Mapping[str, Flag], check: Callable, devices: bool) -> None:
     """Refuse bad values; then join other processes, open the compilation cache, find devices."""
     try:
         values.check(given, known, optional=True)
+        if not devices:
+            kept = given.pop("compilation_cache")
+            if kept is not None:
+                os.environ["JAX_COMPILATION_CACHE_DIR"] = kept
+            check(dict(given))
+            return
         others, cache = cluster.take(given), given.pop("compilation_cache")
         check(dict(given))
         with bars.phase("starting JAX"), hosts.unbroken():

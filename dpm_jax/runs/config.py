@@ -123,6 +123,7 @@ HELP = {
     "log_every": Flag(int, "Steps between rows of metrics.csv.", values=_COUNT),
     "checkpoint_every": Flag(int, "Steps between checkpoints.", values=_COUNT),
     "num_eval": Flag(int, "Examples for the final K.", values="[2, inf)", bytes=64),
+    "figures": Flag(bool, "Samples, figures and what they measure; without: K alone."),
     "data_dir": Flag(
         Path, "Where prepared data sets are kept (default: that of tensorflow-datasets)."
     ),

@@ -121,11 +121,13 @@ def _execute(experiment, config: Config, held: contextlib.ExitStack) -> tuple[Ru
     fewer = fewer_rows(config["num_eval"], problem.test)
     state, trained = train(problem, training_options(config), workdir, params)
     found, kl = _bound(problem, state.ema, config)
-    folder = workdir / "figures"
-    with phase("samples and figures"):
-        figures, facts, sample_rows = experiment.figures(config, problem, state.ema, folder)
-    with phase("where K is spent"):
-        figures["bound_terms"] = str(_draw_bound_terms(problem, state.ema, kl, folder))
+    figures, facts, sample_rows = {}, {}, []
+    if config["figures"]:
+        folder = workdir / "figures"
+        with phase("samples and figures"):
+            figures, facts, sample_rows = experiment.figures(config, problem, state.ema, folder)
+        with phase("where K is spent"):
+            figures["bound_terms"] = str(_draw_bound_terms(problem, state.ema, kl, folder))
     with phase("ceiling and report"):
         content, rows = report.content(experiment, config, problem, state.ema, found)
     figures = {name: str(Path(path).relative_to(workdir)) for name, path in figures.items()}

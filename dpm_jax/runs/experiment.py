@@ -91,6 +91,7 @@ DEFAULTS: Config = {
     "log_every": 100,
     "checkpoint_every": 1000,
     "num_eval": 1000,
+    "figures": True,
 }
 
 
@@ -127,7 +128,7 @@ class Experiment:
         return next(iter(self.presets))
 
 
-_OWN = ("bark", "cifar10", "dead_leaves", "heartbeat", "mnist", "swiss_roll")  # experiments/
+OWN = ("bark", "cifar10", "dead_leaves", "heartbeat", "mnist", "swiss_roll")  # experiments/
 _REGISTERED: dict[str, Experiment] = {}
 
 
@@ -151,7 +152,7 @@ def find(name: str) -> Experiment:
     Raises:
         ValueError: for a name that neither has.
     """
-    if name not in _REGISTERED and name in _OWN:
+    if name not in _REGISTERED and name in OWN:
         try:
             importlib.import_module(f"dpm_jax.experiments.{name}")
         except ModuleNotFoundError as error:
@@ -159,7 +160,7 @@ def find(name: str) -> Experiment:
                 raise
             raise ValueError("experiment: dpm_jax is not installed (pip install -e .)") from error
     if name not in _REGISTERED:
-        known = ", ".join(sorted({*_OWN, *_REGISTERED}))
+        known = ", ".join(sorted({*OWN, *_REGISTERED}))
         raise ValueError(
             f"experiment: expected one of {known}, or one that runs.register has made known; got"
             f" {name!r}"

@@ -16,6 +16,8 @@ IMAGES = {
     "scales": 4,
     "nonlinearity": "softplus",
     "bottleneck": 0,
+    "pointwise": 2,
+    "bumps": "auto",
     "readout": "eq65",
     "variance": "eq64",
     "num_steps": 5000,
@@ -98,6 +100,15 @@ IMAGE_HELPS = {
         "Units of the unet's dense layer over the whole image; 0: fully convolutional.",
         values="[0, inf)",
         bytes=16,
+    ),
+    "pointwise": Flag(
+        int, "1×1 tanh layers of multiscale_conv before its readout.", values="[0, 100]"
+    ),
+    "bumps": Flag(
+        str,
+        "What the bumps of multiscale_conv are functions of: t (the paper) or log_snr; auto: t with"
+        " the readout eq65, else log_snr.",
+        values=("auto", "t", "log_snr"),
     ),
     "bfloat16": Flag(
         bool, "Compute inside the network in bfloat16; K, schedule and loss stay in float32."

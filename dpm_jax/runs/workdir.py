@@ -22,7 +22,7 @@ PLACES = (
     "microbatches", "remat",
 )  # fmt: skip
 MEASURES = (
-    "num_eval", "passes", "num_samples", "sample_steps",
+    "num_eval", "passes", "num_samples", "sample_steps", "figures",
     "baselines", "baseline_patches", "view", "hole", "repeats",
 )  # fmt: skip
 # Flags that name data: another path may lead to the same, which their digest in data.json says.
@@ -38,7 +38,8 @@ _OURS = (
 )  # fmt: skip
 
 _NAMED = re.compile(r"\w+(/\w[\w.-]*)?(:[\d.*]+)?")  # a set of tensorflow-datasets
-ADDED = {"levels": 0}  # flags that older runs lack, and what they did
+# Flags that older runs lack, and what they did.
+ADDED = {"levels": 0, "pointwise": 2, "bumps": "auto"}
 
 
 def claim(workdir: Path, config: Config, write: bool) -> Path:

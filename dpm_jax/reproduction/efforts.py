@@ -1,0 +1,140 @@
+"""Which runs the paper takes: its rows, for both presets, at three efforts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from dpm_jax.sweeps.jobs import Job
+
+EFFORTS = ("minutes", "hours", "accelerator")
+ROWS = ("swiss_roll", "heartbeat", "bark", "dead_leaves", "cifar10", "mnist", "jarzynski")
+# What else --only takes, by the rows it is made of.
+GROUPS = {
+    "table1": ROWS[:5],
+    "table2": ("dead_leaves", "mnist"),
+    "figure1": ("swiss_roll",),
+    "figure2": ("heartbeat",),
+    "figure3": ("cifar10",),
+    "figure4": ("dead_leaves",),
+    "figure5": ("bark",),
+    "figure_app1": ("mnist",),
+}
+DATA_FLAGS = {
+    "mnist": "manual_dir",
+    "cifar10": "manual_dir",
+    "bark": "image_dir",
+}  # row -> its flag
+
+
+class Plan(NamedTuple):
+    """Runs of one row: seeds 0, 1, ... of a preset."""
+
+    row: str
+    preset: str
+    seeds: int
+    seconds: float  # of one core, each
+    flags: Mapping[str, Any] = {}
+    variant: str = ""  # in the name, where a preset runs with other flags too
+
+
+# 2 CPU cores, 45 minutes. Image networks get part of their steps, and figures fewer draws.
+_IMAGES = {"num_eval": 500, "passes": 4, "num_samples": 36}
+_SHORT = {**_IMAGES, "baseline_patches": 5000}
+MINUTES = (
+    Plan("swiss_roll", "paper", 3, 25),
+    Plan("swiss_roll", "best", 3, 45),
+    Plan("swiss_roll", "best", 1, 45, {"beta_1": 3e-6}, "_3e-6"),
+    Plan("heartbeat", "paper", 3, 120, {"num_steps": 2000}),
+    Plan("heartbeat", "best", 3, 55),
+    Plan("bark", "paper", 1, 240, {**_SHORT, "num_steps": 800, "sample_steps": 100, "repeats": 3}),
+    Plan("bark", "best", 1, 380, {**_SHORT, "num_steps": 1000, "sample_steps": 100, "repeats": 3}),
+    Plan("dead_leaves", "paper", 1, 240, {**_SHORT, "num_steps": 2000}),
+    Plan("dead_leaves", "best", 1, 330, {**_SHORT, "num_steps": 2000, "sample_steps": 500}),
+    Plan("cifar10", "paper", 1, 200, {**_SHORT, "num_steps": 2000}),
+    Plan("cifar10", "best", 1, 340, {**_SHORT, "num_steps": 3000}),
+    Plan("mnist", "paper", 1, 420, {"num_eval": 2000, "num_steps": 3000, "num_samples": 10_000}),
+    Plan("mnist", "best", 1, 700, {"num_eval": 2000, "num_steps": 2500}),
+    Plan("jarzynski", "", 1, 25),
+)
+# 2 CPU cores, a night: what the presets say.
+HOURS = (
+    Plan("swiss_roll", "paper", 3, 25),
+    Plan("swiss_roll", "best", 3, 45),
+    Plan("swiss_roll", "best", 3, 45, {"beta_1": 3e-6}, "_3e-6"),
+    Plan("heartbeat", "paper", 3, 420),
+    Plan("heartbeat", "best", 3, 55),
+    Plan("bark", "paper", 3, 2000, {"num_steps": 5000}),
+    Plan("bark", "best", 3, 900),
+    Plan("dead_leaves", "paper", 3, 900, {"baselines": "dct,blocks,causal,mcgsm"}),
+    Plan("dead_leaves", "best", 3, 900, {"baselines": "dct,blocks,causal,mcgsm"}),
+    Plan("cifar10", "paper", 3, 600),
+    Plan("cifar10", "best", 3, 800),
+    Plan("mnist", "paper", 3, 500),
+    Plan("mnist", "best", 3, 1500),
+    Plan("jarzynski", "", 1, 25),
+)
+# A GPU or TPU: preset best of CIFAR-10 gives way to the one that fills the device.
+ACCELERATOR = tuple(
+    plan._replace(preset="accelerator") if (plan.row, plan.preset) == ("cifar10", "best") else plan
+    for plan in HOURS
+)
+_OF = dict(zip(EFFORTS, (MINUTES, HOURS, ACCELERATOR)))
+
+
+def rows(only: Iterable[str]) -> tuple[str, ...]:
+    """The rows that --only names, in the order of the paper; ValueError for an unknown name."""
+    known = (*ROWS, *GROUPS)
+    names = list(only)
+    unknown = [name for name in names if name not in known]
+    if unknown or not names:
+        got = repr(unknown[0]) if unknown else "none"
+        raise ValueError(f"only: expected some of {', '.join(known)}, got {got}")
+    chosen = {row for name in names for row in GROUPS.get(name, (name,))}
+    return tuple(row for row in ROWS if row in chosen)
+
+
+def jobs(effort: str, data: Mapping[str, str]) -> list[Job]:
+    """The runs of an effort, row by row in the order of the paper.
+
+    Args:
+        effort: of EFFORTS.
+        data: row -> folder with its original files; rows without one take tensorflow-datasets.
+    """
+    found = []
+    for row in ROWS:
+        for plan in (plan for plan in _OF[effort] if plan.row == row):
+            place = {DATA_FLAGS[row]: data[row]} if row in data else {}
+            for seed in range(plan.seeds):
+                of = "-".join(part for part in (f"{plan.preset}{plan.variant}", str(seed)) if part)
+                name = f"{row}-{of}" if plan.preset else row
+                flags = {"seed": seed, **plan.flags, **place}
+                found.append(Job(name, row, plan.preset, flags, plan.seconds))
+    return found
+
+
+def data_folders(root: str | None) -> dict[str, str]:
+    """row -> its folder, of those that a folder with mnist/, cifar10/ and bark/ has.
+
+    Args:
+        root: of them; None: by the environment.
+
+    Raises:
+        ValueError: where it is no folder.
+    """
+    chosen = root or os.environ.get("DPM_DATA")
+    if not chosen:
+        return {}
+    place = Path(chosen).expanduser().absolute()
+    if root and not place.is_dir():
+        raise ValueError(f"data_root: expected a folder, got {root}")
+    return {row: str(place / row) for row in DATA_FLAGS if (place / row).is_dir()}
+
+
+def missing(job: Job) -> str:
+    """Why a job cannot be made, where flags already say it; else ""."""
+    if job.experiment == "bark" and "image_dir" not in job.flags:
+        return "no photographs: --data_root has no folder bark"
+    return ""

@@ -1,0 +1,1 @@
+"""Many runs: jobs by name, a pool that trains what is missing, and runs set side by side."""

@@ -1,0 +1,92 @@
+"""Runs side by side: one row for runs that differ in their seed alone, with means and errors."""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from dpm_jax import units
+from dpm_jax.runs import workdir as workdirs
+
+_HEADING = ("run", "seeds", "K", "K − L_null", "ceiling", "gap", "bits/dim", "β_1", "s")
+
+
+def read(place: str | Path) -> dict[str, Any]:
+    """report.json of a run; ValueError for a directory without one."""
+    folder = Path(place).expanduser()
+    path = folder / "report.json"
+    if not path.is_file():
+        raise ValueError(f"runs: expected directories of runs that ended, got {place}")
+    found = workdirs.read(path)
+    if not isinstance(found.get("config", {}), dict) or "K_bits" not in found:
+        raise ValueError(f"runs: expected a report with K, got {path}")
+    return found
+
+
+def table(reports: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
+    """Rows of text, the heading first: each group of runs that differ in their seed alone.
+
+    K and its kin are in bits an example, ± the standard error over seeds; of one seed over the test
+    examples, marked by *.
+    """
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for report in reports:
+        groups.setdefault(json.dumps(_identity(report), sort_keys=True), []).append(report)
+    varied = _varied([_identity(found[0]) for found in groups.values()])
+    return [_HEADING, *(_row(found, varied) for found in groups.values())]
+
+
+def _identity(report: dict[str, Any]) -> dict[str, Any]:
+    """What tells a run from another but its seed."""
+    config = report.get("config", {})
+    left_out = (*workdirs.PLACES, *workdirs.MOVABLE, "seed")
+    kept = {name: value for name, value in config.items() if name not in left_out}
+    return {**{n: report.get(n) for n in ("experiment", "preset")}, **kept}
+
+
+def _varied(identities: Sequence[dict[str, Any]]) -> list[str]:
+    """Names of flags that are not the same in all groups."""
+    names = list(dict.fromkeys(name for each in identities for name in each))
+    found = [n for n in names if len({json.dumps(each.get(n)) for each in identities}) > 1]
+    return [name for name in found if name not in ("experiment", "preset")]
+
+
+def _row(reports: list[dict[str, Any]], varied: Iterable[str]) -> tuple[str, ...]:
+    first = reports[0]
+    of = _identity(first)
+    flags = [f"{name}={of[name]}" for name in varied if name in of][:6]
+    label = " ".join(
+        str(part) for part in (of["experiment"] or "own", of["preset"], *flags) if part
+    )
+    code = [name for name in first if name.startswith("bits_per_dim_")]
+    ceilings = [r["ceiling_bits"] for r in reports if r.get("ceiling_bits") is not None]
+    gaps = [r["ceiling_bits"] - r["K_bits"] for r in reports if r.get("ceiling_bits") is not None]
+    return (
+        label,
+        str(len(reports)),
+        _told(reports, "K_bits", "K_standard_error_bits"),
+        _told(reports, "K_minus_L_null_bits", "K_minus_L_null_standard_error_bits"),
+        units.number(statistics.fmean(ceilings)) if ceilings else "–",
+        units.number(statistics.fmean(gaps)) if gaps else "–",
+        _told(reports, code[0], None, 4) if code else "–",
+        f"{first.get('beta_1', math.nan):.3g}",
+        f"{statistics.fmean(r.get('seconds', 0) for r in reports):.0f}",
+    )
+
+
+def _told(reports: list[dict[str, Any]], name: str, error: str | None, digits: int = 3) -> str:
+    values = [report[name] for report in reports if report.get(name) is not None]
+    if not values:
+        return "–"
+    if len(values) > 1:
+        over_seeds = statistics.stdev(values) / math.sqrt(len(values))
+        return units.number(statistics.fmean(values), over_seeds, digits)
+    of_one = reports[0].get(error) if error else None
+    return units.number(values[0], of_one, digits) + ("*" if of_one is not None else "")
+
+
+NOTE = "± standard error over seeds, in bits an example; *: of one seed, over its test examples"

@@ -1,0 +1,39 @@
+"""The directory of a sweep: claimed by one question, so that another never mixes with it."""
+
+from pathlib import Path
+from typing import Any
+
+from dpm_jax import files
+from dpm_jax.runs import workdir as workdirs
+
+FORMAT = 1  # of the directory; another version's is refused
+
+
+def claim(workdir: str | Path, name: str, settings: dict[str, Any]) -> Path:
+    """The directory, which is new or this very sweep's.
+
+    Args:
+        workdir: the directory.
+        name: of its JSON file of settings.
+        settings: what makes it this sweep and no other.
+
+    Raises:
+        ValueError: for a directory of another sweep, version or owner, or that cannot be written.
+    """
+    root = Path(workdir).expanduser().absolute()
+    wanted = {"format": FORMAT, **settings}
+    path = root / name
+    if path.exists():
+        held = workdirs.read(path)
+        differ = [key for key in {**held, **wanted} if held.get(key) != wanted.get(key)]
+        if differ:
+            what = ", ".join(f"{k} = {held.get(k)} there, {wanted.get(k)} here" for k in differ)
+            raise ValueError(f"workdir: {root} holds another sweep ({what}); choose another place")
+        return root
+    workdirs.check_writable(root, name, "runs", "logs", "ablation", "report.html", "report.md")
+    for taken in ("runs", "logs", "report.html", "report.md"):
+        if (root / taken).exists():
+            raise ValueError(f"workdir: {root} holds {taken} but no {name}: not overwritten")
+    root.mkdir(parents=True, exist_ok=True)
+    files.write_json(path, wanted)
+    return root
