@@ -40,16 +40,24 @@ def imported(name, *argv):
 # --- flags are answered without JAX -------------------------------------------------------------
 
 
+USE_NO_DEVICES = ("ablation", "compare", "reproduce", "sweep")
+REFUSED = {
+    "--bogus=1": "--bogus: expected a flag that --help lists",
+    "--seed=1.5": "--seed: expected a whole number, got '1.5'",
+    "--seed=-1": "--seed: expected 0..",
+    "--process_id=-1": "--process_id: expected at least 0, got -1",
+}
+REFUSED_BY_SWEEPS = {
+    "--bogus=1": "--bogus: expected a flag that --help lists",
+    "--process_id=1": "--process_id: expected a flag that --help lists",
+}
+
+
 @pytest.mark.parametrize("name", BINARIES)
 def test_help_and_bad_flags_import_no_jax(name, tmp_path):
     assert imported(name, "--help") == (0, "", set())
-    place = f"--{'out' if name == 'benchmark' else 'workdir'}={tmp_path}/run"
-    for flag, line in {
-        "--bogus=1": "--bogus: expected a flag that --help lists",
-        "--seed=1.5": "--seed: expected a whole number, got '1.5'",
-        "--seed=-1": "--seed: expected 0..",
-        "--process_id=-1": "--process_id: expected at least 0, got -1",
-    }.items():
+    place = f"--{'out' if name in ('benchmark', 'compare') else 'workdir'}={tmp_path}/run"
+    for flag, line in (REFUSED_BY_SWEEPS if name in USE_NO_DEVICES else REFUSED).items():
         code, told, heavy = imported(name, place, flag)
         assert (code, heavy) == (2, set()) and told.count("\n") == 0, told
         assert told.startswith(f"{name}.py: {line}"), told
@@ -63,6 +71,14 @@ TOGETHER = [  # values that each flag may have, but not with the others
     ("cifar10", ["--workdir=run", "--num_steps=0"], "num_steps: expected at least 1, got 0"),
     ("jarzynski", ["--workdir=run", "--durations=1,x"], "durations: expected numbers"),
     ("benchmark", ["--out=run", "--only=wild"], "only: expected some of peak, train"),
+    ("reproduce", [], "workdir: expected a directory for the runs, got none"),
+    ("reproduce", ["--workdir=run", "--only=figure9"], "only: expected some of swiss_roll"),
+    ("reproduce", ["--workdir=run", "--effort=years"], "effort: expected one of minutes, hours"),
+    ("ablation", ["--workdir=run", "--only=bark"], "only: expected some of swiss_roll"),
+    ("ablation", ["--workdir=run", "--workers=-1"], "workers: expected 0..1024, got -1"),
+    ("sweep", ["--workdir=run"], "experiment: expected one of bark, cifar10"),
+    ("sweep", ["--workdir=run", "--experiment=mnist", "--vary=T=1"], "T: expected at least 2"),
+    ("compare", [], "runs: expected directories of runs, got none"),
     ("evaluate", [], "workdir: expected a trained run, got none"),
     ("posterior", [], "workdir: expected a trained run, got none"),
     ("evaluate", ["--workdir=run", "--trajectories=x"], "trajectories: expected numbers"),

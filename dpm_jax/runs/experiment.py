@@ -79,6 +79,8 @@ DEFAULTS: Config = {
     "num_steps": 2000,
     "batch_size": 128,
     "learning_rate": 1e-3,
+    "optimizer": "adam",
+    "weight_decay": 0.0,
     "lr_schedule": "cosine",
     "warmup": 0,
     "clip_norm": 1.0,

@@ -39,7 +39,7 @@ _OURS = (
 
 _NAMED = re.compile(r"\w+(/\w[\w.-]*)?(:[\d.*]+)?")  # a set of tensorflow-datasets
 # Flags that older runs lack, and what they did.
-ADDED = {"levels": 0, "pointwise": 2, "bumps": "auto"}
+ADDED = {"levels": 0, "pointwise": 2, "bumps": "auto", "optimizer": "adam", "weight_decay": 0.0}
 
 
 def claim(workdir: Path, config: Config, write: bool) -> Path:

@@ -96,6 +96,7 @@ def _work(waiting: list[Job], root: Path, free: list[Slot], show) -> None:
             time.sleep(_LOOK)
             for each in [each for each in running if each.process.poll() is not None]:
                 running.remove(each)
+                _close(each)
                 free.append(each.slot)
                 _ended(each, root, waiting)
             found = [job for job in waiting if outcome(job, root).report is not None]  # elsewhere
@@ -145,6 +146,12 @@ def _stop(running: list[_Running]) -> None:
         except subprocess.TimeoutExpired:
             each.process.kill()
             each.process.wait()
+        _close(each)
+
+
+def _close(each: _Running) -> None:
+    assert each.process.stdin is not None
+    each.process.stdin.close()
 
 
 @contextlib.contextmanager

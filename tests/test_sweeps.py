@@ -1,0 +1,276 @@
+"""Sweeps: grids of flags, the pool of processes, runs side by side, and the ablation's pairs."""
+
+import json
+import math
+import os
+import shlex
+import signal
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from dpm_jax.reproduction import ablation, efforts, variants
+from dpm_jax.runs import arguments, binary
+from dpm_jax.runs import config as configs
+from dpm_jax.runs.experiment import find
+from dpm_jax.sweeps import compare, folder, grid, jobs, pool
+
+TINY = {"T": 4, "width": 4, "num_steps": 4, "batch_size": 8, "num_eval": 20, "figures": False}
+
+
+def tiny(seed, **more):
+    return jobs.Job(f"swiss_roll-{seed}", "swiss_roll", "paper", {**TINY, "seed": seed, **more}, 10)
+
+
+# --- what a sweep is asked for --------------------------------------------------------------------
+
+
+def test_lists_reads_names_with_their_values():
+    found = grid.lists("vary", ["T=20", "40", "schedule=cosine", "dataset=a=b"])
+    assert found == {"T": ["20", "40"], "schedule": ["cosine"], "dataset": ["a=b"]}
+
+
+def test_a_grid_has_every_combination_for_every_seed():
+    vary = {"T": ["5", "6"], "schedule": ["cosine", "linear", "geometric"]}
+    found = grid.jobs("swiss_roll", None, ["0", "3"], vary, {"figures": ["false"]})
+    points = {(j.flags["T"], j.flags["schedule"], j.flags["seed"]) for j in found}
+    assert len(found) == len(points) == len({j.name for j in found}) == 12
+    assert all(j.flags["figures"] is False and j.preset == "paper" for j in found)
+
+
+BAD_GRIDS = [
+    (["0"], ["20"], [], "vary: expected NAME=VALUE"),
+    (["0"], ["T=2", "T=3"], [], "vary: expected each name once, got 'T' twice"),
+    (["0"], ["bogus=1"], [], "vary: expected a flag of swiss_roll.py, got 'bogus'"),
+    (["0"], ["seed=1"], [], "vary: expected a flag of swiss_roll.py, got 'seed'"),
+    (["0"], ["T=x"], [], "vary: expected int for T, got 'x'"),
+    (["0"], ["T=1"], [], "T: expected at least 2, got 1"),
+    (["0"], [], ["figures=maybe"], "set: expected bool for figures, got 'maybe'"),
+    (["0"], ["T=2"], ["T=3"], "set: expected one value for T"),
+    (["0"], [], ["T=3", "4"], "set: expected one value for T"),
+    (["x"], [], [], "seeds: expected whole numbers"),
+    (["1", "1"], [], [], "seeds: expected whole numbers"),
+    ([], [], [], "seeds: expected whole numbers"),
+]
+
+
+@pytest.mark.parametrize("seeds, vary, fixed, line", BAD_GRIDS)
+def test_a_grid_refuses_what_the_experiment_does_not_have(seeds, vary, fixed, line):
+    with pytest.raises(ValueError, match="^" + line.replace("(", r"\(")):
+        of = grid.lists("vary", vary), grid.lists("set", fixed)
+        grid.jobs("swiss_roll", None, seeds, *of)
+
+
+@pytest.mark.parametrize("effort", efforts.EFFORTS)
+def test_the_commands_of_the_paper_are_taken_by_their_binaries(effort):
+    """Each command that the page prints parses to the very flags of its run."""
+    found = efforts.jobs(effort, {"mnist": "/a b", "cifar10": "/c", "bark": "/d"})
+    assert {job.experiment for job in found} == set(efforts.ROWS)
+    assert len({job.name for job in found}) == len(found)
+    for job in (job for job in found if job.preset):
+        python, _, module, *argv = shlex.split(jobs.command(job))
+        assert (python, module) == ("python", f"dpm_jax.experiments.{job.experiment}")
+        experiment = find(job.experiment)
+        given = arguments.parse("x.py", binary._with_presets(experiment), argv)
+        assert {name: given[name] for name in job.flags} == dict(job.flags)
+        more = {n: v for n, v in given.items() if n not in ("preset", "workdir")}
+        configs.check(configs.configure(experiment, given["preset"], "run", more), experiment)
+
+
+@pytest.mark.parametrize("effort", variants.EFFORTS)
+def test_every_variant_differs_from_its_base_and_is_taken(effort):
+    found = ablation.jobs(effort, {})
+    assert len({job.name for job in found}) == len(found)
+    for subject in variants.SUBJECTS:
+        experiment = find(subject.data)
+        base = configs.configure(experiment, "paper", None, dict(subject.base))
+        for variant in subject.variants:
+            changed = configs.configure(
+                experiment, "paper", None, {**subject.base, **variant.flags}
+            )
+            configs.check(changed, experiment)
+            assert all(changed[name] != base[name] for name in variant.flags), variant
+
+
+def test_only_takes_rows_tables_and_figures():
+    assert efforts.rows(["table2", "figure1"]) == ("swiss_roll", "dead_leaves", "mnist")
+    with pytest.raises(ValueError, match=r"only: expected some of swiss_roll, .*, got 'figure9'"):
+        efforts.rows(["figure9"])
+
+
+def test_a_directory_of_another_sweep_or_owner_is_refused(tmp_path):
+    root = folder.claim(tmp_path / "a", "sweep.json", {"effort": "minutes"})
+    assert folder.claim(root, "sweep.json", {"effort": "minutes"}) == root
+    with pytest.raises(ValueError, match="effort = minutes there, hours here"):
+        folder.claim(root, "sweep.json", {"effort": "hours"})
+    (root / "sweep.json").write_text('{"format": 0, "effort": "minutes"}')
+    with pytest.raises(ValueError, match="format = 0 there, 1 here"):
+        folder.claim(root, "sweep.json", {"effort": "minutes"})
+    (tmp_path / "b" / "runs").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"holds runs but no sweep\.json: not overwritten"):
+        folder.claim(tmp_path / "b", "sweep.json", {})
+
+
+# --- the pool -----------------------------------------------------------------------------------
+
+
+def measured(place):
+    report = json.loads((place / "report.json").read_text())
+    del report["seconds"], report["trained_on"]
+    return report
+
+
+def test_what_fails_is_named_and_stops_nothing_and_what_is_there_is_taken(tmp_path):
+    bad = jobs.Job("bark-0", "bark", "paper", {"seed": 0, "image_dir": str(tmp_path / "no")}, 1)
+    good, failed = pool.run([tiny(0), bad], tmp_path, "sweep")
+    assert (good.why, good.report["train_steps"]) == ("", 4)
+    assert failed.report is None and failed.why.startswith("bark.py: --image_dir: ")
+    before = (good.place / "report.json").stat().st_mtime_ns
+    assert pool.run([tiny(0)], tmp_path, "sweep")[0].report == good.report
+    assert (good.place / "report.json").stat().st_mtime_ns == before
+    again = jobs.outcome(tiny(0, num_eval=30), tmp_path)  # measured on other examples: not it
+    assert again.report is None
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from dpm_jax.sweeps import jobs, pool
+flags = {flags!r}
+job = jobs.Job("swiss_roll-0", "swiss_roll", "paper", flags, 10)
+print(pool.run([job], Path(sys.argv[1]), "sweep")[0].why)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_sweep_that_ends_early_leaves_no_process_and_goes_on_to_the_same_report(tmp_path, number):
+    flags = {**TINY, "seed": 0, "num_steps": 3000, "log_every": 1, "steps_per_dispatch": 1}
+    flags["checkpoint_every"] = 500
+    script = SCRIPT.format(flags=flags)
+    sweep = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=tmp_path)
+    run, end = tmp_path / "runs" / "swiss_roll-0", time.monotonic() + 60
+    while not (run / "metrics.csv").exists() or (run / "metrics.csv").read_bytes().count(b"\n") < 9:
+        assert time.monotonic() < end and sweep.poll() is None
+        time.sleep(0.05)
+    os.kill(sweep.pid, number)
+    sweep.wait(60)
+    while pool.in_use(run):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    assert not (run / "report.json").exists() and list((run / "checkpoints").iterdir())
+    job = jobs.Job("swiss_roll-0", "swiss_roll", "paper", flags, 10)
+    assert pool.run([job], tmp_path, "sweep")[0].why == ""
+    if number == signal.SIGKILL:
+        whole = jobs.Job("whole", "swiss_roll", "paper", flags, 10)
+        pool.run([whole], tmp_path, "sweep")
+        assert measured(run) == measured(tmp_path / "runs" / "whole")
+
+
+def test_parts_of_the_machine_are_disjoint_and_all_of_it(monkeypatch):
+    monkeypatch.setattr(pool, "_gpus", list)
+    cores = sorted(os.sched_getaffinity(0))
+    for workers in (1, 2, 0):
+        found = [core for slot in pool.slots(workers) for core in slot.cores]
+        assert sorted(found) == cores
+    monkeypatch.setattr(pool, "_gpus", lambda: ["0", "1", "2"])
+    assert [s.environment["CUDA_VISIBLE_DEVICES"] for s in pool.slots(2)] == ["0", "1"]
+    assert len(pool.slots()) == 3
+
+
+# --- runs side by side --------------------------------------------------------------------------
+
+
+def report(K, seed=0, **config):
+    config = {"seed": seed, "T": 40, **config}
+    return {
+        "experiment": "swiss_roll", "preset": "paper", "K_bits": K, "K_standard_error_bits": 0.25,
+        "K_minus_L_null_bits": K + 4, "K_minus_L_null_standard_error_bits": 0.5,
+        "ceiling_bits": 1.0, "beta_1": 1e-3, "seconds": 3.0, "config": config,
+    }  # fmt: skip
+
+
+def test_seeds_are_one_row_with_the_error_over_them():
+    values = [-1.0, -1.5, -1.1]
+    rows = compare.table([*(report(K, i) for i, K in enumerate(values)), report(-2.0, T=80)])
+    heading, three, one = rows
+    error = statistics.stdev(values) / math.sqrt(3)
+    assert three[:3] == ("swiss_roll paper T=40", "3", f"−1.200 ± {error:.3f}")
+    assert three[heading.index("gap")] == "2.200"
+    assert one[:3] == ("swiss_roll paper T=80", "1", "−2.000 ± 0.250*")
+
+
+def test_what_is_no_finished_run_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="runs: expected directories of runs that ended, got"):
+        compare.read(tmp_path)
+    (tmp_path / "report.json").write_text("{}")
+    with pytest.raises(ValueError, match="runs: expected a report with K, got"):
+        compare.read(tmp_path)
+
+
+# --- the ablation -------------------------------------------------------------------------------
+
+
+def made_up(root, subject, variant, values):
+    """Reports of runs with these K in bits an example, as the ablation finds them."""
+    for seed, K in enumerate(values):
+        job = ablation._job(subject, variant, seed, "minutes", {})
+        config = dict(find(job.experiment).presets["paper"]) | job.flags
+        place = root / "runs" / job.name
+        place.mkdir(parents=True)
+        (place / "report.json").write_text(json.dumps({"K_bits": K, "config": config}))
+
+
+def test_effects_are_of_pairs_and_told_by_students_t(tmp_path):
+    subject = variants.SWISS_ROLL
+    clear, unclear, half = subject.variants[:3]
+    base, better, noisy = [-1.0, -2.0, -3.0], [-0.5, -1.4, -2.6], [-1.0, -1.0, -3.5]
+    for variant, values in ((ablation._BASE, base), (clear, better), (unclear, noisy)):
+        made_up(tmp_path, subject, variant, values)
+    made_up(tmp_path, subject, half, [-1.0])
+    assert ablation.read(tmp_path) is None
+    folder.claim(tmp_path / "new", ablation.SETTINGS, {"effort": "minutes"})
+    os.rename(tmp_path / "runs", tmp_path / "new" / "runs")
+    found = ablation.read(tmp_path / "new")
+    for effect, changed in zip(found.effects, (better, noisy)):
+        pairs = np.subtract(changed, base) / 2  # dimensions
+        assert effect.delta == pytest.approx(pairs.mean())
+        assert effect.error == pytest.approx(stats.sem(pairs))
+        low, high = stats.t.interval(0.95, 2, pairs.mean(), stats.sem(pairs))
+        assert effect.told == (not low < 0 < high) == (changed is better)
+    assert len(found.effects) == 2
+    others = sum(len(subject.variants) for subject in variants.SUBJECTS) - 2
+    assert len(found.failed) == others
+    assert f"{clear.module} {clear.change}" in found.paragraph
+    assert "1 of 2 changes are not told from none" in found.paragraph
+    text = ablation.markdown(found)
+    assert all(f"| {e.change} |" in text for e in found.effects)
+
+
+def test_of_images_the_code_length_counts_and_integers_compare_with_densities():
+    density, integers = {"bits_per_dim_8bit": 4.5}, {"bits_per_dim_lossless": 4.25}
+    of = [ablation.value({"K_bits": 9.0, **each}, "mnist") for each in (density, integers)]
+    assert of == [-4.5, -4.25]
+
+
+def test_binaries_of_runs_take_directories_by_place(tmp_path, capsys, monkeypatch):
+    import compare as program
+
+    for i in range(2):
+        (tmp_path / f"r{i}").mkdir()
+        (tmp_path / f"r{i}" / "report.json").write_text(json.dumps(report(-1.0 - i, i)))
+    argv = [str(tmp_path / "r0"), str(tmp_path / "r1"), f"--out={tmp_path / 'x.csv'}"]
+    with pytest.raises(SystemExit) as left:
+        binary.direct("compare.py", program.FLAGS, program.execute, argv=argv, check=program.check)
+    assert left.value.code == 0
+    assert "−1.500 ± 0.500" in capsys.readouterr().out
+    assert "−1.500 ± 0.500" in (tmp_path / "x.csv").read_text()
+    with pytest.raises(SystemExit) as left:
+        binary.direct("compare.py", program.FLAGS, program.execute, argv=argv, check=program.check)
+    assert left.value.code == 2 and "--out: expected a new file" in capsys.readouterr().err
+    assert Path(tmp_path / "x.csv").read_text()
