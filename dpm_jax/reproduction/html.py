@@ -144,8 +144,9 @@ def _class(row: Row, cell: Text, columns: int) -> str:
 
 
 def _picture(picture: Picture, pictures) -> str:
-    if picture.path is None:
-        inner = f'<div class="absent">not made: {_text(Code(picture.why))}</div>'
+    if picture.path not in pictures:
+        why = picture.why if picture.path is None else f"{picture.path.name} cannot be read"
+        inner = f'<div class="absent">not made: {_text(Code(why))}</div>'
     else:
         media, content = pictures[picture.path]
         data = base64.b64encode(content).decode("ascii")

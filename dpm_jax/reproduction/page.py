@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from dpm_jax import files
 from dpm_jax.reproduction import (
@@ -16,6 +15,7 @@ from dpm_jax.reproduction import (
     table2,
     tables,
 )
+from dpm_jax.reproduction.ablation import Ablation
 from dpm_jax.reproduction.document import (
     Block,
     Code,
@@ -35,13 +35,15 @@ from dpm_jax.sweeps.jobs import Outcome
 TITLE = "Sohl-Dickstein et al. 2015, made anew by dpm_jax"
 
 
-def write(folder: Path, outcomes: Sequence[Outcome], ablation: Any = None) -> list[Path]:
+def write(
+    folder: Path, outcomes: Sequence[Outcome], ablation: Ablation | None = None
+) -> list[Path]:
     """report.html, one file with its pictures, and report.md, which links to those of the runs.
 
     Args:
         folder: an existing directory, that of the runs or one above it.
         outcomes: every run that was asked for, with its report or why there is none.
-        ablation: None, or a record with `paragraph`, `effects` and `tables`.
+        ablation: of this directory, where there is one.
 
     Returns:
         Both paths.
@@ -64,7 +66,9 @@ def write(folder: Path, outcomes: Sequence[Outcome], ablation: Any = None) -> li
     return [folder / name for name in found]
 
 
-def document(folder: Path, outcomes: Sequence[Outcome], ablation: Any = None) -> Document:
+def document(
+    folder: Path, outcomes: Sequence[Outcome], ablation: Ablation | None = None
+) -> Document:
     """What the page holds, for either form."""
     groups = seeds.gather(outcomes)
     sections = [
@@ -76,7 +80,7 @@ def document(folder: Path, outcomes: Sequence[Outcome], ablation: Any = None) ->
         _jarzynski(groups),
     ]
     if ablation is not None:
-        sections.append(_ablation(ablation))
+        sections.append(_ablation(folder, ablation))
     sections.append(Section("Commands", "commands", (tables.runs(outcomes),)))
     glossary = tuple((Strong(name), ": " + meaning) for name, meaning in claims.GLOSSARY)
     sections.append(Section("Glossary", "glossary", (Items(glossary),)))
@@ -236,6 +240,14 @@ def _jarzynski(groups: Sequence[Group]) -> Section:
     return Section("Jarzynski's equality", "jarzynski", (*blocks, Pictures((picture,))))
 
 
-def _ablation(ablation: Any) -> Section:
-    table = tables.effects(ablation.effects)
-    return Section("Ablation: which module matters", "ablation", (ablation.paragraph, table))
+def _ablation(folder: Path, ablation: Ablation) -> Section:
+    blocks: list[Block] = [ablation.paragraph]
+    drawn = folder / "ablation" / "figures" / "ablation.png"
+    if drawn.is_file():
+        caption = "The same as a picture: each change with its error, by data set."
+        blocks.append(Pictures((Picture(drawn, caption, "changes of K by module"),)))
+    if ablation.effects:
+        blocks.append(tables.effects(ablation))
+    if ablation.failed:
+        blocks.append(Items(tuple(("not measured: ", Code(each)) for each in ablation.failed)))
+    return Section("Ablation: which module matters", "ablation", tuple(blocks))

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from dpm_jax.reproduction import ablation as ablations
 from dpm_jax.reproduction import seeds
+from dpm_jax.reproduction.ablation import Ablation
 from dpm_jax.reproduction.document import Code, Row, Table, Text
 from dpm_jax.reproduction.seeds import shown
 from dpm_jax.reproduction.table1 import per
@@ -22,7 +24,7 @@ def drivings(report: Report) -> list[Table]:
         f" {config['num_trajectories']:,} trajectories each way, seed {config['seed']}; times in"
         " relaxation times of the first trap; ± one standard error over trajectories."
     )
-    trap = Table((*head, "slope of Crooks' line", ""), tuple(rows), told)
+    trap = Table((*head, "slope of Crooks' line", "to be read as"), tuple(rows), told)
     ring = [
         Row((f"{r['steps']:,}", f"{r['dissipation']:.5f}", f"{r['error']:.1e}".replace("-", "−")))
         for r in report["ring"]
@@ -42,26 +44,18 @@ def _driving(n: Report) -> list[str]:
     for name in ("bennett", "slope"):
         known = n[name] is not None
         cells.append(shown(n[name], n[f"{name}_error"]) if known else "no overlap")
-    return [*cells, n["warning"] or "a value"]
+    return [*cells, n["warning"] or "a value with its error"]
 
 
-def effects(found: Sequence[Any]) -> Table:
+def effects(found: Ablation) -> Table:
     """The ablation: what each change of one module does to K, the largest first."""
-    head = ("data", "module", "change", "from", "change of K", "K", "unit", "seeds")
-    rows = []
-    for each in found:
-        change = _told(each.delta, each.error)
-        cells = (each.data, each.module, each.change, each.base, change, _told(each.K), each.unit)
-        rows.append(Row((*map(str, cells), str(each.seeds))))
-    told = "Each row changes one module of the paper's model; pairs of runs have the same seed."
-    return Table(head, tuple(rows), told)
-
-
-def _told(value: Any, error: Any = None) -> str:
-    """A number that is one, or already words."""
-    if isinstance(value, str):
-        return value if error is None else f"{value} ± {error}"
-    return shown(value, error)
+    head, *rows = ablations.table(found)
+    told = (
+        "Each row changes one module of the paper's model. ΔK is in bits a dimension, above 0 where"
+        " the change is for the better: the mean over pairs of runs of one seed, ± its standard"
+        " error. Told from none: a 95 % interval (Student's t) leaves out 0."
+    )
+    return Table(head, tuple(map(Row, rows)), told)
 
 
 def runs(outcomes: Sequence[Outcome]) -> Table:
