@@ -205,22 +205,22 @@ def test_rows_have_means_errors_and_what_they_are_over(whole):
     ]  # fmt: skip
     assert best[6:] == ["0.001", "of the roll: 0", "fixed", "12", "0, 1, 2"]
     assert small_beta[0] == "ours, preset best, beta_1=3e-06"
-    assert small_beta[1:4] == ["1.50 ± 0.25", "3.50 ± 0.25", "1,000 examples, 1 seed"]
+    assert small_beta[1:4] == ["1.50 ± 0.25", "3.50 ± 0.25", "1,000 examples"]
 
 
 def test_images_are_told_a_pixel_as_the_paper_does(whole):
     _, _, seen, _ = whole
     row = seen.below("CIFAR-10")[2]
     assert row[1:6] == [
-        "1.50 ± 0.25", "3.50 ± 0.25", "1,000 examples, 1 seed", "4.000", "2.50 ± 0.25"
+        "1.50 ± 0.25", "3.50 ± 0.25", "1,000 examples", "4.000", "2.50 ± 0.25"
     ]  # fmt: skip
-    assert row[7] == "0.5 of 256 grey levels (β1)"
+    assert row[7] == "0.5 of 256 grey levels"
 
 
 def test_seeds_that_agree_by_luck_are_not_better_than_their_examples():
     reports = [report("heartbeat", K_bits=k) for k in (-2.5, -2.5001)]
     found = seeds.value(reports, lambda r: r["K_bits"], lambda r: r["K_standard_error_bits"])
-    assert (found.error, found.over) == (0.25, "1,000 examples, 2 seeds")
+    assert (found.error, found.over) == (0.25, "1,000 examples")
     found = seeds.value(reports, lambda r: r["K_bits"])
     assert found.error == pytest.approx(0.00005) and found.over == "2 seeds"
     assert str(seeds.value([report("bark", K_bits=None)], lambda r: r["K_bits"])) == "not finite"

@@ -55,6 +55,7 @@ class Figure(NamedTuple):
     title: str
     shows: str
     differs: str  # of ours
+    measured: tuple[tuple[str, str], ...] = ()  # name in report.json, and words for it
 
 
 TABLE_1 = (
@@ -131,7 +132,7 @@ TABLE_1 = (
 )
 
 LEAVES = (Score("MCGSM", Number("1.244")), Score("diffusion", Number("1.489")))  # bits/pixel
-PARZEN = (  # bits; of 10,000 samples
+PARZEN = (  # bits
     Score("stacked CAE", Number("174", "2.3")),
     Score("DBN", Number("199", "2.9")),
     Score("deep GSN", Number("309", "1.6")),
@@ -162,6 +163,7 @@ FIGURES = (
         " shifted so that the first pulse lies in the first column.",
         "it begins with data and runs from T on the left to samples on the right, unshifted: the"
         " five phases are seen.",
+        (("valid_samples", "Of its samples {:.2%} are one of the five sequences."),),
     ),
     Figure(
         "3",
@@ -173,6 +175,10 @@ FIGURES = (
         " outlines, details of the model's own; (d) samples: smooth and coloured, object-like"
         " without being objects.",
         "the same four columns.",
+        (
+            ("figure3_rmse_noised", "Root of the mean squared error of (b): {:.3f};"),
+            ("figure3_rmse_denoised", "of (c): {:.3f}."),
+        ),
     ),
     Figure(
         "4",
@@ -194,6 +200,11 @@ FIGURES = (
         " others: texture goes on across the border, and a crack that enters from the left runs"
         " through.",
         "three held-out photographs; beside the paper's way, replacement with resampling.",
+        (
+            ("figure5_sd_inside_photograph", "Standard deviation inside: photographs {:.2f},"),
+            ("figure5_sd_inside_paper", "the paper's way {:.2f},"),
+            ("figure5_sd_inside_replacement", "replacement {:.2f}."),
+        ),
     ),
     Figure(
         "App.1",
@@ -203,6 +214,7 @@ FIGURES = (
         "a grid of samples: legible digits with some grain, true samples and not means of a last"
         " step.",
         "true samples too, the first hundred of all drawn.",
+        (("samples", "Drawn: {:,},"), ("non_finite_samples", "of them not finite: {}.")),
     ),
 )
 

@@ -49,14 +49,15 @@ sub, sup { font-size: .72em; line-height: 0; }
   border-radius: 6px; }
 table { border-collapse: separate; border-spacing: 0; min-width: 100%; font-size: .88rem;
   line-height: 1.4; font-variant-numeric: tabular-nums; }
-caption { text-align: left; padding: .6rem .7rem; color: var(--soft); }
-caption span { position: sticky; left: .7rem; display: inline-block;
+caption { text-align: left; padding: .6rem .55rem; color: var(--soft); }
+caption span { position: sticky; left: .55rem; display: inline-block;
   max-width: min(46rem, calc(100vw - 4rem)); }
-th, td { text-align: left; vertical-align: top; padding: .42rem .7rem; min-width: 5rem;
+th, td { text-align: left; vertical-align: top; padding: .42rem .55rem; min-width: 4rem;
   border-top: 1px solid var(--line); background: var(--paper); }
 th { font-weight: 600; background: var(--shade); vertical-align: bottom; }
 td.number { white-space: nowrap; }
-td.words { min-width: 8rem; }
+td.words { min-width: 8.5rem; }
+td.typed { min-width: 22rem; }
 td:first-child:not([colspan]), thead th:first-child { position: sticky; left: 0; z-index: 1;
   white-space: normal; min-width: 10rem; max-width: 16rem; overflow-wrap: break-word; }
 @media (max-width: 40rem) { th, td { padding: .4rem .5rem; }
@@ -64,11 +65,13 @@ td:first-child:not([colspan]), thead th:first-child { position: sticky; left: 0;
 tr.title th { font-size: .95rem; padding-top: .8rem; }
 tr.paper td { background: var(--theirs); }
 tr.note td { color: var(--soft); border-top-style: dotted; }
-tr.note td > span, tr.title th > span, td.why > span { position: sticky; left: .7rem;
+tr.note td > span, tr.title th > span, td.why > span { position: sticky; left: .55rem;
   display: inline-block; max-width: min(46rem, calc(100vw - 4rem)); }
 td.why { color: var(--bad); }
+@media (max-width: 40rem) { td.why > span { max-width: calc(100vw - 12rem); } }
 tr:target td { background: var(--theirs); }
-.pictures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+.pictures { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start;
+  margin-bottom: 1.4rem; }
 figure { margin: 0; flex: 1 1 22rem; min-width: 0; max-width: 46rem; }
 figure img { display: block; width: 100%; height: auto; background: #fff; border-radius: 4px;
   border: 1px solid var(--line); }
@@ -138,9 +141,12 @@ def _class(row: Row, cell: Text, columns: int) -> str:
     """What the style must know of a cell: reasons stand out, numbers keep to one line."""
     if row.kind == "missing" and columns > 1:
         return ' class="why"'
-    if not isinstance(cell, str) or columns > 1:
+    if columns > 1 or cell is row.cells[0]:
         return ""
-    return ' class="number"' if "±" in cell or len(cell) < 12 else ' class="words"'
+    if isinstance(cell, Code):
+        return ' class="typed"'
+    text = "".join(part if isinstance(part, str) else part.text for part in words(cell))
+    return ' class="number"' if "±" in text or len(text) < 12 else ' class="words"'
 
 
 def _picture(picture: Picture, pictures) -> str:

@@ -107,7 +107,8 @@ def _table_2(groups: Sequence[Group]) -> Section:
         "The paper compares K at one noise that it does not state. Images with flat regions have no"
         " density of their own, so that a K is one of images with a noise: here all densities meet"
         " at the same noises, on the same test images, our fit of MCGSM among them where it was"
-        " made."
+        " made. “Causal scale mixture” is our plain stand-in for it: one predictor of a pixel from"
+        " those above and left of it, with an error of several scales."
     )
     return Section(
         "Table 2: beside other models",
@@ -131,20 +132,24 @@ def _figures(groups: Sequence[Group]) -> Iterator[Section]:
 
 
 def _figure(group: Group, figure: claims.Figure) -> Picture:
-    told = [
-        Code(f"{n}: {r[n]}") for r in group.reports[:1] for n in (f"{figure.name}_note",) if n in r
-    ]
+    """Ours, with what the run measured of it."""
     alt = f"Figure {figure.number} of the paper, made by {group.name}"
-    return _picture(group, figure.name, alt, tuple(told))
+    found = _picture(group, figure.name, alt)
+    report = group.reports[0] if group.reports else {}
+    told: list[str | Code] = [
+        " " + said.format(report[key]) for key, said in figure.measured if key in report
+    ]
+    told += [Code(str(value)) for key, value in report.items() if key == f"{figure.name}_note"]
+    return found._replace(caption=(*words(found.caption), "." if told else "", *told))
 
 
-def _picture(group: Group, name: str, alt: str, told: tuple = ()) -> Picture:
+def _picture(group: Group, name: str, alt: str) -> Picture:
     """A figure of the first run of a group that ended, or why there is none."""
     label = words(seeds.label(group))
     if not group.done:
         return Picture(None, label, alt, group.why)
     run = group.done[0]
-    caption = (*label, ", seed ", Link(str(seeds.seed(run)), seeds.anchor(run)), *told)
+    caption = (*label, ", seed ", Link(str(seeds.seed(run)), seeds.anchor(run)))
     path = _path(run, (run.report or {}).get("figures", {}).get(name, ""))
     if path is None:
         return Picture(None, caption, alt, f"the run has no figure {name}")

@@ -116,10 +116,10 @@ def value(reports: Sequence[Mapping], get: Callable, error: Callable | None = No
     over_examples = math.sqrt(sum(each**2 for each in known) / len(known)) if known else None
     examples = f"{reports[0].get('examples', 0):,} examples"
     if n == 1:
-        return Value(mean, over_examples, f"{examples}, 1 seed")
+        return Value(mean, over_examples, examples if known else "error unknown")
     over_seeds = math.sqrt(sum((number - mean) ** 2 for number in numbers) / (n - 1) / n)
     if over_examples is not None and over_examples > over_seeds:
-        return Value(mean, over_examples, f"{examples}, {n} seeds")
+        return Value(mean, over_examples, examples)
     return Value(mean, over_seeds, f"{n} seeds")
 
 

@@ -54,7 +54,7 @@ def _bound(group: Group) -> Row:
     ceiling = value(reports, lambda r: per(r, "ceiling_bits"))
     gap = value(reports, _gap, lambda r: per(r, "K_standard_error_bits"))
     known = ceiling.mean is not None
-    cells = [str(K), str(gain), K.over if K.error is not None else f"{K.over}: error unknown"]
+    cells = [str(K), str(gain), K.over]
     cells += [shown(ceiling.mean) if known else "none known", str(gap) if known else "–"]
     cells += [f"{reports[0]['beta_1']:.3g}", noise(reports[0]), reports[0]["last_step"]]
     cells += [f"{sum(r['seconds'] for r in reports) / len(reports):,.0f}"]
@@ -76,7 +76,7 @@ def noise(report: Report) -> str:
     """What noise the data of a K have, in the unit that its row is known by."""
     if "beta_1_noise_levels" in report:
         levels = report.get("levels", 256)
-        return f"{report['beta_1_noise_levels']:.2g} of {levels} grey levels (β_1)"
+        return f"{report['beta_1_noise_levels']:.2g} of {levels} grey levels"
     roll = report.get("config", {}).get("noise")
     return "none: bits" if roll is None else f"of the roll: {roll:g}"
 

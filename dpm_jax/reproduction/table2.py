@@ -119,6 +119,6 @@ def parzen(groups: Sequence[Group]) -> Table:
 
 def _windows(name: str, reports: Sequence[Report], key: str, group: Group) -> Row:
     found = value(reports, lambda r: r[f"{key}_bits"], lambda r: r[f"{key}_standard_error_bits"])
-    over = found.over if len(reports) > 1 else "test images, 1 seed"
+    over = "test images" if "examples" in found.over else found.over  # all, whatever K is over
     samples, width = f"{reports[0]['samples']:,}", f"{reports[0][f'{key}_width']:.3f}"
     return Row((name, str(found), over, samples, width, seeds.links(group)))
