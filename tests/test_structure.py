@@ -49,9 +49,9 @@ ROOMS = {
     "training": {"core", "likelihood", "hosts", "parallel", "data.streaming", "files"},
 }
 ROOMS["runs"] = {*ROOMS, *dpm_jax.__all__}  # all of it, by its short names too
-ROOMS["sweeps"] = {*ROOMS, *dpm_jax.__all__}
-ROOMS["reproduction"] = {*ROOMS, *dpm_jax.__all__}
-ROOMS["benchmarks"] = {*ROOMS, *dpm_jax.__all__}  # and nothing imports it but the binary
+ROOMS["benchmarks"] = {*ROOMS, *dpm_jax.__all__}  # and of it the page alone takes the machine
+ROOMS["sweeps"] = {*ROOMS, *dpm_jax.__all__} - {"benchmarks"}
+ROOMS["reproduction"] = {*ROOMS, "benchmarks.machine", *dpm_jax.__all__} - {"benchmarks"}
 # The same within core, module by module: the records, the columns, and what is done with a chain.
 RECORDS = {"core.family", "core.schedule"}
 CHAIN = {*RECORDS, "core.chain"}
