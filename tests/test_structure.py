@@ -49,6 +49,7 @@ ROOMS = {
     "training": {"core", "likelihood", "hosts", "parallel", "data.streaming", "files"},
 }
 ROOMS["runs"] = {*ROOMS, *dpm_jax.__all__}  # all of it, by its short names too
+ROOMS["reproduction"] = {*ROOMS, *dpm_jax.__all__}
 ROOMS["benchmarks"] = {*ROOMS, *dpm_jax.__all__}  # and nothing imports it but the binary
 # The same within core, module by module: the records, the columns, and what is done with a chain.
 RECORDS = {"core.family", "core.schedule"}

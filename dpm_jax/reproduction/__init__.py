@@ -1,0 +1,1 @@
+"""The paper reproduced: what its runs learned, as pictures."""
