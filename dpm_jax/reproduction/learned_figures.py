@@ -97,13 +97,14 @@ def plane(path: Path, run: Run, shown) -> Path:
         quiver(left, x[part], y[part], drift, r"$|f_\mu - x|$")
         ratio = seen.variance[row, ~drawn].mean(axis=-1).reshape(side, side)
         mesh = right.pcolormesh(x, y, ratio, cmap="cividis", shading="gouraud", rasterized=True)
-        figure.colorbar(mesh, ax=right, label=r"colour: $f_\Sigma/\beta_t$")
+        lower = schedule.noise[t - 1] / schedule.noise[t]
+        between = rf"colour: $f_\Sigma/\beta_t$; eq. 24: {lower:.3g} to 1"
+        figure.colorbar(mesh, ax=right, label=between)
         cloud = seen.xt[row, drawn].T
         left.scatter(*cloud, s=3, c="0.75", lw=0, zorder=0.5)
         right.scatter(*cloud, s=2, c="white", lw=0)
         left.set(title=rf"t = {t}:  $f_\mu(x, t) - x$", ylabel="$x_2$")
-        lower = schedule.noise[t - 1] / schedule.noise[t]
-        right.set(title=rf"t = {t}:  $f_\Sigma(x, t)$, eq. 24: {lower:.2f} … 1")
+        right.set(title=rf"t = {t}:  $f_\Sigma(x, t)$")
         for axis in (left, right):
             axis.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal", xticks=[-2, 0, 2])
     for axis in axes[-1]:

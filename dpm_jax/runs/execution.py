@@ -252,8 +252,8 @@ def _bound(problem: Problem, params, config: Config) -> tuple[Evaluation, np.nda
 
 def _draw_bound_terms(problem: Problem, params, kl: np.ndarray, folder: Path) -> Path:
     """Where K is spent: the mean KL term at each t, of the terms behind K itself."""
-    noise = np.asarray(report.schedule_of(problem.model, params).noise)[2:]
-    return plots.bound_terms(folder / "bound_terms.png", kl / units.LN2, noise)
+    log_snr = np.asarray(report.schedule_of(problem.model, params).log_snr)[1:]
+    return plots.bound_terms(folder / "bound_terms.png", kl / units.LN2, log_snr)
 
 
 def _write(workdir: Path, content: dict[str, Any]) -> dict[str, Any]:
