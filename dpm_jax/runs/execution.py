@@ -118,6 +118,7 @@ def execute(experiment: Experiment, config: Config) -> tuple[Run, str]:
 
 def _execute(experiment, config: Config, held: contextlib.ExitStack) -> tuple[Run, str]:
     workdir, config, problem, params = _prepare(experiment, config, held)
+    held.enter_context(plots.formats(config["pdf"]))
     fewer = fewer_rows(config["num_eval"], problem.test)
     state, trained = train(problem, training_options(config), workdir, params)
     found, kl = _bound(problem, state.ema, config)

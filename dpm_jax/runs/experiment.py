@@ -91,6 +91,7 @@ DEFAULTS: Config = {
     "log_every": 100,
     "checkpoint_every": 1000,
     "num_eval": 1000,
+    "pdf": False,
 }
 
 

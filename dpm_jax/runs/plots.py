@@ -1,6 +1,12 @@
-"""The paper's figures as PNG files; matplotlib is imported here and nowhere else."""
+"""The paper's figures as PNG files, and as PDF beside them where that is asked for.
 
+matplotlib is imported here and nowhere else.
+"""
+
+import contextlib
 import os
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +17,35 @@ os.environ["MPLBACKEND"] = "agg"  # figures are files; a bad value would end the
 with later.imports(globals()):  # which takes as long as half of JAX, and comes after the training
     from matplotlib import pyplot as plt
 
+_PDF = ContextVar("_PDF", default=False)  # whether `save` writes PDF too
 _PARTS = 60  # of a curve over many t
 
 
+@contextlib.contextmanager
+def formats(pdf: bool) -> Iterator[None]:
+    """In the body `save` writes a PDF of vectors beside each PNG, where `pdf`."""
+    before = _PDF.set(pdf)
+    try:
+        yield
+    finally:
+        _PDF.reset(before)
+
+
+def written(path) -> list[Path]:
+    """The files that `save` writes here for a PNG of this path."""
+    path = Path(path)
+    return [path, path.with_suffix(".pdf")] if _PDF.get() else [path]
+
+
 def save(figure, path) -> Path:
-    """Write a figure as PNG, whole or not at all, and close it."""
+    """Write a figure as PNG (and PDF, `formats`), each whole or not at all, and close it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130, bbox_inches="tight")
+    for each in written(path):
+        # Without a date the same figure is the same PDF, byte by byte.
+        more = {"metadata": {"CreationDate": None}} if each.suffix == ".pdf" else {}
+        with files.replacing(each) as temporary:
+            figure.savefig(temporary, dpi=130, bbox_inches="tight", **more)
     plt.close(figure)
     return path
 
