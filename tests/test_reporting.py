@@ -87,3 +87,16 @@ def test_bits_an_e_fold_of_noise_have_the_sum_of_the_terms_as_their_area(T, tmp_
 def test_terms_that_are_0_or_not_finite_are_drawn_without_a_warning(kl, tmp_path):
     log_snr = np.asarray(schedule.geometric(len(kl) + 1).log_snr)[1:]
     assert plots.bound_terms(tmp_path / "x.png", kl, log_snr).stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("place", ["right", "bottom"])
+def test_arrows_have_one_length_and_the_colour_of_their_own(place):
+    figure, axis = plots.plt.subplots()
+    arrows = np.array([[3.0, 0.0, -1.0], [4.0, 0.0, 0.0]])
+    plots.quiver(axis, np.zeros((2, 3)), arrows, "$|a|$", place)
+    plots.plt.close(figure)
+    drawn = axis.collections[0]
+    assert drawn.get_array().tolist() == [5, 0, 1]
+    np.testing.assert_allclose(np.hypot(drawn.U, drawn.V), [1, 0, 1])
+    label = figure.axes[1].get_ylabel() if place == "right" else figure.axes[1].get_xlabel()
+    assert label == "colour: length $|a|$"

@@ -94,7 +94,8 @@ def plane(path: Path, run: Run, shown) -> Path:
         left, right = axes[row]
         part = (slice(1, None, 3),) * 2
         drift = seen.drift[row, ~drawn].reshape(side, side, 2)[part]
-        quiver(left, x[part], y[part], drift, r"$|f_\mu - x|$")
+        arrows = np.moveaxis(drift, -1, 0)
+        plots.quiver(left, (x[part], y[part]), arrows, r"$|f_\mu - x|$")
         ratio = seen.variance[row, ~drawn].mean(axis=-1).reshape(side, side)
         mesh = right.pcolormesh(x, y, ratio, cmap="cividis", shading="gouraud", rasterized=True)
         lower = schedule.noise[t - 1] / schedule.noise[t]
@@ -110,14 +111,6 @@ def plane(path: Path, run: Run, shown) -> Path:
     for axis in axes[-1]:
         axis.set_xlabel("$x_1$, units of the data's s.d.")
     return plots.save(figure, path)
-
-
-def quiver(axis, x, y, arrows, name: str) -> None:
-    """Arrows (.., 2) of one length, their own lengths as colours with a colour bar that says so."""
-    length = np.linalg.norm(arrows, axis=-1)
-    unit = arrows / np.maximum(length, 1e-12)[..., None]
-    found = axis.quiver(x, y, unit[..., 0], unit[..., 1], length, cmap="viridis")
-    axis.figure.colorbar(found, ax=axis, label=f"colour: length {name}")
 
 
 def bits(path: Path, run: Run, shown) -> Path:

@@ -50,6 +50,21 @@ def save(figure, path) -> Path:
     return path
 
 
+def quiver(axis, positions, arrows, length: str, place: str = "right") -> None:
+    """Arrows drawn all of one length, with their own as colours and a bar that says so.
+
+    Args:
+        axis: to draw in.
+        positions, arrows: x and y of each, (2, ...).
+        length: what their length is called.
+        place: of the bar.
+    """
+    size = np.hypot(*arrows)
+    units = arrows / np.maximum(size, 1e-30)
+    found = axis.quiver(*positions, *units, size, cmap="viridis", pivot="mid")
+    axis.figure.colorbar(found, ax=axis, location=place, label=f"colour: length {length}")
+
+
 def image_grid(path, images, columns: int, title: str = "") -> Path:
     """Images (n, H, W, 1 or 3) of 8 bits in a grid, e.g. Figure App.1: 100 MNIST samples."""
     n, height, width, channels = images.shape
