@@ -16,7 +16,7 @@ from typing import Any
 
 from dpm_jax import files, hosts, later, runs
 from dpm_jax.runs import Invalid, bars, binary, flags, places
-from dpm_jax.runs.config import check_at_most, name_flag
+from dpm_jax.runs.config import HELP, check_at_most, name_flag
 from dpm_jax.runs.flags import Flag
 from dpm_jax.runs.workdir import PLACES_OF_DATA as PLACES
 from dpm_jax.runs.workdir import check_writable
@@ -70,6 +70,7 @@ FLAGS = {
         "Seed of the measurement; by default that of the run + 10.",
         values=f"[0, {MAX_SEED - 1}]",
     ),
+    "pdf": HELP["pdf"]._replace(default=False),
 }
 _COUNT = Flag(int, "One of --trajectories.", values="[1, inf)", bytes=16)
 _PROFILED = 16  # trajectories of an example for the figure
@@ -81,6 +82,11 @@ def execute(config) -> str:
     Raises:
         Invalid: for anything the user can mend, before any long work.
     """
+    with plots.formats(config["pdf"]):
+        return _execute(config)
+
+
+def _execute(config) -> str:
     try:
         counts = _check(config)
         what = f"K and log p of {config['input'] or 'the test set'}, M = {config['trajectories']}"
@@ -110,11 +116,11 @@ def execute(config) -> str:
     if not _other(config):
         with bars.phase("sandwich, Σ p and truth"):
             found = _of_the_run(run, found, x0, budget, (counts[-1], steps), go)
-    results.begin(wrote[0], asked)
+    names = results.begin(wrote[0], asked, wrote[1:])
     _draw(run, x0, steps, go(4, "profile"), wrote[1])
     with bars.phase("report"):
         content = report.content(run, found)
-    content |= {"seed": seed, "steps": steps, "settings": asked}
+    content |= {"seed": seed, "steps": steps, "settings": asked, "files": names}
     content |= fewer
     content["figures"] = {"dissipation": str(wrote[1].relative_to(run.workdir))}
     files.write_json(wrote[0], content)
@@ -150,7 +156,8 @@ def _place(config, run, rows) -> tuple[list[Path], dict[str, Any]]:
     if other and not config["input"] and run.problem.identity.get("test_files"):
         data = {"test_files": run.problem.identity["test_files"]}  # crops depend on --num_eval
     name = other + ("" if steps is None else f"_{steps}_steps")
-    wrote = [run.workdir / f"likelihood{name}.json", run.workdir / f"figures/dissipation{name}.png"]
+    figure = run.workdir / f"figures/dissipation{name}.png"
+    wrote = [run.workdir / f"likelihood{name}.json", *plots.written(figure)]
     asked = {"steps": steps, "data": data}
     flag = "input" if config["input"] else "other_data" if other else "workdir"
     results.check(wrote[0], asked, flag, wrote[1:])

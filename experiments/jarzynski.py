@@ -26,9 +26,9 @@ from typing import Any
 
 from dpm_jax import files, hosts, later
 from dpm_jax.runs import Invalid, bars, binary, flags, places
-from dpm_jax.runs.config import name_flag
+from dpm_jax.runs.config import HELP, name_flag
 from dpm_jax.runs.flags import Flag
-from dpm_jax.runs.workdir import claim, locked
+from dpm_jax.runs.workdir import PLACES, claim, locked
 from dpm_jax.training.options import MAX_SEED
 
 with later.imports(globals()):
@@ -37,7 +37,7 @@ with later.imports(globals()):
     import numpy as np
 
     from dpm_jax import thermodynamics
-    from dpm_jax.runs import work_report
+    from dpm_jax.runs import plots, work_report
 
 FLAGS = {
     "workdir": Flag(Path, "Directory of the run: figure and report."),
@@ -53,6 +53,7 @@ FLAGS = {
         "Switching times, in relaxation times of trap A.",
         ["0.1", "0.3", "1", "3", "10", "30", "100"],
     ),
+    "pdf": HELP["pdf"]._replace(default=False),
 }
 _LEAST_STEPS, _STEPS_PER_TIME = 50, 20  # changes of the trap: in all, and a relaxation time
 _HIGHEST = 1e12  # k_B T: works that the squares of Bennett's and Crooks' fits hold
@@ -76,6 +77,7 @@ def execute(config: dict[str, Any]) -> str:
             bars.begin()
         except (ValueError, OSError) as error:
             raise Invalid(name_flag(error, config)) from error
+        held.enter_context(plots.formats(config["pdf"]))
         return measure(config, workdir)
 
 
@@ -97,7 +99,7 @@ def measure(config: dict[str, Any], workdir: Path) -> str:
         rows.append(known | work_report.measure(forward, reverse, delta_F))
     with bars.phase("ring of states"):
         ring = ring_moments()
-    wrote = [workdir / "report.json", workdir / "figures" / "jarzynski.png"]
+    wrote = [workdir / "report.json", *plots.written(workdir / "figures" / "jarzynski.png")]
     with bars.phase("drawing the figure"):
         work_report.draw(wrote[1], rows, works, delta_F)
     content = {
@@ -108,7 +110,7 @@ def measure(config: dict[str, Any], workdir: Path) -> str:
         "figures": {"jarzynski": str(wrote[1].relative_to(workdir))},
         "backend": jax.default_backend(),
         "jax": jax.__version__,
-        "config": {name: value for name, value in config.items() if name != "workdir"},
+        "config": {name: value for name, value in config.items() if name not in PLACES},
     }
     files.write_json(wrote[0], content)
     places.bring(workdir)

@@ -21,13 +21,13 @@ from typing import Any
 
 from dpm_jax import files, hosts, later, runs
 from dpm_jax.runs import Invalid, bars, binary, flags, places
-from dpm_jax.runs.config import check_at_most, name_flag
+from dpm_jax.runs.config import HELP, check_at_most, name_flag
 from dpm_jax.runs.flags import Flag
 from dpm_jax.runs.workdir import PLACES_OF_DATA, check_writable
 from dpm_jax.training.options import MAX_SEED
 
 with later.imports(globals()):
-    from dpm_jax.runs import identity, observations, results
+    from dpm_jax.runs import identity, observations, plots, results
     from dpm_jax.runs import posterior_report as report
 
 METHODS = ("paper", "annealed", "particles", "replacement")  # as observations.py has them
@@ -91,6 +91,7 @@ FLAGS = {
         " a bit is flipped (0.1).",
     ),
     "fraction": Flag(float, "Part that --mask=random hides.", 0.5, "(0, 1)"),
+    "pdf": HELP["pdf"]._replace(default=False),
 }
 _HELD = (
     "task", "method", "input", "mask", "fraction", "noise", "start", "repeats", "threshold", "seed",
@@ -103,6 +104,11 @@ def execute(config) -> str:
     Raises:
         Invalid: for anything the user can mend, before any long work.
     """
+    with plots.formats(config["pdf"]):
+        return _execute(config)
+
+
+def _execute(config) -> str:
     try:
         _check(config)
         if config["experiment"]:
@@ -120,8 +126,8 @@ def execute(config) -> str:
         raise Invalid(name_flag(error, config)) from error
     with bars.phase("measuring the draws"):
         content = report.content(run, seen, found, held)
-    results.begin(out / "posterior.json", held)
-    wrote = [out / "posterior.json", out / "posterior.npz", out / "posterior.png"]
+    wrote = _files(out)
+    content["files"] = results.begin(wrote[0], held, wrote[1:])
     with bars.phase("drawing the figure"):
         report.draw(wrote[2], run, seen, found, f"{config['task']}, {config['method']}")
     report.save_arrays(wrote[1], seen, found)
@@ -205,7 +211,13 @@ def _claim(out: Path, held: dict[str, Any]) -> None:
     if not parent.is_dir() or not os.access(parent, os.W_OK):
         raise ValueError(f"out: expected a directory to write into, got {parent}")
     there = [] if not out.exists() else [p for p in out.iterdir() if not files.is_unfinished(p)]
-    results.check(out / "posterior.json", held, "out", there)
+    wrote = _files(out)
+    results.check(wrote[0], held, "out", wrote[1:], there)
+
+
+def _files(out: Path) -> list[Path]:
+    """What is written: numbers, arrays, figure."""
+    return [out / "posterior.json", out / "posterior.npz", *plots.written(out / "posterior.png")]
 
 
 if __name__ == "__main__":

@@ -144,23 +144,22 @@ def draw(path: Path, forward, reverse, drift, times, noise: float) -> Path:
         times: the three t of the slices, for the headings.
         noise: noise of the roll in the generator's units, for the heading.
     """
-    figure, axes = plots.plt.subplots(3, 3, figsize=(9, 9), sharex=True, sharey=True)
+    figure, axes = plots.plt.subplots(
+        3, 3, figsize=(9, 9.8), sharex=True, sharey=True, layout="constrained"
+    )
     for column, t in enumerate(times):
         axes[0, column].scatter(*forward[column].T, s=1.5, color="tab:blue", linewidths=0)
         axes[1, column].scatter(*reverse[column].T, s=1.5, color="tab:red", linewidths=0)
         positions, arrows = drift[column]
-        length = np.linalg.norm(arrows, axis=1, keepdims=True)
-        axes[2, column].quiver(
-            *positions.T, *(arrows / np.maximum(length, 1e-9)).T, length[:, 0], cmap="viridis"
-        )
+        plots.quiver(axes[2, column], positions.T, arrows.T, r"$|f_\mu - x^t|$", "bottom")
         axes[0, column].set_title(f"t = {t}")
-        axes[2, column].set_title(f"t = {max(t, 1)}, longest arrow {length.max():.2g}", fontsize=9)
+        axes[2, column].set_title(f"t = {max(t, 1)}")
     names = ("forward $q(x^t)$", "reverse $p(x^t)$", r"drift $f_\mu(x^t, t) - x^t$")
     for row, name in enumerate(names):
         axes[row, 0].set_ylabel(name)
     for axis in axes.flat:
         axis.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
-    figure.suptitle(f"Swiss roll, noise {noise:g}", y=0.94)
+    figure.suptitle(f"Swiss roll, noise {noise:g}")
     return plots.save(figure, path)
 
 

@@ -83,6 +83,40 @@ def test_what_is_not_its_own_is_not_replaced(saved, tmp_path, name, content, wha
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("program", [measure, ask])
+def test_a_pdf_of_somebody_is_not_replaced_and_its_own_is(prepared, tmp_path, program):
+    shutil.copytree(prepared, tmp_path / "here")
+    folder = tmp_path / "here"
+    program(folder)
+    png = next(p for p in folder.rglob("*.png"))
+    png.with_suffix(".pdf").write_text("mine")
+    before = contents(folder)
+    with pytest.raises(Invalid, match=rf"^--\w+: .*{png.stem}\.pdf exists, not of \w+\.json: not"):
+        program(folder, pdf=True)
+    program(folder)  # which writes none
+    assert contents(folder) == before
+    png.with_suffix(".pdf").unlink()
+    program(folder, pdf=True)
+    first = contents(folder)
+    assert png.with_suffix(".pdf").read_bytes()[:5] == b"%PDF-"
+    program(folder, pdf=True)
+    assert contents(folder) == first
+    png.with_suffix(".pdf").write_text("half")
+    program(folder, pdf=True)
+    assert contents(folder) == first
+
+
+def test_a_run_is_resumed_with_pdf_and_is_the_same_run(tmp_path):
+    draw_figures(tmp_path)
+    before = contents(tmp_path)
+    draw_figures(tmp_path, pdf=True)
+    after = contents(tmp_path)
+    new = {str(path) for path in after.keys() - before.keys()}
+    assert new == {"roll/figures/bound_terms.pdf"}
+    changed = {path.name for path in before if before[path] != after[path]}
+    assert changed <= {"report.json", "lock"}
+
+
 def test_a_posterior_of_other_content_under_the_same_path_is_refused(saved):
     ask(saved)
     ask(saved)
@@ -134,18 +168,25 @@ def prepare(folder):
     (folder / "part" / "config.json").write_text(json.dumps(config | {"num_steps": 6}))
 
 
-def draw_figures(folder):
+def draw_figures(folder, **given):
     tiny = {"T": 4, "width": 4, "num_steps": 2, "batch_size": 4, "num_eval": 8, "num_t": -1}
-    runs.start(folder / "roll", plain(swiss_roll.EXPERIMENT), **tiny)
+    runs.start(folder / "roll", plain(swiss_roll.EXPERIMENT), **tiny, **given)
 
 
 PROGRAMS = {
     "evaluate": measure,
     "posterior": ask,
     "figures": draw_figures,
+    "vectors": lambda folder: measure(folder, pdf=True),
     "train": lambda folder: runs.fit(folder / "part", small(), pairs(50), OPTIONS),
 }
-PLACES = {"evaluate": "run", "posterior": "out", "figures": "roll", "train": "part"}
+PLACES = {
+    "evaluate": "run",
+    "vectors": "run",
+    "posterior": "out",
+    "figures": "roll",
+    "train": "part",
+}
 KILLS = [  # program, file that is opened for writing, renamed or removed, how many times before
     ("evaluate", "dissipation_x.png", 2),
     ("posterior", "posterior.npz", 2),
@@ -155,6 +196,7 @@ MORE = [
     *(("evaluate", "likelihood_x.json", n) for n in (1, 2, 3, 4)),
     *(("posterior", name, n) for name in ("posterior.png", "posterior.json") for n in (1, 2)),
     ("posterior", "posterior.json", 4),
+    *(("vectors", "dissipation_x.pdf", n) for n in (1, 2)),
     *(("figures", name, 2) for name in ("bound_terms.png", "report.json", "config.json")),
     *(("figures", name, 2) for name in ("data.json", "metrics.csv")),
     *(("train", "metrics.csv", n) for n in (1, 2)),
@@ -192,7 +234,7 @@ def results(folder):
         elif path.name == "posterior.npz":
             with np.load(path) as arrays:
                 found[name] = {key: arrays[key].tolist() for key in arrays}
-        elif path.suffix == ".png" and not files.is_unfinished(path):
+        elif path.suffix in (".png", ".pdf") and not files.is_unfinished(path):
             found[name] = path.read_bytes()
         elif path.name == "metrics.csv":
             found[name] = steps_of(path)

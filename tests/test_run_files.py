@@ -643,18 +643,21 @@ def test_posterior_goes_on_after_it_was_stopped(own, tmp_path, monkeypatch, when
     assert "unfinished" not in json.loads((tmp_path / "out" / "posterior.json").read_text())
 
 
-def test_a_file_whose_writing_is_interrupted_stays_as_it_was(tmp_path):
+@pytest.mark.parametrize("pdf", [False, True])
+def test_a_file_whose_writing_is_interrupted_stays_as_it_was(tmp_path, pdf):
     from dpm_jax.runs import plots
 
     figure = plots.plt.figure()
-    path = plots.save(figure, tmp_path / "figures" / "x.png")
-    before = path.read_bytes()
+    with plots.formats(pdf):
+        path = plots.save(figure, tmp_path / "figures" / "x.png")
+    before = contents(tmp_path)
+    assert {file.suffix for file in before} == ({".png", ".pdf"} if pdf else {".png"})
 
     class Broken:
         def savefig(self, temporary, **kwargs):
             Path(temporary).write_bytes(b"half")
             raise KeyboardInterrupt
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt), plots.formats(pdf):
         plots.save(Broken(), path)
-    assert path.read_bytes() == before and [p.name for p in path.parent.iterdir()] == ["x.png"]
+    assert contents(tmp_path) == before and plots.written("x.png") == [Path("x.png")]

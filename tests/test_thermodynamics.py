@@ -584,7 +584,10 @@ def test_experiment_writes_its_report_and_figure(tmp_path, short_ring):
         assert abs(d["dissipation"] - d["exact"]) < 5 * d["dissipation_error"]
         assert units.number(d["bennett"], d["bennett_error"]) in text
     assert (tmp_path / "run" / report["figures"]["jarzynski"]).read_bytes()[1:4] == b"PNG"
-    assert experiment.execute(config) == text  # the same run again
+    pdf = tmp_path / "run" / "figures" / "jarzynski.pdf"
+    assert not pdf.exists() and "pdf" not in report["config"]
+    again = experiment.execute(config | {"pdf": True})  # the same run, drawn in another way too
+    assert again == f"{text}\nwrote {pdf}" and pdf.read_bytes()[:5] == b"%PDF-"
     with pytest.raises(experiment.Invalid, match=r"^--workdir: .* holds another run"):
         experiment.execute({**config, "seed": 1})
 

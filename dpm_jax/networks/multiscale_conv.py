@@ -163,14 +163,14 @@ class MultiScaleConv(nn.Module):
         init = nn.initializers.normal(0.1 * hidden.shape[-1] ** -0.5)
         kernel = self.param("readout_kernel", init, shape).astype(exact)
         bias = self.param("readout_bias", nn.initializers.zeros_init(), (shape[0], shape[2]))
-        g = self._bumps(t, log_snr).astype(exact)
+        g = self.bumps(t, log_snr).astype(exact)
         # Bumps meet the weights before the product, not the outputs after it.
         z = hidden.astype(exact) @ jnp.tensordot(g, kernel, 1)
         z = z + (g @ bias.astype(exact))[None, None, :]
         return z.reshape(*x.shape, self.outputs)
 
-    def _bumps(self, t: Array, log_snr: Array) -> Array:
-        """g_j of eq. 63, (num_bumps,), of t or of log-SNR."""
+    def bumps(self, t: Array, log_snr: Array) -> Array:
+        """g_j of eq. 63, (num_bumps,), of t or of log-SNR, as `condition` says."""
         if self.condition == "t":
             return bumps(t.astype(jnp.result_type(float)), self.T, self.num_bumps)
         low, high = self.log_snr_range

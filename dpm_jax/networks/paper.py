@@ -95,7 +95,11 @@ class BumpDense(nn.Module):
         bias = self.param("readout_bias", nn.initializers.zeros_init(), (self.num_bumps, shape[-1]))
         # Bumps meet the weights before the product (not the outputs after it): num_bumps times less
         # work wherever one t serves many examples. As a matrix, so that their gradient is one too.
-        g = bumps(t.astype(hidden.dtype), self.T, self.num_bumps)
+        g = self.bumps(t, log_snr).astype(hidden.dtype)
         weights = (g @ kernel.reshape(self.num_bumps, -1)).reshape(shape[1:])
         z = hidden @ weights + g @ bias
         return z.reshape(*x.shape, self.outputs)
+
+    def bumps(self, t: Array, log_snr: Array) -> Array:
+        """g_j of eq. 63, (num_bumps,), of t; log_snr is not read."""
+        return bumps(t.astype(jnp.result_type(float)), self.T, self.num_bumps)

@@ -128,6 +128,7 @@ HELP = {
         Path, "Where prepared data sets are kept (default: that of tensorflow-datasets)."
     ),
     "manual_dir": Flag(Path, "Folder with the original files, for machines without a network."),
+    "pdf": Flag(bool, "Write each figure as PDF too, beside its PNG."),
     "init_from": Flag(Path, "Directory of a run whose parameters (EMA) this new one starts from."),
 }
 

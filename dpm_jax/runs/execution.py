@@ -118,6 +118,7 @@ def execute(experiment: Experiment, config: Config) -> tuple[Run, str]:
 
 def _execute(experiment, config: Config, held: contextlib.ExitStack) -> tuple[Run, str]:
     workdir, config, problem, params = _prepare(experiment, config, held)
+    held.enter_context(plots.formats(config["pdf"]))
     fewer = fewer_rows(config["num_eval"], problem.test)
     state, trained = train(problem, training_options(config), workdir, params)
     found, kl = _bound(problem, state.ema, config)
@@ -254,8 +255,8 @@ def _bound(problem: Problem, params, config: Config) -> tuple[Evaluation, np.nda
 
 def _draw_bound_terms(problem: Problem, params, kl: np.ndarray, folder: Path) -> Path:
     """Where K is spent: the mean KL term at each t, of the terms behind K itself."""
-    noise = np.asarray(report.schedule_of(problem.model, params).noise)[2:]
-    return plots.bound_terms(folder / "bound_terms.png", kl / units.LN2, noise)
+    log_snr = np.asarray(report.schedule_of(problem.model, params).log_snr)[1:]
+    return plots.bound_terms(folder / "bound_terms.png", kl / units.LN2, log_snr)
 
 
 def _write(workdir: Path, content: dict[str, Any]) -> dict[str, Any]:

@@ -1,6 +1,12 @@
-"""The paper's figures as PNG files; matplotlib is imported here and nowhere else."""
+"""The paper's figures as PNG files, and as PDF beside them where that is asked for.
 
+matplotlib is imported here and nowhere else.
+"""
+
+import contextlib
 import os
+from collections.abc import Iterator
+from contextvars import ContextVar
 from pathlib import Path
 
 import numpy as np
@@ -11,15 +17,52 @@ os.environ["MPLBACKEND"] = "agg"  # figures are files; a bad value would end the
 with later.imports(globals()):  # which takes as long as half of JAX, and comes after the training
     from matplotlib import pyplot as plt
 
+_PDF = ContextVar("_PDF", default=False)  # whether `save` writes PDF too
+_PARTS = 60  # of a curve over many t
+
+
+@contextlib.contextmanager
+def formats(pdf: bool) -> Iterator[None]:
+    """In the body `save` writes a PDF of vectors beside each PNG, where `pdf`."""
+    before = _PDF.set(pdf)
+    try:
+        yield
+    finally:
+        _PDF.reset(before)
+
+
+def written(path) -> list[Path]:
+    """The files that `save` writes here for a PNG of this path."""
+    path = Path(path)
+    return [path, path.with_suffix(".pdf")] if _PDF.get() else [path]
+
 
 def save(figure, path) -> Path:
-    """Write a figure as PNG, whole or not at all, and close it."""
+    """Write a figure as PNG (and PDF, `formats`), each whole or not at all, and close it."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with files.replacing(path) as temporary:
-        figure.savefig(temporary, dpi=130, bbox_inches="tight")
+    for each in written(path):
+        # Without a date the same figure is the same PDF, byte by byte.
+        more = {"metadata": {"CreationDate": None}} if each.suffix == ".pdf" else {}
+        with files.replacing(each) as temporary:
+            figure.savefig(temporary, dpi=130, bbox_inches="tight", **more)
     plt.close(figure)
     return path
+
+
+def quiver(axis, positions, arrows, length: str, place: str = "right") -> None:
+    """Arrows drawn all of one length, with their own as colours and a bar that says so.
+
+    Args:
+        axis: to draw in.
+        positions, arrows: x and y of each, (2, ...).
+        length: what their length is called.
+        place: of the bar.
+    """
+    size = np.hypot(*arrows)
+    units = arrows / np.maximum(size, 1e-30)
+    found = axis.quiver(*positions, *units, size, cmap="viridis", pivot="mid")
+    axis.figure.colorbar(found, ax=axis, location=place, label=f"colour: length {length}")
 
 
 def image_grid(path, images, columns: int, title: str = "") -> Path:
@@ -37,23 +80,46 @@ def image_grid(path, images, columns: int, title: str = "") -> Path:
     return save(figure, path)
 
 
-def bound_terms(path, kl_bits, noise) -> Path:
-    """Where the bound is spent: the KL term of K (eq. 14) at each t, beside the noise 1 − ᾱ_t.
+def bound_terms(path, kl_bits, log_snr) -> Path:
+    """Where the bound is spent: the KL terms of K (eq. 14) by t, and by log-SNR, which knows no T.
 
     Args:
         path: of the PNG.
-        kl_bits: (T−1,) mean KL_t for t = 2..T, in bits per example.
-        noise: (T−1,) 1 − ᾱ_t for the same t.
+        kl_bits: (T−1,) mean KL_t for t = 2..T, in bits per example; what is not finite is left out.
+        log_snr: (T,) log ᾱ_t/(1−ᾱ_t) for t = 1..T, falling.
     """
-    t = np.arange(2, len(kl_bits) + 2)
-    figure, axis = plt.subplots(figsize=(6, 3.4))
-    axis.plot(t, kl_bits, color="tab:blue", lw=1)
-    axis.set(xlabel="t", ylabel="KL$_t$, bits per example", yscale="log")
-    axis.set_title("Where K is spent: its KL terms (eq. 14)")
-    twin = axis.twinx()
-    twin.plot(t, noise, color="tab:gray", lw=1, ls="--")
-    twin.set(ylabel=r"$1 - \bar\alpha_t$ (dashed)", yscale="log")
+    kl, log_snr = (np.asarray(v, np.float64) for v in (kl_bits, log_snr))
+    t, total = np.arange(1, len(kl) + 2), np.append(0, np.cumsum(np.where(np.isfinite(kl), kl, 0)))
+    figure, (by_t, by_noise) = plt.subplots(2, 1, figsize=(6, 6), layout="constrained")
+    parts = np.array_split(np.arange(len(kl)), min(len(kl), _PARTS))
+    many = len(kl) > _PARTS
+    raw = {"lw": 0.6, "alpha": 0.35} if many else {"lw": 1.4, "marker": "o", "ms": 3}
+    by_t.plot(t[1:], kl, color="tab:blue", **raw)
+    if many:
+        means = [(t[1:][part].mean(), kl[part].mean()) for part in parts]
+        by_t.plot(*np.transpose(means), color="tab:blue", lw=1.8)
+    by_t.set_title(f"Where K is spent: its KL terms (eq. 14), {total[-1]:.4g} bits in all")
+    by_t.set(xlabel="step t", yscale="log" if np.any(kl > 0) else "linear")
+    dark = f" (dark: means of {_PARTS} parts)" if many else ""
+    by_t.set_ylabel(f"KL$_t$, bits{dark}", color="tab:blue")
+    sums = by_t.twinx()
+    sums.plot(t, total, color="tab:red", lw=1.8, ls="--")
+    sums.set_ylabel("sum up to t, bits (dashed)", color="tab:red")
+    sums.set_ylim(0, None)
+    _by_noise(by_noise, total, log_snr)
     return save(figure, path)
+
+
+def _by_noise(axis, total, log_snr) -> None:
+    """Bits an e-fold of signal to noise, the area under which is their sum, but for 0.2 % of it."""
+    first, last = np.interp(total[-1] * np.array([0.001, 0.999]), total, log_snr)
+    first, last = (first, last) if first > last else (log_snr[0], log_snr[-1])
+    edges = np.linspace(first, last, min(len(total) - 1, _PARTS // 2) + 1)
+    spent = np.diff(np.interp(-edges, -log_snr, total)) / -np.diff(edges)
+    axis.stairs(spent, edges, fill=True, color="tab:blue", alpha=0.5)
+    axis.set(ylabel="bits per e-fold of SNR", xlim=edges[[0, -1]], ylim=(0, None))
+    axis.set_xlabel(r"log-SNR $\log\,\bar\alpha_t/(1-\bar\alpha_t)$, from data to noise")
+    axis.set_title("the same by noise: the area is the sum", fontsize=10)
 
 
 def dissipation(path, profile, dims: int, exact=None) -> Path:

@@ -12,6 +12,7 @@ from dpm_jax.core.chain import Chain
 from dpm_jax.core.model import Model
 from dpm_jax.core.schedule import Schedule
 from dpm_jax.likelihood import Evaluation
+from dpm_jax.runs import plots
 from dpm_jax.runs import workdir as workdirs
 from dpm_jax.runs.experiment import Config, Experiment, Problem, Row
 from dpm_jax.training import TrainState
@@ -108,7 +109,9 @@ def text(experiment: Experiment, bound: Evaluation, content, rows: list[Row], wo
         ),
         *rows,
     ]
-    files = ["report.json", *content["figures"].values()]
+    files: list[str | Path] = ["report.json"]
+    for figure in content["figures"].values():
+        files += plots.written(figure)
     names = ["ceiling_kind"] * (ceiling is not None) + ["paper_note", "parzen_note", "figure5_note"]
     notes = [f"{n.split('_')[0]}: {content[n]}" for n in names if n in content]
     wrote = [f"wrote {workdir / file}" for file in files]

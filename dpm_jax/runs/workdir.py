@@ -19,7 +19,7 @@ from dpm_jax.runs.experiment import Config, Experiment
 # resumed or measured again. All others define the run.
 PLACES = (
     "workdir", "data_dir", "manual_dir", "memory_gib", "log_every", "checkpoint_every",
-    "microbatches", "remat",
+    "microbatches", "remat", "pdf",
 )  # fmt: skip
 MEASURES = (
     "num_eval", "passes", "num_samples", "sample_steps", "figures",
