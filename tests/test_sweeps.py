@@ -274,3 +274,50 @@ def test_binaries_of_runs_take_directories_by_place(tmp_path, capsys, monkeypatc
         binary.direct("compare.py", program.FLAGS, program.execute, argv=argv, check=program.check)
     assert left.value.code == 2 and "--out: expected a new file" in capsys.readouterr().err
     assert Path(tmp_path / "x.csv").read_text()
+
+
+# --- reproduce.py and ablation.py -----------------------------------------------------------------
+
+
+def call(program, *argv):
+    """A binary that uses no devices, by its entrance; its exit code."""
+    with pytest.raises(SystemExit) as left:
+        module = __import__(program)
+        more = {"argv": argv, "check": module.check}
+        binary.direct(f"{program}.py", module.FLAGS, module.execute, **more)
+    return left.value.code
+
+
+def test_reproduce_marks_what_is_missing_and_writes_the_same_page_again(
+    tmp_path, capsys, monkeypatch
+):
+    plans = [efforts.Plan("swiss_roll", "paper", 2, 10, {**TINY, "figures": True})]
+    plans += [efforts.Plan("bark", "best", 1, 10), efforts.Plan("heartbeat", "paper", 1, 10)]
+    monkeypatch.setitem(efforts._OF, "minutes", plans)
+    monkeypatch.setenv("DPM_DATA", str(tmp_path))  # has no photographs
+    argv = ("reproduce", f"--workdir={tmp_path / 'paper'}", "--only=swiss_roll,bark")
+    assert call(*argv) == 0
+    out = capsys.readouterr().out
+    assert "2 of 3 runs made" in out and "bark-best-0: no photographs" in out
+    pages = [(tmp_path / "paper" / f"report.{kind}").read_text() for kind in ("html", "md")]
+    for page in pages:
+        assert "no photographs: --data_root has no folder bark" in page
+        assert "left out by --only" in page and "swiss_roll-paper-1" in page
+    assert call(*argv) == 0
+    again = [(tmp_path / "paper" / f"report.{kind}").read_text() for kind in ("html", "md")]
+    assert again == pages
+    capsys.readouterr()
+    assert call("reproduce", f"--workdir={tmp_path / 'paper'}", "--effort=hours") == 2
+    assert "--workdir: " in capsys.readouterr().err
+
+
+def test_the_ablation_goes_from_its_command_to_table_and_picture(tmp_path, capsys, monkeypatch):
+    changed = variants.Variant("T", "4 → 6", {"T": 6})
+    subject = variants.Subject("swiss_roll", {**TINY, "log_every": 2}, (4, 4), (5, 5), (changed,))
+    subject.base.pop("num_steps")
+    monkeypatch.setattr(ablation, "SUBJECTS", (subject,))
+    monkeypatch.setitem(ablation.SEEDS, "minutes", 2)
+    assert call("ablation", f"--workdir={tmp_path}", "--only=swiss_roll") == 0
+    assert "4 → 6" in capsys.readouterr().out
+    assert "| T | 4 → 6 | swiss_roll |" in (tmp_path / "ablation.md").read_text()
+    assert (tmp_path / "figures" / "ablation.png").stat().st_size > 5000
