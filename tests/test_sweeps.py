@@ -141,14 +141,15 @@ def test_what_fails_is_named_and_stops_nothing_and_what_is_there_is_taken(tmp_pa
 SCRIPT = """
 import sys
 from pathlib import Path
+from dpm_jax.runs import binary
 from dpm_jax.sweeps import jobs, pool
 flags = {flags!r}
 job = jobs.Job("swiss_roll-0", "swiss_roll", "paper", flags, 10)
-print(pool.run([job], Path(sys.argv[1]), "sweep")[0].why)
+binary.direct("x.py", {{}}, lambda _: pool.run([job], Path(sys.argv[1]), "sweep")[0].why, argv=[])
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_a_sweep_that_ends_early_leaves_no_process_and_goes_on_to_the_same_report(tmp_path, number):
     flags = {**TINY, "seed": 0, "num_steps": 3000, "log_every": 1, "steps_per_dispatch": 1}
     flags["checkpoint_every"] = 500
@@ -159,7 +160,7 @@ def test_a_sweep_that_ends_early_leaves_no_process_and_goes_on_to_the_same_repor
         assert time.monotonic() < end and sweep.poll() is None
         time.sleep(0.05)
     os.kill(sweep.pid, number)
-    sweep.wait(60)
+    assert sweep.wait(60) == (130 if number == signal.SIGTERM else -number)
     while pool.in_use(run):
         assert time.monotonic() < end
         time.sleep(0.05)

@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -86,8 +87,10 @@ def direct(
     """The same of a program that uses no devices, though processes that it starts may.
 
     JAX is not started, --compilation_cache is that of these processes, and other arguments than
-    flags are the values of a flag "runs", where it has one.
+    flags are the values of a flag "runs", where it has one. SIGTERM, which ends a job of a cluster,
+    is answered as Ctrl-C.
     """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     _run(program, known, execute, if_interrupted, argv, check, devices=False)
 
 
