@@ -55,6 +55,18 @@ class Conditional(NamedTuple):
             parts = [_each(self.parameters, c, x) for c, x, _ in self.blocks(context, target)]
         return np.concatenate(parts)[: len(target)] - np.log(self.scale)
 
+    def sample(self, context: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(n, d) contexts -> a pixel drawn for each, (n,)."""
+        c = (context - self.mean) @ self.whiten
+        a, m, b, beta, eta, alpha = map(np.asarray, self.parameters)
+        gates = eta - 0.5 * np.exp(alpha) * ((c @ b) ** 2 @ beta**2)[..., None]
+        # The largest of the gates with Gumbel noise has the probability of its gate.
+        chosen = (gates + rng.gumbel(size=gates.shape)).reshape(len(c), -1).argmax(axis=1)
+        k, s = np.unravel_index(chosen, alpha.shape)
+        x = np.sum(c * a.T[k], axis=1) + m[k]
+        x += np.exp(-0.5 * alpha[k, s]) * rng.standard_normal(len(c))
+        return self.scale * x + c @ self.linear + self.offset
+
     def blocks(self, context: np.ndarray, target: np.ndarray) -> list[tuple[Array, Array, Array]]:
         """Whitened contexts, errors, and 1 for a row or 0 for one that fills the last block."""
         c = (context - self.mean) @ self.whiten
