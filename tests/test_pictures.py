@@ -121,11 +121,16 @@ def test_other_densities_are_fitted_and_tested_at_the_very_noise(tmp_path, monke
 
     def fit(train):
         seen.append(train)
-        return "seen", lambda x: seen.append(x) or np.zeros(len(x))
+        return noise_floor.Density("seen", len(seen), lambda model, x: score(x))
+
+    def score(x):
+        seen.append(x)
+        return np.zeros(len(x))
 
     monkeypatch.setitem(noise_floor._FITS, "dct", fit)
     noise = np.array([0.002, 0.101])
-    noise_floor._beside(config, problem, noise, np.zeros((6, 2)), np.zeros(2), 1.0)
+    beside = noise_floor._beside(config, problem, noise, np.zeros((6, 2)), np.zeros(2), 1.0)
+    assert list(beside[0]) == ["seen"] and beside[1]["dct"].model == 1  # of the least noise
     assert [len(x) for x in seen] == [1000, 6, 1000, 6]
     for v, noisy in zip(np.repeat(noise, 2), seen):
         within = np.var(noisy, axis=(1, 2, 3), ddof=1).mean()
