@@ -14,7 +14,7 @@ from dpm_jax.baselines import blocks, causal, mcgsm
 from dpm_jax.baselines.causal import fit_scale_mixture
 
 RNG = np.random.default_rng(0)
-SMALL = {"components": 2, "scales": 2, "features": 3, "steps": 40}  # an MCGSM that is soon fitted
+SMALL = {"components": 2, "scales": 2, "features": 3, "steps": 1000}  # an MCGSM that is soon fitted
 
 
 def field(n, height, width):
@@ -136,6 +136,8 @@ def test_progress_sees_the_cases():
 
     causal.fit(contrasts(3, 9, 10, 1), Recorder, progress=progress)
     assert len(seen) == 45
+    sizes = [len(places) for _, places in seen]
+    assert sizes == sorted(sizes, reverse=True) and seen[0][0] == (4, 4, 4, 0)
 
 
 def test_causal_density_of_a_gaussian_field_is_exact():
@@ -392,12 +394,11 @@ def test_blocks_of_pixels_change_nothing(monkeypatch):
     expected = mixture().log_prob(c, x)
     monkeypatch.setattr(mcgsm, "_BLOCK", 4)
     np.testing.assert_allclose(mixture().log_prob(c, x), expected, rtol=1e-12)
-    assert sum(counts.sum() for _, _, counts in mixture().blocks(c, x)) == 11
 
 
 def test_mcgsm_recovers_the_truth():
     """What the plain stand-in cannot: the context chooses the predictor."""
-    fitted = mcgsm.fit_conditional(*draw(6000), components=6, scales=3, features=4)
+    fitted = mcgsm.fit_conditional(*draw(6000), components=6, scales=3, features=4, steps=1500)
     plain = fit_scale_mixture(*draw(6000))
     c, x = draw(4000)
     truth, found = mixture().log_prob(c, x), fitted.log_prob(c, x)
@@ -413,10 +414,21 @@ def test_mcgsm_of_a_gaussian_field():
     assert 0 < lost.mean() < 0.1
 
 
-def test_held_out_pixels_end_the_fit():
+def test_a_fit_goes_on_from_a_start():
+    c, x = draw(2000)
+    fitted = mcgsm.fit_conditional(c, x, **SMALL)
+    few = {**SMALL, "steps": 8}
+    cold, warm = (mcgsm.fit_conditional(c, x, start=p, **few) for p in (None, fitted.parameters))
+    found = fitted.log_prob(c, x).mean()
+    assert abs(found - warm.log_prob(c, x).mean()) < 0.02 < 0.2 < found - cold.log_prob(c, x).mean()
+    with pytest.raises(ValueError, match=r"^start: expected shapes \(\(1, 2\), .* got \(\(2, 2\),"):
+        mcgsm.fit_conditional(c[:, :1], x, start=fitted.parameters, **few)
+
+
+def test_held_out_pixels_choose_the_fit():
     """150 pixels that no context predicts: 1,700 parameters would learn them by heart."""
     c, x = RNG.normal(size=(2150, 20)), RNG.normal(size=2150)
-    model = mcgsm.fit_conditional(c[:150], x[:150])
+    model = mcgsm.fit_conditional(c[:150], x[:150], steps=600)
     lost = norm.logpdf(x[150:]) - model.log_prob(c[150:], x[150:])
     assert lost.mean() < 0.6
 

@@ -218,7 +218,8 @@ def fit(
             rows, and to the left in the pixel's own row. 4 and 4: the causal half of 9×9.
         pixels: at most so many for each case.
         seed: of the choice of pixels.
-        progress: wraps the iteration over the cases, 45 C of them with a window of 4 and 4.
+        progress: wraps the iteration over the cases, 45 C of them with a window of 4 and 4, those
+            of the most pixels first.
 
     Raises:
         ValueError: for images as in `log_density`, rows or columns < 0, or pixels < 1.
@@ -228,7 +229,8 @@ def fit(
     rng = np.random.default_rng(seed)
     windows = _Windows(images, rows, columns)
     conditionals = {}
-    for case, bases in progress(list(_places(images.shape[1:], rows, columns).items())):
+    places = _places(images.shape[1:], rows, columns)
+    for case, bases in progress(sorted(places.items(), key=lambda each: -len(each[1]))):
         total = len(images) * len(bases)
         picks = np.sort(rng.choice(total, min(pixels, total), replace=False, shuffle=False))
         context, target = windows.take(picks, bases, case[3])
