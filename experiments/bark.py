@@ -117,7 +117,7 @@ def figures(config, problem, params, folder):
     else:
         columns, facts = _figure5(config, problem, params)
         paths["figure5"] = plots.image_columns(folder / "figure5.png", columns, size=3.0)
-    curve, more, rows = noise_floor.measure(config, problem, params, folder)
+    curve, more, rows, _ = noise_floor.measure(config, problem, params, folder)
     return {name: str(path) for name, path in (paths | curve).items()}, facts | more, rows
 
 

@@ -98,7 +98,7 @@ def figures(config, problem, params, folder):
         return float(np.sqrt(np.mean((np.asarray(x) - np.asarray(x0)) ** 2)))
 
     facts = {"figure3_rmse_noised": error(y), "figure3_rmse_denoised": error(denoised)}
-    curve, more, rows = noise_floor.measure(config, problem, params, folder)
+    curve, more, rows, _ = noise_floor.measure(config, problem, params, folder)
     return {name: str(path) for name, path in (paths | curve).items()}, facts | more, rows
 
 

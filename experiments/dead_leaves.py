@@ -73,19 +73,26 @@ def setup(config) -> runs.Problem:
 
 
 def figures(config, problem, params, folder):
-    """Figure 4: a training image and a sample of the same size; patches; the noise floor."""
+    """Figure 4: a training image and samples of the same size; patches; the noise floor."""
     patches = images.samples(config, problem.model, params, config["num_samples"])
     shown = images.to_8bit(problem, patches)
     paths = {"samples": plots.image_grid(folder / "samples.png", shown, 8, "samples of the model")}
-    model = problem.images.enlarge((*problem.data.shape[1:3], 1))
-    whole = images.samples(config, model, params, 1, seed=6)
-    beside = {
-        "training image": dequantisation.shown(problem.data[:1], problem.images.levels),
-        f"sample, {config['sample_steps']} steps": images.to_8bit(problem, whole),
-    }
-    paths["figure4"] = plots.image_columns(folder / "figure4.png", beside, size=4.0)
-    curve, facts, rows = noise_floor.measure(config, problem, params, folder)
+    curve, facts, rows, densities = noise_floor.measure(config, problem, params, folder)
+    columns = _figure4(config, problem, params, densities)
+    paths["figure4"] = plots.image_columns(folder / "figure4.png", columns, size=4.0)
     return {name: str(path) for name, path in (paths | curve).items()}, facts, rows
+
+
+def _figure4(config, problem, params, densities):
+    """A training image; a sample of the best causal density that was fitted; one of the model."""
+    columns = {"training image": dequantisation.shown(problem.data[:1], problem.images.levels)}
+    sides = problem.data.shape[1:3]
+    if best := densities.get("mcgsm") or densities.get("causal"):
+        whole = best.sample(best.model, sides, seed=config["seed"])
+        columns[f"sample, {best.label}"] = images.to_8bit(problem, whole)
+    model = problem.images.enlarge((*sides, 1))
+    whole = images.samples(config, model, params, 1, seed=6)
+    return columns | {f"sample, {config['sample_steps']} steps": images.to_8bit(problem, whole)}
 
 
 EXPERIMENT = runs.register(

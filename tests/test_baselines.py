@@ -8,13 +8,13 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from scipy.stats import multivariate_normal, norm
+from scipy.stats import kstest, multivariate_normal, norm
 
 from dpm_jax.baselines import blocks, causal, mcgsm
 from dpm_jax.baselines.causal import fit_scale_mixture
 
 RNG = np.random.default_rng(0)
-SMALL = {"components": 2, "scales": 2, "features": 3, "steps": 40}  # an MCGSM that is soon fitted
+SMALL = {"components": 2, "scales": 2, "features": 3, "steps": 1000}  # an MCGSM that is soon fitted
 
 
 def field(n, height, width):
@@ -136,6 +136,8 @@ def test_progress_sees_the_cases():
 
     causal.fit(contrasts(3, 9, 10, 1), Recorder, progress=progress)
     assert len(seen) == 45
+    sizes = [len(places) for _, places in seen]
+    assert sizes == sorted(sizes, reverse=True) and seen[0][0] == (4, 4, 4, 0)
 
 
 def test_causal_density_of_a_gaussian_field_is_exact():
@@ -184,6 +186,95 @@ def test_mcgsm_integrates_to_1(shape):
     h = 0.08
     images = grid(np.arange(-12, 12, h), shape)
     assert np.exp(causal.log_density(model, images)).sum() * h**2 == pytest.approx(1, abs=1e-4)
+
+
+# --- samples --------------------------------------------------------------------------------------
+
+
+class Rule(Recorder):
+    """A pixel that is told by its context."""
+
+    def sample(self, context, rng):
+        """Stays within ±1, so that whole images do; no two windows give the same."""
+        return np.sin(self.log_prob(context, 0) + 0.3)
+
+
+def test_a_sample_sees_its_causal_window():
+    """In whatever order pixels are drawn, each has those before it in raster order, as loops do."""
+    x = RNG.normal(size=(3, 5, 6, 2))
+    model = causal.fit(x, Rule, rows=2, columns=1)
+    images = causal.sample(model, (9, 7), 2)
+    assert images.shape == (2, 9, 7, 2) and images.dtype == np.float64
+    seen = np.pad(images, ((0, 0), (2, 0), (1, 1), (0, 0)))
+    factors = np.sqrt(1.0 + np.arange(15))
+    for number, i, j in np.ndindex(2, 9, 7):
+        window = [*seen[number, i : i + 2, j : j + 3].reshape(-1), *seen[number, i + 2, j]]
+        first = np.sin(np.append(window, 0) @ factors + 0.3)
+        second = np.sin(np.append(window, first) @ factors + 0.3)
+        np.testing.assert_allclose(images[number, i, j], [first, second], atol=1e-9)
+
+
+def autoregression():
+    """`field` as a product of conditionals, by hand: pixels of correlation 0.8^|Δi| 0.6^|Δj|."""
+    up, left, offset = 0.8, 0.6, 0.3
+    conditionals = {}
+    for above, before, after in np.ndindex(2, 2, 2):
+        a = np.array([-up * left * above * before, up * above, 0, left * before])
+        variance = (1 - up**2 * above) * (1 - left**2 * before)
+        coefficients = np.append(a, offset * (1 - a.sum()))
+        one = causal.ScaleMixture(coefficients, np.ones(1), np.array([variance]))
+        conditionals[above, before, after, 0] = one
+    return causal.Causal(1, 1, 1, conditionals)
+
+
+def test_samples_of_a_gaussian_autoregression_have_its_covariance():
+    n, shape = 40_000, (3, 4)
+    x = causal.sample(autoregression(), shape, n)
+    rows = x.reshape(n, -1)
+    sides = ((0.8, 3), (0.6, 4))
+    law = np.kron(*(r ** np.abs(np.subtract.outer(range(m), range(m))) for r, m in sides))
+    np.testing.assert_allclose(rows.mean(axis=0), 0.3, atol=5 / n**0.5)
+    np.testing.assert_allclose(np.cov(rows.T), law, atol=5 * (2 / n) ** 0.5)
+    entropy = multivariate_normal(cov=law).entropy()
+    found = causal.log_density(autoregression(), x)
+    assert found.mean() == pytest.approx(-entropy, abs=5 * (12 / 2 / n) ** 0.5)
+
+
+@pytest.mark.parametrize("kind", ["plain", "MCGSM"])
+def test_samples_of_a_conditional_have_its_density(kind):
+    """For one context: the share of draws below x, and E log p against −∫ p log p."""
+    moved = mixture()._replace(whiten=RNG.normal(size=(2, 2)), linear=np.array([0.3, -0.2]))
+    moved = moved._replace(mean=np.array([0.5, 1.0]), offset=0.7, scale=3.0)
+    plain = causal.ScaleMixture(np.array([0.5, -1.0, 2.0]), np.array([0.7, 0.3]), np.array([1, 9]))
+    model = {"plain": plain, "MCGSM": moved}[kind]
+    for context in RNG.normal(size=(3, 2)):
+        drawn_as_said(model, context, np.arange(-40, 40, 0.005))
+
+
+def drawn_as_said(model, context, points, n=20_000):
+    step = points[1] - points[0]
+    log_p = model.log_prob(np.tile(context, (len(points), 1)), points)
+    below = np.cumsum(np.exp(log_p)) * step
+    assert below[-1] == pytest.approx(1, abs=1e-6)
+    drawn = model.sample(np.tile(context, (n, 1)), np.random.default_rng(1))
+    assert kstest(drawn, lambda x: np.interp(x, points + step / 2, below)).pvalue > 1e-4
+    values = model.log_prob(np.tile(context, (n, 1)), drawn)
+    entropy = -step * np.sum(np.exp(log_p) * log_p)
+    assert values.mean() == pytest.approx(-entropy, abs=5 * values.std() / n**0.5)
+
+
+def test_samples_are_a_function_of_the_seed_and_refuse_a_size_that_is_not_known():
+    model = causal.fit(contrasts(60, 4, 4, 1), rows=1, columns=1)
+    first, again, other = (causal.sample(model, (5, 4), 2, seed) for seed in (3, 3, 4))
+    np.testing.assert_array_equal(first, again)
+    assert not np.any(first == other) and not np.any(first[0] == first[1])
+    for shape, message in (
+        ((4, 1), "shape: expected a size whose windows are cut as those of the training images"),
+        (4, r"shape: expected \(height, width\), got 4"),
+        ((0, 4), "height: expected at least 1, got 0"),
+    ):
+        with pytest.raises(ValueError, match=f"^{message}"):
+            causal.sample(model, shape)
 
 
 # --- the plain conditional ------------------------------------------------------------------------
@@ -303,12 +394,11 @@ def test_blocks_of_pixels_change_nothing(monkeypatch):
     expected = mixture().log_prob(c, x)
     monkeypatch.setattr(mcgsm, "_BLOCK", 4)
     np.testing.assert_allclose(mixture().log_prob(c, x), expected, rtol=1e-12)
-    assert sum(counts.sum() for _, _, counts in mixture().blocks(c, x)) == 11
 
 
 def test_mcgsm_recovers_the_truth():
     """What the plain stand-in cannot: the context chooses the predictor."""
-    fitted = mcgsm.fit_conditional(*draw(6000), components=6, scales=3, features=4)
+    fitted = mcgsm.fit_conditional(*draw(6000), components=6, scales=3, features=4, steps=1500)
     plain = fit_scale_mixture(*draw(6000))
     c, x = draw(4000)
     truth, found = mixture().log_prob(c, x), fitted.log_prob(c, x)
@@ -324,10 +414,21 @@ def test_mcgsm_of_a_gaussian_field():
     assert 0 < lost.mean() < 0.1
 
 
-def test_held_out_pixels_end_the_fit():
+def test_a_fit_goes_on_from_a_start():
+    c, x = draw(2000)
+    fitted = mcgsm.fit_conditional(c, x, **SMALL)
+    few = {**SMALL, "steps": 8}
+    cold, warm = (mcgsm.fit_conditional(c, x, start=p, **few) for p in (None, fitted.parameters))
+    found = fitted.log_prob(c, x).mean()
+    assert abs(found - warm.log_prob(c, x).mean()) < 0.02 < 0.2 < found - cold.log_prob(c, x).mean()
+    with pytest.raises(ValueError, match=r"^start: expected shapes \(\(1, 2\), .* got \(\(2, 2\),"):
+        mcgsm.fit_conditional(c[:, :1], x, start=fitted.parameters, **few)
+
+
+def test_held_out_pixels_choose_the_fit():
     """150 pixels that no context predicts: 1,700 parameters would learn them by heart."""
     c, x = RNG.normal(size=(2150, 20)), RNG.normal(size=2150)
-    model = mcgsm.fit_conditional(c[:150], x[:150])
+    model = mcgsm.fit_conditional(c[:150], x[:150], steps=600)
     lost = norm.logpdf(x[150:]) - model.log_prob(c[150:], x[150:])
     assert lost.mean() < 0.6
 

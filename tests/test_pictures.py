@@ -11,6 +11,7 @@ from PIL import Image
 from test_experiments import configure
 
 from dpm_jax import training, units
+from dpm_jax.baselines import mcgsm
 from dpm_jax.data.streaming import Stream
 from dpm_jax.experiments import bark, cifar10, dead_leaves, evaluate
 from dpm_jax.images import dequantisation
@@ -23,6 +24,7 @@ from dpm_jax.runs import (
     images,
     noise_floor,
     observations,
+    plots,
     posterior_report,
 )
 from dpm_jax.runs.config import training_options
@@ -65,7 +67,20 @@ def photographs(tmp_path):
 
 def test_dead_leaves_and_an_image_larger_than_its_patches(tmp_path, monkeypatch):
     monkeypatch.setattr(noise_floor, "FLOORS", (0.101,))
-    config, printed, report = run(dead_leaves.EXPERIMENT, tmp_path / "run", size=16, train_images=2)
+    monkeypatch.setattr(mcgsm, "fit", partial(mcgsm.fit, steps=8, pixels=1000))  # soon done
+    panels = {}
+
+    def kept(path, columns, **settings):
+        panels[path.name] = columns
+        return image_columns(path, columns, **settings)
+
+    image_columns = plots.image_columns
+    monkeypatch.setattr(plots, "image_columns", kept)
+    given = {"size": 16, "train_images": 2, "baselines": "dct,blocks,causal,mcgsm"}
+    config, printed, report = run(dead_leaves.EXPERIMENT, tmp_path / "run", **given)
+    figure4 = panels["figure4.png"]
+    assert list(figure4) == ["training image", "sample, MCGSM", "sample, 3 steps"]
+    assert {x.shape for x in figure4.values()} == {(1, 256, 256, 1)}
     assert report["figures"].keys() == {"samples", "figure4", "noise_floor", "bound_terms"}
     assert all((tmp_path / "run" / path).exists() for path in report["figures"].values())
     pixels = 16 * 16
@@ -77,7 +92,7 @@ def test_dead_leaves_and_an_image_larger_than_its_patches(tmp_path, monkeypatch)
     assert report["ceiling_bits"] == pytest.approx(noise) and report["K_bits"] < noise
     assert "bits/pixel" in printed and "β_1 = 0.002" in printed
     curves = report["noise_floor"]
-    known = ["Gaussian, DCT", "Gaussian, 8×8 blocks", "causal scale mixture"]
+    known = ["Gaussian, DCT", "Gaussian, 8×8 blocks", "causal scale mixture", "MCGSM"]
     assert list(curves) == ["diffusion", *known]
     assert all(f"{name} (diffusion ahead by" in printed for name in known)
     gain = "K_minus_L_null_bits_per_pixel"
@@ -121,11 +136,16 @@ def test_other_densities_are_fitted_and_tested_at_the_very_noise(tmp_path, monke
 
     def fit(train):
         seen.append(train)
-        return "seen", lambda x: seen.append(x) or np.zeros(len(x))
+        return noise_floor.Density("seen", len(seen), lambda model, x: score(x))
+
+    def score(x):
+        seen.append(x)
+        return np.zeros(len(x))
 
     monkeypatch.setitem(noise_floor._FITS, "dct", fit)
     noise = np.array([0.002, 0.101])
-    noise_floor._beside(config, problem, noise, np.zeros((6, 2)), np.zeros(2), 1.0)
+    beside = noise_floor._beside(config, problem, noise, np.zeros((6, 2)), np.zeros(2), 1.0)
+    assert list(beside[0]) == ["seen"] and beside[1]["dct"].model == 1  # of the least noise
     assert [len(x) for x in seen] == [1000, 6, 1000, 6]
     for v, noisy in zip(np.repeat(noise, 2), seen):
         within = np.var(noisy, axis=(1, 2, 3), ddof=1).mean()

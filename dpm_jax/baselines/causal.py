@@ -35,6 +35,12 @@ class ScaleMixture(NamedTuple):
         error = target - context @ self.coefficients[:-1] - self.coefficients[-1]
         return self._joint(error * error)[0]
 
+    def sample(self, context: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(n, d) contexts -> a pixel drawn for each, (n,)."""
+        scale = rng.choice(len(self.weights), len(context), p=self.weights)
+        error = np.sqrt(self.variances[scale]) * rng.standard_normal(len(context))
+        return context @ self.coefficients[:-1] + self.coefficients[-1] + error
+
     def _joint(self, squares: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """log density (n,) of errors with these squares, and log of each component's (n, K)."""
         with np.errstate(divide="ignore"):  # a weight that underflows is none
@@ -108,6 +114,9 @@ class Conditional(Protocol):
     def log_prob(self, context: np.ndarray, target: np.ndarray) -> np.ndarray:
         """(n, d) contexts, (n,) pixels -> (n,) nats."""
 
+    def sample(self, context: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """(n, d) contexts -> a pixel drawn for each, (n,)."""
+
 
 class Causal(NamedTuple):
     """p(x) = Π p(pixel | causal window), pixels in raster order, the channels of one pixel too.
@@ -140,11 +149,7 @@ def log_density(model: Causal, images) -> np.ndarray:
     images = checks.images("images", images)
     if images.shape[3] != model.channels:
         checks.refuse("images", f"{model.channels} channels", images)
-    places = _places(images.shape[1:], model.rows, model.columns)
-    unknown = [case for case in places if case not in model.conditionals]
-    if unknown:
-        what = "a size whose windows are cut as those of the training images"
-        checks.refuse("images", what, images)
+    places = _places_of(model, "images", images)
     windows = _Windows(images, model.rows, model.columns)
     total = np.zeros(len(images))
     for case, bases in places.items():
@@ -154,6 +159,42 @@ def log_density(model: Causal, images) -> np.ndarray:
             values = model.conditionals[case].log_prob(context, target)
             total += np.bincount(picks // len(bases), values, len(images))
     return total
+
+
+def sample(model: Causal, shape: tuple[int, int], num: int = 1, seed: int = 0) -> np.ndarray:
+    """Images of any size drawn from a fitted product of conditionals, pixel by pixel.
+
+    One pixel of each row is drawn at once, columns + 1 to the left of that in the row above, which
+    it does not see: in H (columns + 1) + W steps in all.
+
+    Args:
+        model: of `fit` or `mcgsm.fit`.
+        shape: height and width, pixels.
+        num: of images.
+        seed: of the draws.
+
+    Returns:
+        (num, H, W, C) float64, in the units of the training images and with their noise.
+
+    Raises:
+        ValueError: for numbers below 1, or a size that the model cannot have.
+    """
+    try:
+        height, width = shape
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"shape: expected (height, width), got {shape!r}") from error
+    checks.at_least(height=(height, 1), width=(width, 1), num=(num, 1))
+    images = np.zeros((num, height, width, model.channels))
+    places = _places_of(model, "shape", images)
+    windows = _Windows(images, model.rows, model.columns)
+    rng = np.random.default_rng(seed)
+    for case, bases in _fronts(places, width, model):
+        picks = np.arange(num * len(bases))
+        context, _ = windows.take(picks, bases, case[3])
+        drawn = model.conditionals[case].sample(context, rng)
+        windows.flat[:, bases + case[3]] = drawn.reshape(num, -1)
+    padded = windows.flat.reshape(num, height + model.rows, -1, model.channels)
+    return padded[:, model.rows :, model.columns : model.columns + width].copy()
 
 
 def fit(
@@ -177,7 +218,8 @@ def fit(
             rows, and to the left in the pixel's own row. 4 and 4: the causal half of 9×9.
         pixels: at most so many for each case.
         seed: of the choice of pixels.
-        progress: wraps the iteration over the cases, 45 C of them with a window of 4 and 4.
+        progress: wraps the iteration over the cases, 45 C of them with a window of 4 and 4, those
+            of the most pixels first.
 
     Raises:
         ValueError: for images as in `log_density`, rows or columns < 0, or pixels < 1.
@@ -187,7 +229,8 @@ def fit(
     rng = np.random.default_rng(seed)
     windows = _Windows(images, rows, columns)
     conditionals = {}
-    for case, bases in progress(list(_places(images.shape[1:], rows, columns).items())):
+    places = _places(images.shape[1:], rows, columns)
+    for case, bases in progress(sorted(places.items(), key=lambda each: -len(each[1]))):
         total = len(images) * len(bases)
         picks = np.sort(rng.choice(total, min(pixels, total), replace=False, shuffle=False))
         context, target = windows.take(picks, bases, case[3])
@@ -206,6 +249,27 @@ def _places(shape: tuple[int, ...], rows: int, columns: int) -> dict[Case, np.nd
             for channel in range(channels):
                 found.setdefault((*case, channel), []).append(base)
     return {case: np.array(bases) for case, bases in found.items()}
+
+
+def _places_of(model: Causal, name: str, images: np.ndarray) -> dict[Case, np.ndarray]:
+    """The places of images whose cases the model has all; ValueError for others."""
+    places = _places(images.shape[1:], model.rows, model.columns)
+    if not places.keys() <= model.conditionals.keys():
+        what = "a size whose windows are cut as those of the training images"
+        checks.refuse(name, what, images)
+    return places
+
+
+def _fronts(places, width: int, model: Causal) -> list[tuple[Case, np.ndarray]]:
+    """Cases and places in an order of drawing, those together that do not see each other."""
+    found = []
+    for case, bases in places.items():
+        i, j = np.divmod(bases // model.channels, width + 2 * model.columns)
+        # The last pixel to be seen, above and to the right, is one front earlier.
+        front = (i * (model.columns + 1) + j) * model.channels + case[3]
+        for number in np.unique(front):
+            found.append((number, case, bases[front == number]))
+    return [(case, bases) for _, case, bases in sorted(found, key=lambda each: each[:2])]
 
 
 class _Windows:

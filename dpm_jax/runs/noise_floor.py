@@ -5,9 +5,9 @@ data with a noise, and models compare only at the same. K' = K − L_null is in 
 colours together; the isotropic Gaussian is the line K' = 0.
 """
 
-from functools import partial
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +39,15 @@ class Curve(NamedTuple):
     lead: np.ndarray | None = None  # (m, 2): of the diffusion, and its error in pairs
 
 
+class Density(NamedTuple):
+    """One of the other densities, fitted to training images of one noise."""
+
+    label: str
+    model: Any
+    log_density: Callable[[Any, Any], np.ndarray]  # of the model and (n, H, W, C); (n,) nats
+    sample: Callable[..., np.ndarray] | None = None  # of the model, (H, W), num and seed
+
+
 def names(config: Config) -> list[str]:
     """The names in --baselines; ValueError for one that is unknown, or too few patches."""
     found = list(dict.fromkeys(name for name in config["baselines"].split(",") if name))
@@ -56,7 +65,7 @@ def some_rows(problem, num: int):
 
 
 def measure(config: Config, problem: Problem, params, folder: Path):
-    """The curve as figure, facts and rows of the table."""
+    """The curve as figure, facts and rows of the table; the other densities at the least noise."""
     noise = np.asarray(problem.model.chain(params).schedule.noise)
     wanted = np.union1d(np.geomspace(max(noise[1], 1e-4), 0.5, 9), FLOORS)
     wanted = wanted[wanted >= 0.99 * noise[1]]
@@ -76,7 +85,8 @@ def measure(config: Config, problem: Problem, params, folder: Path):
     ceiling = -0.5 * dims / pixels * np.log2(2 * np.pi * np.e * found.noise) - found.K / unit + gain
     curves = {"diffusion": Curve(found.noise, floor, gain, error, ceiling)}
     each = found.each[:, floor] / unit
-    curves |= _beside(config, problem, found.noise[floor], each, ceiling[floor], unit)
+    beside, densities = _beside(config, problem, found.noise[floor], each, ceiling[floor], unit)
+    curves |= beside
     per_dim = {
         name: (c.noise, c.gain * pixels / dims, c.error * pixels / dims)
         for name, c in curves.items()
@@ -88,18 +98,18 @@ def measure(config: Config, problem: Problem, params, folder: Path):
         ceiling=(found.noise, ceiling * pixels / dims),
     )
     facts = {name: _listed(curve) for name, curve in curves.items()}
-    return {"noise_floor": str(path)}, {"noise_floor": facts}, _rows(curves)
+    return {"noise_floor": str(path)}, {"noise_floor": facts}, _rows(curves), densities
 
 
 def _nearest(noise: np.ndarray, variance: float) -> int:
     return int(np.argmin(abs(np.log(noise[1:] / variance)))) + 1
 
 
-def _beside(config, problem, noise, ours, ceiling, unit: float) -> dict[str, Curve]:
-    """Other densities, fitted at each noise to training images that have it.
+def _beside(config, problem, noise, ours, ceiling, unit: float):
+    """Other densities, fitted at each noise to training images that have it: by label, by name.
 
     They are tested on one noised copy of the test images, while K is an average over such copies:
-    the lead of the diffusion is taken image by image.
+    the lead of the diffusion is taken image by image. Those returned are of the least noise.
     """
     keys = jax.random.split(jax.random.key(config["seed"] + 13), 4)
     num = patches(config["baseline_patches"], problem.facts["pixels"])
@@ -108,18 +118,21 @@ def _beside(config, problem, noise, ours, ceiling, unit: float) -> dict[str, Cur
     test = _Noised(keys[2], problem.prepare(keys[3], rows))
     work = [(name, i) for i in range(len(noise)) for name in names(config)]
     values: dict[str, list] = {}
+    least: dict[str, Density] = {}
     for name, i in bar(work, "other densities"):
         x = test.at(noise[i])
-        label, density = _FITS[name](train.at(noise[i]))
-        gain = (density(x) - blocks.isotropic(x)) / unit
+        fitted = _FITS[name](train.at(noise[i]))
+        least.setdefault(name, fitted)
+        gain = (fitted.log_density(fitted.model, x) - blocks.isotropic(x)) / unit
         pair = [(v.mean(), likelihood.standard_error(v)) for v in (gain, ours[:, i] - gain)]
-        values.setdefault(label, []).append(pair)
+        values.setdefault(fitted.label, []).append(pair)
     found = {label: np.array(pairs) for label, pairs in values.items()}
     floor = np.ones(len(noise), bool)
-    return {
+    curves = {
         label: Curve(noise, floor, pairs[:, 0, 0], pairs[:, 0, 1], ceiling, pairs[:, 1])
         for label, pairs in found.items()
     }
+    return curves, least
 
 
 def patches(num: int, pixels: int) -> int:
@@ -138,26 +151,30 @@ class _Noised:
         return np.asarray(np.sqrt(1 - v) * self.x0 + np.sqrt(v) * self.epsilon)
 
 
-def _dct(train):
-    law = laws.fit(train)
-    density = jax.jit(jax.vmap(lambda x: laws.log_density(law, x)))
-    return "Gaussian, DCT", lambda x: np.asarray(density(jnp.asarray(x)), np.float64)
+def _dct(train) -> Density:
+    density = jax.jit(jax.vmap(laws.log_density, (None, 0)))
+    return Density(
+        "Gaussian, DCT",
+        laws.fit(train),
+        lambda law, x: np.asarray(density(law, jnp.asarray(x)), np.float64),
+    )
 
 
-def _blocks(train):
+def _blocks(train) -> Density:
     sides = train.shape[1:3]
     block = max(b for b in range(1, BLOCK + 1) if not any(side % b for side in sides))
     model = blocks.fit(train, block)
-    return f"Gaussian, {block}×{block} blocks", partial(blocks.log_density, model)
+    return Density(f"Gaussian, {block}×{block} blocks", model, blocks.log_density)
 
 
-def _causal(train):
+def _causal(train) -> Density:
     model = causal.fit(train, progress=_cases)
-    return "causal scale mixture", partial(causal.log_density, model)
+    return Density("causal scale mixture", model, causal.log_density, causal.sample)
 
 
-def _mcgsm(train):
-    return "MCGSM", partial(causal.log_density, mcgsm.fit(train, progress=_cases))
+def _mcgsm(train) -> Density:
+    model = mcgsm.fit(train, progress=_cases)
+    return Density("MCGSM", model, causal.log_density, causal.sample)
 
 
 def _cases(cases):

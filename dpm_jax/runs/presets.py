@@ -73,7 +73,7 @@ IMAGE_HELPS = {
     "baselines": Flag(
         str,
         "Densities beside K in the noise-floor curve, a list of dct, blocks (8×8), causal (scale"
-        " mixture) and mcgsm (an hour for grey levels), or nothing.",
+        " mixture) and mcgsm (a minute of one core a noise, for grey), or nothing.",
     ),
     "baseline_patches": Flag(
         int,
