@@ -73,7 +73,7 @@ def make(config) -> images.ImageSet:
         lambda k: folders.crop(k, jnp.asarray(held.photos), size, jnp.asarray(held.sizes))
     )(keys)
     facts = {
-        "paper_note": "-0.55 bits/pixel, 1.5 above L_null, at unstated noise",
+        "paper_note": "of grey photographs of bark, at unstated noise",
         "held_out_files": list(dict.fromkeys(held.files)),
         "skipped_files": len(photos.skipped),
         "left_out": list(photos.skipped),
@@ -82,7 +82,8 @@ def make(config) -> images.ImageSet:
     found = images.ImageSet(
         photos.train.photos, draw, np.asarray(test), photos.mean, photos.scale, photos.levels, facts
     )
-    return found._replace(whole=_views(config, held), files=_digests(photos))
+    paper = None if config["colour"] else images.Paper(-0.55, 1.5)
+    return found._replace(whole=_views(config, held), files=_digests(photos), paper=paper)
 
 
 def _digests(photos) -> dict[str, dict]:

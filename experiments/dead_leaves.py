@@ -60,11 +60,9 @@ def make(config) -> images.ImageSet:
     def draw(key, rows, n):
         return jax.vmap(lambda k: folders.crop(k, rows, size))(jax.random.split(key, n))
 
-    facts = {
-        "paper_note": "K 1.489, K − L_null 3.536 bits/pixel on images that are not public, of"
-        " unknown noise"
-    }
-    return images.ImageSet(train, draw, test, mean, scale, levels, facts, held=held)
+    facts = {"paper_note": "on images that are not public, of unknown noise"}
+    paper = images.Paper(1.489, 3.536)
+    return images.ImageSet(train, draw, test, mean, scale, levels, facts, held=held, paper=paper)
 
 
 def setup(config) -> runs.Problem:

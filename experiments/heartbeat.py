@@ -115,8 +115,10 @@ def figures(config, problem, params, folder: Path):
     kept = [4, 2, 1, 0]
     times, shown = [k * every for k in kept], [states[:25, k] for k in kept]
     path = draw(folder / "figure2.png", np.asarray(problem.test[:25]), shown, times)
-    row = ("valid samples", "–", f"{valid:g}", "–", "of all samples")
-    return {"figure2": str(path)}, {"samples": len(states), "valid_samples": valid}, [row]
+    error = (valid * (1 - valid) / len(states)) ** 0.5
+    row = ("valid samples", "–", units.number(valid, error, 4), "–", "of all samples")
+    facts = {"samples": len(states), "valid_samples": valid, "valid_samples_error": error}
+    return {"figure2": str(path)}, facts, [row]
 
 
 def draw(path: Path, data, states, times) -> Path:

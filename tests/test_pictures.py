@@ -1,6 +1,7 @@
 """The experiments on images, a few steps each: tables, figures, resume, what they refuse."""
 
 import json
+import re
 from functools import partial
 
 import jax
@@ -12,9 +13,12 @@ from test_experiments import configure
 
 from dpm_jax import training, units
 from dpm_jax.baselines import mcgsm
+from dpm_jax.core import gaussian, model, schedule
 from dpm_jax.data.streaming import Stream
 from dpm_jax.experiments import bark, cifar10, dead_leaves, evaluate
 from dpm_jax.images import dequantisation
+from dpm_jax.likelihood import Evaluation
+from dpm_jax.networks import MLP
 from dpm_jax.runs import (
     ImageScale,
     Invalid,
@@ -91,6 +95,8 @@ def test_dead_leaves_and_an_image_larger_than_its_patches(tmp_path, monkeypatch)
     noise = -0.5 * pixels * np.log2(2 * np.pi * np.e * config["beta_1"])
     assert report["ceiling_bits"] == pytest.approx(noise) and report["K_bits"] < noise
     assert "bits/pixel" in printed and "β_1 = 0.002" in printed
+    assert paper_of(printed)["K per pixel"] == "1.489" and paper_of(printed)["K"] == "–"
+    assert report["paper_K_bits"] == pytest.approx(1.489 * pixels)
     curves = report["noise_floor"]
     known = ["Gaussian, DCT", "Gaussian, 8×8 blocks", "causal scale mixture", "MCGSM"]
     assert list(curves) == ["diffusion", *known]
@@ -104,6 +110,36 @@ def test_dead_leaves_and_an_image_larger_than_its_patches(tmp_path, monkeypatch)
     lead = np.array(law["lead_of_diffusion_bits_per_pixel"])
     assert np.all(lead < 5 * np.array(law["lead_standard_error_bits_per_pixel"]))
     np.testing.assert_allclose(ours - law[gain], lead, rtol=1e-4, atol=1e-5)
+
+
+def paper_of(printed):
+    """The second column of a table, by the first."""
+    rows = [re.split("  +", line) for line in printed.splitlines()]
+    return {row[0]: row[1] for row in rows if len(row) > 3}
+
+
+@pytest.mark.parametrize("last_step", ["fixed", "discretized"])
+def test_the_papers_numbers_stand_in_the_rows_of_its_unit(last_step):
+    rows = np.zeros((2, 8, 8, 3), np.uint8)
+    found = images.ImageSet(
+        rows, None, rows, 100.0, 64.2, 256, {}, paper=images.Paper(5.4, 11.5, 0.2)
+    )
+    facts = images._facts({"beta_1": 1e-3, "last_step": last_step}, found)
+    network = MLP(2, 1, outputs=2)
+    built = model.build(gaussian.family(), schedule.geometric(4), network, (8, 8, 3))
+    problem = Problem(
+        model=built, facts=facts, images=ImageScale(mean=100.0, scale=64.2, levels=256)
+    )
+    result = Evaluation(-64.0, 3.2, -640.0, 576.0, 6.4, 9)
+    ours, table = images.measures(problem, result, None)
+    K, gain, code = table
+    if last_step == "fixed":
+        assert K[1:3] == ("5.4 ± 0.2", "−1.4427 ± 0.0721") and gain[1] == "11.5 ± 0.2"
+        assert facts["paper_K_bits"] == pytest.approx(5.4 * 64)
+    else:  # no density
+        assert K[1] == gain[1] == "–" and facts["paper_K_bits"] is None
+    assert code[1] == "–" and all(" ± " in row[2] for row in table)
+    assert ours["K_bits_per_pixel"] == pytest.approx(units.bits(-1))
 
 
 def test_densities_beside_the_curve_of_images_that_are_a_known_gaussian(tmp_path):
@@ -162,6 +198,7 @@ def test_the_paper_preset_of_cifar_10_from_a_file(tmp_path):
     assert report["figures"].keys() == {"samples", "figure3", "noise_floor", "bound_terms"}
     assert report["figure3_rmse_noised"] == pytest.approx(1, rel=0.2)
     assert 0 < report["figure3_rmse_denoised"] < 3
+    assert set(paper_of(printed).values()) == {"–", "paper"}  # not CIFAR-10
     assert "code length per 8-bit level" in printed and "bits_per_dim_8bit" in report
     measured_on_a_file(tmp_path, rng)
 

@@ -118,7 +118,7 @@ def bits(path: Path, run: Run, shown) -> Path:
     schedule = report.schedule_of(run.model, run.params)
     rows, seen = len(shown.times), shown.kernel
     figure, axes = plots.plt.subplots(
-        rows, 4, figsize=(8, 1.7 * rows + 0.6), squeeze=False, layout="constrained"
+        rows, 4, figsize=(6.8, 1.5 * rows + 0.6), squeeze=False, layout="constrained"
     )
     for row, t in enumerate(shown.times):
         added = seen.drift[row] / schedule.beta[t]
@@ -147,7 +147,7 @@ def images(path: Path, run: Run, shown) -> Path:
     schedule, seen = report.schedule_of(run.model, run.params), shown.kernel
     order = [(i, row) for i in range(len(shown.points)) for row in range(len(shown.times))]
     figure, axes = plots.plt.subplots(
-        len(order), 4, figsize=(7.2, 1.6 * len(order)), layout="constrained"
+        len(order), 4, figsize=(6.6, 1.45 * len(order)), layout="constrained"
     )
     for line, (i, row) in zip(axes, order):
         t = shown.times[row]

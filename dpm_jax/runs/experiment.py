@@ -114,6 +114,7 @@ class Experiment:
     # problem, evaluation, ceiling -> facts, rows
     paper_K_bits: float | None = None
     paper_gain_bits: float | None = None  # K − L_null
+    paper_error_bits: float | None = None  # ± of both, where the paper has it
     flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # argument of a library message -> the flag that gave it, where their names differ
 

@@ -27,6 +27,14 @@ from dpm_jax.runs.experiment import Budget, Config, Exact, ImageScale, Problem, 
 _FITTED_ON = 20_000  # patches of 32×32 for the Gaussian law of the linear skip
 
 
+class Paper(NamedTuple):
+    """What the paper reports of an image set, in bits a pixel of all its colours."""
+
+    K: float
+    gain: float  # K − L_null
+    error: float | None = None  # ± of both, where it has one
+
+
 class ImageSet(NamedTuple):
     """An image set as an experiment sees it."""
 
@@ -41,6 +49,7 @@ class ImageSet(NamedTuple):
     validation: Any = None  # held out of training and test
     held: Any = None  # what test rows are of, where that is not `test`; (): a generator's
     files: dict[str, dict] | None = None  # of photographs: train_files, test_files, digests by name
+    paper: Paper | None = None  # of this very kind of images
 
     @property
     def event(self) -> tuple[int, ...]:
@@ -174,8 +183,17 @@ def _facts(config: Config, images: ImageSet) -> dict[str, Any]:
         "scale_levels": images.scale,
         "levels": images.levels,
         "beta_1_noise_levels": images.scale * math.sqrt(config["beta_1"]),
+        **_of_paper(config, images),
         **images.facts,
     }
+
+
+def _of_paper(config: Config, images: ImageSet) -> dict[str, float | None]:
+    """The paper's numbers in bits an image, for report.json; a density's, not of integers."""
+    known = images.paper if config["last_step"] != "discretized" else None
+    pixels = math.prod(images.event[:2])
+    bits = [None if v is None else v * pixels for v in known or (None,) * 3]
+    return dict(zip(("paper_K_bits", "paper_K_minus_L_null_bits", "paper_error_bits"), bits))
 
 
 def fit_law(images: ImageSet, seed: int) -> law.LinearSkip:
@@ -251,21 +269,24 @@ def measures(
     if ceiling is not None:
         most = [bits(ceiling) / size, bits(ceiling - result.L_null) / size, code_length(ceiling)]
     density = f"log probability of the integers, per {per}" if whole else f"K per {per}"
+    K_key, gain_key, number, facts = *list(ours)[:2], units.number, problem.facts
+    paper = [facts["paper_K_bits"], facts["paper_K_minus_L_null_bits"], None]
     rows = [
-        (density, f"K_bits_per_{per}", error / size, f"bits/{per}"),
-        (
-            f"K − L_null per {per}",
-            f"K_minus_L_null_bits_per_{per}",
-            gain_error / size,
-            f"bits/{per}",
-        ),
+        (density, K_key, error / size, f"bits/{per}"),
+        (f"K − L_null per {per}", gain_key, gain_error / size, f"bits/{per}"),
         (f"{code} (lower is better)", key, error / dims, "bits/dim"),
     ]
-    number = units.number
+    told = [_told(value, facts["paper_error_bits"], size) for value in paper]
     return ours, [
-        (name, "–", number(ours[key], e, 4), number(c, digits=4), unit)
-        for (name, key, e, unit), c in zip(rows, most)
+        (name, p, number(ours[key], e, 4), number(c, digits=4), unit)
+        for p, (name, key, e, unit), c in zip(told, rows, most)
     ]
+
+
+def _told(bits: float | None, error: float | None, size: int) -> str:
+    """The paper's number as it has it, from bits an image."""
+    parts = [f"{v / size:.6g}".replace("-", "−") for v in (bits, error) if v is not None]
+    return " ± ".join(parts) if bits is not None else "–"
 
 
 def _check(config: Config) -> None:

@@ -78,6 +78,7 @@ def content(
         "ceiling_bits": None if ceiling is None else units.bits(ceiling),
         "paper_K_bits": experiment.paper_K_bits,
         "paper_K_minus_L_null_bits": experiment.paper_gain_bits,
+        "paper_error_bits": experiment.paper_error_bits,
         "unit": experiment.unit,
         "beta_1": float(schedule_of(problem.model, params).beta[1]),
         "last_step": config["last_step"],
@@ -89,23 +90,23 @@ def content(
 
 def text(experiment: Experiment, bound: Evaluation, content, rows: list[Row], workdir: Path) -> str:
     """The final table, with what was asked and what was written."""
-    bits, number = units.bits, units.number
+    bits, number, unit = units.bits, units.number, experiment.unit
     ceiling, null = content["ceiling_bits"], content["L_null_bits"]
+    # Of images the paper's numbers stand in the rows of its unit, bits/pixel.
+    said = {} if "pixels" in content else content
+    error, highest = content["paper_error_bits"], None if ceiling is None else ceiling - null
+    first = (
+        ("K", "paper_K_bits", bound.K, bound.K_error, ceiling),
+        (
+            "K − L_null", "paper_K_minus_L_null_bits",
+            bound.K_minus_L_null, bound.K_minus_L_null_error, highest,
+        ),
+    )  # fmt: skip
     lines = [
         ("", "paper", "ours", "ceiling", "unit"),
-        (
-            "K",
-            number(content["paper_K_bits"]),
-            number(bits(bound.K), bits(bound.K_error)),
-            number(ceiling),
-            experiment.unit,
-        ),
-        (
-            "K − L_null",
-            number(content["paper_K_minus_L_null_bits"]),
-            number(bits(bound.K_minus_L_null), bits(bound.K_minus_L_null_error)),
-            number(None if ceiling is None else ceiling - null),
-            experiment.unit,
+        *(
+            (name, number(said.get(key), error), number(bits(K), bits(e)), number(most), unit)
+            for name, key, K, e, most in first
         ),
         *rows,
     ]
@@ -125,5 +126,5 @@ def _title(experiment: Experiment, content: dict[str, Any]) -> str:
     return (
         f"{experiment.name}, preset {content['preset']}{changed}, β_1 = {content['beta_1']:.3g},"
         f" last step {content['last_step']}, seed {config['seed']};"
-        f" ± one standard error over {content['examples']} examples"
+        f" ± one standard error over {content['examples']} examples, ceilings and counts without"
     )
