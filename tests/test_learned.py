@@ -16,8 +16,7 @@ from dpm_jax.data import heartbeat
 from dpm_jax.exact import heartbeat as exact
 from dpm_jax.experiments import swiss_roll
 from dpm_jax.networks import MLP, BumpDense, MultiScaleConv
-from dpm_jax.reproduction import learned
-from dpm_jax.runs import plots
+from dpm_jax.runs import learned, plots
 
 
 def seen(chain, x0, xt, t):

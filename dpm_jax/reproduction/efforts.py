@@ -110,7 +110,8 @@ def jobs(effort: str, data: Mapping[str, str]) -> list[Job]:
             for seed in range(plan.seeds):
                 of = "-".join(part for part in (f"{plan.preset}{plan.variant}", str(seed)) if part)
                 name = f"{row}-{of}" if plan.preset else row
-                flags = {"seed": seed, **plan.flags, **place}
+                learned = {"learned": True} if plan.preset and not seed else {}
+                flags = {"seed": seed, **plan.flags, **learned, **place}
                 found.append(Job(name, row, plan.preset, flags, plan.seconds))
     return found
 

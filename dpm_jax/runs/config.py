@@ -124,6 +124,7 @@ HELP = {
     "checkpoint_every": Flag(int, "Steps between checkpoints.", values=_COUNT),
     "num_eval": Flag(int, "Examples for the final K.", values="[2, inf)", bytes=64),
     "figures": Flag(bool, "Samples, figures and what they measure; without: K alone."),
+    "learned": Flag(bool, "Pictures of what was learned too: β_t, f_μ and f_Σ (or f_b), bumps."),
     "data_dir": Flag(
         Path, "Where prepared data sets are kept (default: that of tensorflow-datasets)."
     ),

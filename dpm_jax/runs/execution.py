@@ -16,7 +16,7 @@ from dpm_jax.core.family import checked
 from dpm_jax.core.model import Model
 from dpm_jax.data.streaming import Stream
 from dpm_jax.likelihood import Evaluation, Rows
-from dpm_jax.runs import identity, parts, places, plots, report
+from dpm_jax.runs import identity, learned, parts, places, plots, report
 from dpm_jax.runs import workdir as workdirs
 from dpm_jax.runs.bars import batches, phase
 from dpm_jax.runs.config import (
@@ -121,21 +121,31 @@ def _execute(experiment, config: Config, held: contextlib.ExitStack) -> tuple[Ru
     held.enter_context(plots.formats(config["pdf"]))
     fewer = fewer_rows(config["num_eval"], problem.test)
     state, trained = train(problem, training_options(config), workdir, params)
+    run = Run(workdir, config, problem, state.ema, int(state.step), experiment)
     found, kl = _bound(problem, state.ema, config)
-    figures, facts, sample_rows = {}, {}, []
-    if config["figures"]:
-        folder = workdir / "figures"
-        with phase("samples and figures"):
-            figures, facts, sample_rows = experiment.figures(config, problem, state.ema, folder)
-        with phase("where K is spent"):
-            figures["bound_terms"] = str(_draw_bound_terms(problem, state.ema, kl, folder))
+    figures, facts, sample_rows = _figures(run, experiment, kl)
     with phase("ceiling and report"):
         content, rows = report.content(experiment, config, problem, state.ema, found)
-    figures = {name: str(Path(path).relative_to(workdir)) for name, path in figures.items()}
     content |= {**_of_training(state, trained), **facts, **fewer, "figures": figures}
     content = _write(workdir, content)
     text = report.text(experiment, found, content, rows + sample_rows, workdir)
-    return Run(workdir, config, problem, state.ema, int(state.step), experiment), text
+    return run, text
+
+
+def _figures(run: Run, experiment: Experiment, kl: np.ndarray):
+    """What the flags ask for: paths below the directory by name, facts, rows of the table."""
+    if not run.config["figures"]:
+        return {}, {}, []
+    folder = run.workdir / "figures"
+    with phase("samples and figures"):
+        figures, facts, rows = experiment.figures(run.config, run.problem, run.params, folder)
+    with phase("where K is spent"):
+        figures["bound_terms"] = str(_draw_bound_terms(run.problem, run.params, kl, folder))
+    figures = {name: str(Path(path).relative_to(run.workdir)) for name, path in figures.items()}
+    if run.config["learned"]:
+        with phase("what was learned"):
+            figures |= learned.draw(run)
+    return figures, facts, rows
 
 
 def version() -> str:

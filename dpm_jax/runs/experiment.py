@@ -94,6 +94,7 @@ DEFAULTS: Config = {
     "checkpoint_every": 1000,
     "num_eval": 1000,
     "figures": True,
+    "learned": False,
     "pdf": False,
 }
 

@@ -22,7 +22,7 @@ PLACES = (
     "microbatches", "remat", "pdf",
 )  # fmt: skip
 MEASURES = (
-    "num_eval", "passes", "num_samples", "sample_steps", "figures",
+    "num_eval", "passes", "num_samples", "sample_steps", "figures", "learned",
     "baselines", "baseline_patches", "view", "hole", "repeats",
 )  # fmt: skip
 # Flags that name data: another path may lead to the same, which their digest in data.json says.

@@ -12,7 +12,7 @@ from dpm_jax.core import chunks, sampling
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.family import Array, Params
 from dpm_jax.core.model import Model, at_once
-from dpm_jax.reproduction import learned_figures as figures
+from dpm_jax.runs import learned_figures as figures
 from dpm_jax.runs import report
 from dpm_jax.runs.run import Run
 
