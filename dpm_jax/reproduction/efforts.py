@@ -43,6 +43,7 @@ class Plan(NamedTuple):
 # 2 CPU cores, 45 minutes. Image networks get part of their steps, and figures fewer draws.
 _IMAGES = {"num_eval": 500, "passes": 4, "num_samples": 36}
 _SHORT = {**_IMAGES, "baseline_patches": 5000}
+_MCGSM = {"baselines": "dct,blocks,causal,mcgsm"}
 MINUTES = (
     Plan("swiss_roll", "paper", 3, 25),
     Plan("swiss_roll", "best", 3, 45),
@@ -51,8 +52,8 @@ MINUTES = (
     Plan("heartbeat", "best", 3, 55),
     Plan("bark", "paper", 1, 240, {**_SHORT, "num_steps": 800, "sample_steps": 100, "repeats": 3}),
     Plan("bark", "best", 1, 380, {**_SHORT, "num_steps": 1000, "sample_steps": 100, "repeats": 3}),
-    Plan("dead_leaves", "paper", 1, 240, {**_SHORT, "num_steps": 2000}),
-    Plan("dead_leaves", "best", 1, 330, {**_SHORT, "num_steps": 2000, "sample_steps": 500}),
+    Plan("dead_leaves", "paper", 1, 300, {**_SHORT, **_MCGSM, "num_steps": 2000}),
+    Plan("dead_leaves", "best", 1, 450, {**_SHORT, **_MCGSM, "sample_steps": 500}),
     Plan("cifar10", "paper", 1, 200, {**_SHORT, "num_steps": 2000}),
     Plan("cifar10", "best", 1, 340, {**_SHORT, "num_steps": 3000}),
     Plan("mnist", "paper", 1, 420, {"num_eval": 2000, "num_steps": 3000, "num_samples": 10_000}),
@@ -68,8 +69,8 @@ HOURS = (
     Plan("heartbeat", "best", 3, 55),
     Plan("bark", "paper", 3, 2000, {"num_steps": 5000}),
     Plan("bark", "best", 3, 900),
-    Plan("dead_leaves", "paper", 3, 900, {"baselines": "dct,blocks,causal,mcgsm"}),
-    Plan("dead_leaves", "best", 3, 900, {"baselines": "dct,blocks,causal,mcgsm"}),
+    Plan("dead_leaves", "paper", 3, 900, _MCGSM),
+    Plan("dead_leaves", "best", 3, 900, _MCGSM),
     Plan("cifar10", "paper", 3, 600),
     Plan("cifar10", "best", 3, 800),
     Plan("mnist", "paper", 3, 500),
