@@ -92,8 +92,8 @@ SWISS_ROLL = Subject(
 HEARTBEAT = Subject(
     "heartbeat",
     {"num_eval": 1000},
-    (300, 2000),
-    (26, 130),
+    (200, 2000),
+    (20, 130),
     (
         *(v for v in _schedules("constant_fraction") if v.flags["schedule"] != "learned"),
         Variant("T", "2,000 → 20, β_1 = 1/T", {"T": 20, "beta_1": 0.05}, 0.4),
@@ -120,8 +120,8 @@ HEARTBEAT = Subject(
 MNIST = Subject(
     "mnist",
     {"num_eval": 1000},
-    (500, 4000),
-    (32, 170),
+    (300, 4000),
+    (24, 170),
     (
         *_schedules("geometric"),
         Variant("T", "1,000 → 50", {"T": 50, "sample_steps": 50}),
@@ -149,8 +149,8 @@ MNIST = Subject(
 CIFAR10 = Subject(
     "cifar10",
     {"num_eval": 200, "passes": 8},
-    (250, 5000),
-    (34, 300),
+    (150, 5000),
+    (27, 300),
     (
         *_schedules("geometric"),
         Variant("T", "1,000 → 100", {"T": 100, "sample_steps": 100}),
