@@ -135,7 +135,7 @@ def fit_conditional(
 
     Raises:
         ValueError: for shapes that do not match, values that are not finite, fewer than 10 pixels,
-            or a number above that is not at least 1.
+            a number above that is not at least 1, or a start of other shapes.
     """
     settings = {"components": components, "scales": scales, "features": features, "steps": steps}
     checks.at_least(**{name: (number, 1) for name, number in settings.items()})
