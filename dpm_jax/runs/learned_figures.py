@@ -160,7 +160,9 @@ def images(path: Path, run: Run, shown) -> Path:
         _tile(line[3], ratio, "cividis", (min(lower, ratio.min()), max(1, ratio.max())), bar=True)
         line[0].set_ylabel(f"t = {t}\n" + rf"$1-\bar\alpha_t$ = {schedule.noise[t]:.2g}")
     colours = "; right: means of the colours" if shown.points.shape[-1] > 1 else ""
-    heads = ("$x^t$", "$E(x^0|x^t)$", r"$(f_\mu - x^t)/\beta_t$", r"$f_\Sigma/\beta_t$")
+    fixed = all(np.ptp(each) == 0 for each in seen.variance)
+    last = r"$f_\Sigma/\beta_t$" + (", not learned" if fixed else "")
+    heads = ("$x^t$", "$E(x^0|x^t)$", r"$(f_\mu - x^t)/\beta_t$", last)
     _heads(axes, heads)
     figure.suptitle(f"Reverse kernel of {len(shown.points)} held-out images{colours}", fontsize=11)
     return plots.save(figure, path)
