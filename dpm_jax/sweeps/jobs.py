@@ -60,7 +60,7 @@ def outcome(job: Job, root: Path, why: str = "") -> Outcome:
         report = None
     if report is not None and not differences(job, report):
         return Outcome(job, place, report, "")
-    return Outcome(job, place, None, last_words(log_of(job, root)) or why or "not made yet")
+    return Outcome(job, place, None, last_words(job, root) or why or "not made yet")
 
 
 def differences(job: Job, report: Mapping[str, Any]) -> list[str]:
@@ -80,14 +80,14 @@ def log_of(job: Job, root: Path) -> Path:
     return root / "logs" / f"{job.name}.log"
 
 
-def last_words(log: Path) -> str:
-    """The last line of a log, which says why a binary ended; "" where there is none."""
+def last_words(job: Job, root: Path) -> str:
+    """What a binary said at its end of what went wrong; "" where it was never started."""
     try:
-        text = log.read_text(encoding="utf-8", errors="replace")
+        text = log_of(job, root).read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""
-    lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    return lines[-1] if lines else ""
+    told = [line for line in text.splitlines() if line.startswith(f"{job.experiment}.py: ")]
+    return told[-1].strip() if told else "cut off: the same command goes on"
 
 
 def _argument(name: str, value: Any) -> str:

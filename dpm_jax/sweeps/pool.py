@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from dpm_jax.runs import bars
 from dpm_jax.runs.flags import available_memory
-from dpm_jax.sweeps.jobs import Job, Outcome, arguments, last_words, log_of, outcome
+from dpm_jax.sweeps.jobs import Job, Outcome, arguments, log_of, outcome
 
 _LOOK = 0.5  # seconds between two looks at the processes
 _PATIENCE = 60.0  # seconds that a process has to save what it trained
@@ -131,8 +131,7 @@ def _ended(each: _Running, root: Path, waiting: list[Job]) -> None:
     elif "is in use by" in found.why:  # another host was faster
         waiting.append(each.job)
     else:
-        why = last_words(log_of(each.job, root)) or f"exit code {each.process.returncode}"
-        bars.say(f"{each.job.name}: failed: {why}")
+        bars.say(f"{each.job.name}: failed (code {each.process.returncode}): {found.why}")
 
 
 def _stop(running: list[_Running]) -> None:
