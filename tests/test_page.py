@@ -281,11 +281,21 @@ def test_the_same_runs_give_the_same_bytes(whole, tmp_path):
 
 def test_figures_of_what_was_learned_are_found_by_name_or_on_disk(tmp_path):
     found = outcome(tmp_path, "swiss_roll")
-    picture(found.place / "figures" / "schedule.png", 77)
+    for name in ("learned_bumps", "learned_schedule", "learned_other"):
+        picture(found.place / "figures" / f"{name}.png", 77)
+    (found.place / "figures" / "learned_schedule.pdf").write_bytes(b"%PDF")
     seen, markdown = written(tmp_path, [found])
-    for name in ("learned", "schedule"):
-        assert markdown.count(f"swiss_roll-paper-0/figures/{name}.png") == 1
-    assert "schedule of swiss_roll-paper" in seen.values("alt")
+    shown = re.findall(r"swiss_roll-paper-0/figures/(learned\w*)\.png", markdown)
+    assert shown == ["learned_schedule", "learned_bumps", "learned", "learned_other"]
+    assert "learned schedule of swiss_roll-paper" in seen.values("alt")
+    assert "the rate β_t beside the constant fraction" in markdown
+
+
+def test_a_preset_that_takes_the_place_of_another_leaves_no_gap(tmp_path):
+    found = [outcome(tmp_path, "cifar10", preset) for preset in ("accelerator", "paper")]
+    rows = written(tmp_path, found)[0].below("CIFAR-10")
+    assert [row[0] for row in rows[1:3]] == ["ours, preset paper", "ours, preset accelerator"]
+    assert seeds.NOT_ASKED not in "".join(map("".join, rows))
 
 
 # --- what is missing ----------------------------------------------------------------------------
