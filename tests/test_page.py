@@ -237,6 +237,8 @@ def test_table_2_has_K_at_each_noise_and_leads(whole):
     ]
     most = [-0.5 * math.log2(2 * math.pi * math.e * v) for v in (0.002, 0.1)]
     assert rows["ceiling of any density"] == [f"{m:.3f}".replace("-", "−") for m in most]
+    text = "".join(seen.text)
+    assert "± one standard error over 1,000 test images." in text
     windows = [row for row in seen.rows if row[0] == "diffusion" and "300.0 ± 2.5" in row]
     assert len(windows) == 2 and windows[0][3] == "10,000"
 
