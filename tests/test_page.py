@@ -16,6 +16,8 @@ from dpm_jax.reproduction import claims, page, pictures, provenance, seeds
 from dpm_jax.reproduction.ablation import Ablation, Effect
 from dpm_jax.sweeps.jobs import Job, Outcome, command
 
+# Matplotlib warns where a legend took a second to place, as on a machine with much else to do.
+pytestmark = pytest.mark.filterwarnings("ignore:Creating legend with loc")
 LIMIT = 10_000_000  # bytes of report.html
 IMAGES = ("bark", "dead_leaves", "cifar10")
 EVIL = (
