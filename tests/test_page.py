@@ -16,6 +16,8 @@ from dpm_jax.reproduction import claims, page, pictures, provenance, seeds
 from dpm_jax.reproduction.ablation import Ablation, Effect
 from dpm_jax.sweeps.jobs import Job, Outcome, command
 
+# Matplotlib warns where a legend took a second to place, as on a machine with much else to do.
+pytestmark = pytest.mark.filterwarnings("ignore:Creating legend with loc")
 LIMIT = 10_000_000  # bytes of report.html
 IMAGES = ("bark", "dead_leaves", "cifar10")
 EVIL = (
@@ -237,6 +239,8 @@ def test_table_2_has_K_at_each_noise_and_leads(whole):
     ]
     most = [-0.5 * math.log2(2 * math.pi * math.e * v) for v in (0.002, 0.1)]
     assert rows["ceiling of any density"] == [f"{m:.3f}".replace("-", "−") for m in most]
+    text = "".join(seen.text)
+    assert "± one standard error over 1,000 test images." in text
     windows = [row for row in seen.rows if row[0] == "diffusion" and "300.0 ± 2.5" in row]
     assert len(windows) == 2 and windows[0][3] == "10,000"
 
@@ -281,11 +285,21 @@ def test_the_same_runs_give_the_same_bytes(whole, tmp_path):
 
 def test_figures_of_what_was_learned_are_found_by_name_or_on_disk(tmp_path):
     found = outcome(tmp_path, "swiss_roll")
-    picture(found.place / "figures" / "schedule.png", 77)
+    for name in ("learned_bumps", "learned_schedule", "learned_other"):
+        picture(found.place / "figures" / f"{name}.png", 77)
+    (found.place / "figures" / "learned_schedule.pdf").write_bytes(b"%PDF")
     seen, markdown = written(tmp_path, [found])
-    for name in ("learned", "schedule"):
-        assert markdown.count(f"swiss_roll-paper-0/figures/{name}.png") == 1
-    assert "schedule of swiss_roll-paper" in seen.values("alt")
+    shown = re.findall(r"swiss_roll-paper-0/figures/(learned\w*)\.png", markdown)
+    assert shown == ["learned_schedule", "learned_bumps", "learned", "learned_other"]
+    assert "learned schedule of swiss_roll-paper" in seen.values("alt")
+    assert "the rate β_t beside the constant fraction" in markdown
+
+
+def test_a_preset_that_takes_the_place_of_another_leaves_no_gap(tmp_path):
+    found = [outcome(tmp_path, "cifar10", preset) for preset in ("accelerator", "paper")]
+    rows = written(tmp_path, found)[0].below("CIFAR-10")
+    assert [row[0] for row in rows[1:3]] == ["ours, preset paper", "ours, preset accelerator"]
+    assert seeds.NOT_ASKED not in "".join(map("".join, rows))
 
 
 # --- what is missing ----------------------------------------------------------------------------

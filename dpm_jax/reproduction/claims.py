@@ -199,7 +199,7 @@ FIGURES = (
         " inpainted by a draw of the posterior, r a delta on the known pixels and constant on the"
         " others: texture goes on across the border, and a crack that enters from the left runs"
         " through.",
-        "three held-out photographs; beside the paper's way, replacement with resampling.",
+        "up to three held-out photographs; beside the paper's way, replacement with resampling.",
         (
             ("figure5_sd_inside_photograph", "Standard deviation inside: photographs {:.2f},"),
             ("figure5_sd_inside_paper", "the paper's way {:.2f},"),

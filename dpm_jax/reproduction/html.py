@@ -58,6 +58,7 @@ th { font-weight: 600; background: var(--shade); vertical-align: bottom; }
 td.number { white-space: nowrap; }
 td.words { min-width: 8.5rem; }
 td.typed { min-width: 22rem; }
+td.typed span { white-space: nowrap; }
 td:first-child:not([colspan]), thead th:first-child { position: sticky; left: 0; z-index: 1;
   white-space: normal; min-width: 10rem; max-width: 16rem; overflow-wrap: break-word; }
 @media (max-width: 40rem) { th, td { padding: .4rem .5rem; }
@@ -130,11 +131,18 @@ def _row(row: Row, width: int) -> str:
     for i, cell in enumerate(row.cells):
         rest = width - i if i == len(row.cells) - 1 else 1
         wide = f' colspan="{rest}"' if rest > 1 else ""
-        inner = f"<span>{_text(cell)}</span>" if rest > 1 else _text(cell)
+        inner = _typed(cell) if isinstance(cell, Code) else _text(cell)
+        inner = f"<span>{inner}</span>" if rest > 1 else inner
         cells.append(f"<{tag}{wide}{_class(row, cell, rest)}>{inner}</{tag}>")
     kind = f' class="{row.kind}"' if row.kind else ""
     anchor = f' id="{html.escape(row.anchor)}"' if row.anchor else ""
     return f"<tr{anchor}{kind}>{''.join(cells)}</tr>\n"
+
+
+def _typed(code: Code) -> str:
+    """A command, each of its words in one line: browsers break them at hyphens."""
+    parts = (f"<span>{html.escape(word)}</span>" for word in code.text.split())
+    return f"<code>{' '.join(parts)}</code>"
 
 
 def _class(row: Row, cell: Text, columns: int) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from dpm_jax import files
 from dpm_jax.reproduction import (
     claims,
+    figures,
     html,
     markdown,
     pictures,
@@ -26,7 +27,6 @@ from dpm_jax.reproduction.document import (
     Pictures,
     Section,
     Strong,
-    words,
 )
 from dpm_jax.reproduction.document import pictures as pictures_of
 from dpm_jax.reproduction.seeds import Group
@@ -123,7 +123,7 @@ def _table_2(groups: Sequence[Group]) -> Section:
 def _figures(groups: Sequence[Group]) -> Iterator[Section]:
     for figure in claims.FIGURES:
         of_row = seeds.of(groups, figure.experiment, claims.PRESETS)
-        shown = tuple(_figure(group, figure) for group in of_row)
+        shown = tuple(figures.of_paper(group, figure) for group in of_row)
         paper = (Strong("The paper's figure: "), figure.shows)
         ours = (Strong("Ours: "), figure.differs)
         title = f"Figure {figure.number}: {figure.title}"
@@ -131,41 +131,7 @@ def _figures(groups: Sequence[Group]) -> Iterator[Section]:
         yield Section(title, anchor, (paper, ours, Pictures(shown)))
 
 
-def _figure(group: Group, figure: claims.Figure) -> Picture:
-    """Ours, with what the run measured of it."""
-    alt = f"Figure {figure.number} of the paper, made by {group.name}"
-    found = _picture(group, figure.name, alt)
-    report = group.reports[0] if group.reports else {}
-    told: list[str | Code] = [
-        " " + said.format(report[key]) for key, said in figure.measured if key in report
-    ]
-    told += [Code(str(value)) for key, value in report.items() if key == f"{figure.name}_note"]
-    return found._replace(caption=(*words(found.caption), "." if told else "", *told))
-
-
-def _picture(group: Group, name: str, alt: str) -> Picture:
-    """A figure of the first run of a group that ended, or why there is none."""
-    label = words(seeds.label(group))
-    if not group.done:
-        return Picture(None, label, alt, group.why)
-    run = group.done[0]
-    caption = (*label, ", seed ", Link(str(seeds.seed(run)), seeds.anchor(run)))
-    path = _path(run, (run.report or {}).get("figures", {}).get(name, ""))
-    if path is None:
-        return Picture(None, caption, alt, f"the run has no figure {name}")
-    return Picture(path, caption, alt)
-
-
-def _path(run: Outcome, told: str) -> Path | None:
-    """The file of a figure that a report names, if it is one of the run's own."""
-    place = run.place.absolute()
-    path = place / str(told)
-    inside = path.resolve().is_relative_to(place.resolve())
-    return path if told and inside and path.is_file() else None
-
-
 def _learned(groups: Sequence[Group]) -> Section:
-    """Pictures of what runs learned: by name in their reports, or found beside their figures."""
     blocks: list[Block] = [
         "Pictures of the parameters behind the numbers: the learned β_t beside the constant"
         " fraction of the binomial case, the learned mean f_μ and variance f_Σ at some t, and how"
@@ -173,29 +139,9 @@ def _learned(groups: Sequence[Group]) -> Section:
     ]
     for claim in claims.TABLE_1:
         of_row = seeds.of(groups, claim.experiment, claims.PRESETS)
-        shown = tuple(each for group in of_row for each in _learned_of(group))
-        blocks.append(Section(claim.title, f"learned-{claim.experiment}", (Pictures(shown),)))
+        shown = tuple(map(figures.learned, of_row))
+        blocks.append(Section(claim.title, f"learned-{claim.experiment}", shown))
     return Section("What is learned", "learned", tuple(blocks))
-
-
-def _learned_of(group: Group) -> list[Picture]:
-    if not group.done:
-        return [_picture(group, "learned", f"what {group.name} learned")]
-    run = group.done[0]
-    named = [str(path) for path in (run.report or {}).get("figures", {}).values()]
-    found = sorted((run.place / "figures").glob("*.png"))
-    every = dict.fromkeys([*named, *(str(path.relative_to(run.place)) for path in found)])
-    mine = [path for path in every if Path(path).name.startswith(("learned", "schedule"))]
-    if not mine:
-        return [_picture(group, "learned", f"what {group.name} learned")]
-    pictures = []
-    for told in mine:
-        what = Path(told).stem.replace("_", " ")
-        words_of = _picture(group, "", "").caption
-        pictures.append(
-            Picture(_path(run, told), (f"{what}; ", *words(words_of)), f"{what} of {group.name}")
-        )
-    return pictures
 
 
 def _by_t(groups: Sequence[Group]) -> Section:
@@ -208,8 +154,10 @@ def _by_t(groups: Sequence[Group]) -> Section:
     )
     every = [claim.experiment for claim in claims.TABLE_1]
     images = ("bark", "dead_leaves", "cifar10")
-    by_t = (_row(groups, experiment, "bound_terms", "KL by t") for experiment in every)
-    by_noise = (_row(groups, experiment, "noise_floor", "K by noise") for experiment in images)
+    by_t = (figures.row(groups, experiment, "bound_terms", "KL by t") for experiment in every)
+    by_noise = (
+        figures.row(groups, experiment, "noise_floor", "K by noise") for experiment in images
+    )
     return Section(
         "Where the bits are",
         "by-t",
@@ -218,16 +166,6 @@ def _by_t(groups: Sequence[Group]) -> Section:
             Section("K by noise", "noise-floor", (floors, *by_noise)),
         ),
     )
-
-
-def _row(groups: Sequence[Group], experiment: str, name: str, what: str) -> Pictures:
-    """One figure of every preset of a row of Table 1."""
-    title = next(claim.title for claim in claims.TABLE_1 if claim.experiment == experiment)
-    shown = []
-    for group in seeds.of(groups, experiment, claims.PRESETS):
-        found = _picture(group, name, f"{what}, {group.name}")
-        shown.append(found._replace(caption=(f"{title}: ", *words(found.caption))))
-    return Pictures(tuple(shown))
 
 
 def _jarzynski(groups: Sequence[Group]) -> Section:
@@ -241,7 +179,7 @@ def _jarzynski(groups: Sequence[Group]) -> Section:
     )
     blocks: list[Block] = [told]
     blocks += [block for report in group.reports[:1] for block in tables.drivings(report)]
-    picture = _picture(group, "jarzynski", "Work and free energy by switching time")
+    picture = figures.of_run(group, "jarzynski", "Work and free energy by switching time")
     return Section("Jarzynski's equality", "jarzynski", (*blocks, Pictures((picture,))))
 
 

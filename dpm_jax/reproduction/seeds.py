@@ -61,9 +61,10 @@ def gather(outcomes: Sequence[Outcome]) -> list[Group]:
 
 
 def of(groups: Sequence[Group], experiment: str, presets: Sequence[str]) -> list[Group]:
-    """The groups of a row: those of `presets` always, without runs where there are none."""
+    """The groups of a row; where it has fewer presets than `presets`, those without runs too."""
     found = [group for group in groups if group.experiment == experiment]
-    lacking = [name for name in presets if not any(group.preset == name for group in found)]
+    have = {group.preset for group in found}
+    lacking = [name for name in presets if name not in have] if len(have) < len(presets) else []
     found += [Group(experiment, name, f"{experiment}-{name}") for name in lacking]
     order = [*presets, *(group.preset for group in found)]
     return sorted(found, key=lambda group: order.index(group.preset))
@@ -81,7 +82,7 @@ def anchor(outcome: Outcome) -> str:
 
 def label(group: Group) -> Text:
     """The preset, and the flags in which the runs differ from it."""
-    words = f"ours, preset {group.preset}"
+    words = f"ours, preset {group.preset}" if group.preset else "ours"
     flags = group.outcomes[0].job.flags if group.outcomes else {}
     differ = [Code(f"{n}={v}") for n, v in flags.items() if n not in _UNSEEN]
     spaced = [part for code in differ for part in (" ", code)]

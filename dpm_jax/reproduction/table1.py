@@ -26,7 +26,8 @@ def table(groups: Sequence[Group]) -> Table:
     caption = (
         "± in the paper is as printed there (most of its numbers have none). Ours is one standard"
         " error: over seeds, or over the examples that K was measured on where there is one seed or"
-        " the seeds agree better than that. The gap is ceiling − K. Seeds lead to their commands."
+        " the seeds agree better than that. The gap is ceiling − K. Seeds lead to their commands,"
+        " and flags beside a preset are values that it has not: trainings cut short among them."
         " Noise of the roll is in the unit of its generator (scikit-learn's), that of images is the"
         " standard deviation of β_1's step."
     )

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from dpm_jax.reproduction import claims, seeds
-from dpm_jax.reproduction.document import Row, Table
+from dpm_jax.reproduction.document import Row, Table, words
 from dpm_jax.reproduction.seeds import Group, missing, value
 
 Report = Mapping[str, Any]
@@ -46,13 +46,15 @@ def _densities(group: Group, reports: Sequence[Report], rows: list[Row]) -> Tabl
     found.append(Row(("ceiling of any density", *ceilings)))
     scale = reports[0].get("scale_levels")
     head = [f"at noise variance {v:.4f}" + _levels(v, scale) for v in floors]
+    over = f"{reports[0]['examples']:,} test images"
+    if len(reports) > 1:
+        over = f"{len(reports)} seeds, or over {over} where that is larger"
     caption = (
         "K in bits/pixel of images with Gaussian noise of that variance (they have variance 1), of"
         " one and the same test images; leads are differences image by image. ± one standard error"
-        f" over {value(reports, lambda r: 0.0).over}. Seeds: "
+        f" over {over}. Seeds: "
     )
-    of = seeds.links(group)
-    told = (caption, *(of if isinstance(of, tuple) else (of,)))
+    told = (caption, *words(seeds.links(group)))
     return Table(("K, bits/pixel", *head), tuple(found), told)
 
 
