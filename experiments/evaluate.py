@@ -162,7 +162,8 @@ def _load(config, most: int):
     if config["experiment"]:
         runs.import_file(config["experiment"])
     given = {name: config[name] for name in (*PLACES, "num_eval", "passes")}
-    run = runs.load(config["workdir"], other_data=config["other_data"], **given)
+    more = {"other_data": config["other_data"], "data": not config["input"]}
+    run = runs.load(config["workdir"], **more, **given)
     return run, hosts.together(_rows, config, run, most)
 
 

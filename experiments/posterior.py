@@ -110,7 +110,8 @@ def execute(config) -> str:
         given = {name: config[name] for name in PLACES_OF_DATA}
         bars.say(f"posterior: {config['task']} by {config['method']}, run in {config['workdir']}")
         with bars.phase("loading run and data"):
-            run = runs.load(config["workdir"], other_data=config["other_data"], **given)
+            more = {"other_data": config["other_data"], "data": not config["input"]}
+            run = runs.load(config["workdir"], **more, **given)
         config, seen = hosts.together(_observe, config, run)
         out = places.local(config["out"], "out") if config["out"] else run.workdir / _name(config)
         held = hosts.together(_claimed, config, run, seen, out)
