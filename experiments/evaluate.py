@@ -35,7 +35,11 @@ with later.imports(globals()):
 
 FLAGS = {
     "workdir": Flag(Path, "Directory of a trained run."),
-    "input": Flag(Path, "Array (.npy) or image to measure in the place of the test set."),
+    "input": Flag(
+        Path,
+        "Array (.npy) or image to measure in the place of the test set; the images of the run are"
+        " not read.",
+    ),
     "trajectories": Flag(
         str, "Numbers M of trajectories for log p; the largest are drawn.", "16,256"
     ),

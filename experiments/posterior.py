@@ -49,7 +49,8 @@ FLAGS = {
     "input": Flag(
         Path,
         "File (.npy, .png) that was observed, in the place of rows of the test set: images of 8"
-        " bits are grey levels, all else in the units of the model. Nothing is added to it.",
+        " bits are grey levels, all else in the units of the model. Nothing is added to it, and the"
+        " images of the run are not read.",
     ),
     "mask": Flag(
         Path,
