@@ -107,6 +107,11 @@ def setup(config) -> runs.Problem:
     return images.setup(config, make)
 
 
+def without_data(config) -> runs.Problem:
+    """Of a run: its model and scaling alone."""
+    return images.setup(config, images.kept)
+
+
 def figures(config, problem, params, folder):
     """Figure 5: a held-out photograph, its centre gone, inpainted; and samples."""
     found = images.samples(config, problem.model, params, config["num_samples"])
@@ -196,6 +201,7 @@ EXPERIMENT = runs.register(
             "repeats": Flag(int, "Times that replacement takes each step.", values="[1, inf)"),
         },
         setup=setup,
+        without_data=without_data,
         figures=figures,
         measures=measures,
     )

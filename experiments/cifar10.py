@@ -73,6 +73,11 @@ def setup(config) -> runs.Problem:
     return images.setup(config, make)
 
 
+def without_data(config) -> runs.Problem:
+    """Of a run: its model and scaling alone."""
+    return images.setup(config, images.kept)
+
+
 def figures(config, problem, params, folder):
     """Figure 3: held-out images, noised with variance 1, denoised (paper's way), samples."""
     found = images.samples(config, problem.model, params, config["num_samples"])
@@ -133,6 +138,7 @@ EXPERIMENT = runs.register(
             **presets.MEMORY,
         },
         setup=setup,
+        without_data=without_data,
         figures=figures,
         measures=measures,
         paper_K_bits=5.4 * 1024,

@@ -70,6 +70,11 @@ def setup(config) -> runs.Problem:
     return images.setup(config, make)
 
 
+def without_data(config) -> runs.Problem:
+    """Of a run: its model and scaling alone."""
+    return images.setup(config, images.kept)
+
+
 def figures(config, problem, params, folder):
     """Figure 4: a training image and samples of the same size; patches; the noise floor."""
     patches = images.samples(config, problem.model, params, config["num_samples"])
@@ -114,6 +119,7 @@ EXPERIMENT = runs.register(
             ),
         },
         setup=setup,
+        without_data=without_data,
         figures=figures,
         measures=measures,
         flags={"path": "dataset"},

@@ -35,7 +35,11 @@ with later.imports(globals()):
 
 FLAGS = {
     "workdir": Flag(Path, "Directory of a trained run."),
-    "input": Flag(Path, "Array (.npy) or image to measure in the place of the test set."),
+    "input": Flag(
+        Path,
+        "Array (.npy) or image to measure in the place of the test set; the images of the run are"
+        " not read.",
+    ),
     "trajectories": Flag(
         str, "Numbers M of trajectories for log p; the largest are drawn.", "16,256"
     ),
@@ -169,7 +173,8 @@ def _load(config, most: int):
     if config["experiment"]:
         runs.import_file(config["experiment"])
     given = {name: config[name] for name in (*PLACES, "num_eval", "passes")}
-    run = runs.load(config["workdir"], other_data=config["other_data"], **given)
+    more = {"other_data": config["other_data"], "data": not config["input"]}
+    run = runs.load(config["workdir"], **more, **given)
     return run, hosts.together(_rows, config, run, most)
 
 

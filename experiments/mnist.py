@@ -88,8 +88,16 @@ def make(config) -> images.ImageSet:
 
 def setup(config) -> runs.Problem:
     """The model, the data and the noise-floor ceiling for these flags."""
-    budget = runs.Budget(examples=2, model_samples=2, lanes=256)
-    return images.setup(config, make, budget, event=(28, 28, 1))
+    return images.setup(config, make, _budget(), event=(28, 28, 1))
+
+
+def without_data(config) -> runs.Problem:
+    """Of a run: its model and scaling alone."""
+    return images.setup(config, images.kept, _budget())
+
+
+def _budget() -> runs.Budget:
+    return runs.Budget(examples=2, model_samples=2, lanes=256)
 
 
 def figures(config, problem, params, folder: Path):
@@ -175,6 +183,7 @@ EXPERIMENT = runs.register(
             "num_eval": Flag(int, "Examples for the final K.", values="[2, 10000]"),
         },
         setup=setup,
+        without_data=without_data,
         figures=figures,
         measures=partial(measures, per="dim"),
     )

@@ -49,7 +49,8 @@ FLAGS = {
     "input": Flag(
         Path,
         "File (.npy, .png) that was observed, in the place of rows of the test set: images of 8"
-        " bits are grey levels, all else in the units of the model. Nothing is added to it.",
+        " bits are grey levels, all else in the units of the model. Nothing is added to it, and the"
+        " images of the run are not read.",
     ),
     "mask": Flag(
         Path,
@@ -116,7 +117,8 @@ def _execute(config) -> str:
         given = {name: config[name] for name in PLACES_OF_DATA}
         bars.say(f"posterior: {config['task']} by {config['method']}, run in {config['workdir']}")
         with bars.phase("loading run and data"):
-            run = runs.load(config["workdir"], other_data=config["other_data"], **given)
+            more = {"other_data": config["other_data"], "data": not config["input"]}
+            run = runs.load(config["workdir"], **more, **given)
         config, seen = hosts.together(_observe, config, run)
         out = places.local(config["out"], "out") if config["out"] else run.workdir / _name(config)
         held = hosts.together(_claimed, config, run, seen, out)

@@ -55,8 +55,8 @@ MOST_MAPS = 25_000
 # Files that take longest, longest first: a worker that met one at the end would leave the others
 # idle. The rest follow in any order.
 LONGEST = ["pictures", "results", "hosts", "particles", "start", "readme", "likelihood", "runs"]
-LONGEST += ["experiments", "posterior_experiment", "thermodynamics", "networks", "run_files"]
-LONGEST += ["training", "bound", "memory"]
+LONGEST += ["experiments", "weights", "posterior_experiment", "thermodynamics", "networks"]
+LONGEST += ["tutorial", "run_files", "training", "bound", "memory"]
 ROOT = Path(__file__).resolve().parents[1]
 
 

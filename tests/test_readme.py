@@ -7,10 +7,11 @@ import re
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from matplotlib import pyplot as plt
+
+from dpm_jax.exact import swiss_roll as exact
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -44,34 +45,63 @@ def session(tmp_path_factory):
         os.chdir(before)
 
 
-def test_the_examples_model_two_moons(session):
-    # Entropy of the moons by their own law: half circles of radius 1, uniform in angle, with noise.
-    result = session["likelihood"].evaluate(session["m"], session["state"].ema, session["test"])
-    assert str(result).startswith("K = −1.7")
-    assert result.K_minus_L_null > 1.0  # an ellipse would have 0.19, a blob 0.455
-    assert Path("moons.png").stat().st_size > 10_000
-    log_p = session["log_p"]
-    assert log_p.value > log_p.K and log_p.ess > 10
+def test_the_ten_lines_model_the_roll(session):
+    m, state, test = (session[name] for name in ("m", "state", "test"))
+    result = session["likelihood"].evaluate(m, state.ema, test)
+    most = exact.ceiling(beta_1=1e-3, noise=0.5, last_step="fixed")
+    assert most - 0.2 < result.K < most + 3 * result.K_error
+    block = next(block for block in _blocks("python") if "likelihood.estimate" in block)
+    assert (
+        sum("import" not in line and line[:1] not in ("", "#") for line in block.split("\n")) <= 10
+    )
+    estimate = session["likelihood"].estimate
+    log_p = estimate(jax.random.key(1), m.chain(state.ema), test[0], num=256)
+    assert log_p.is_value and log_p.value > log_p.K and log_p.ess > 25
+    assert Path("roll.png").stat().st_size > 10_000
 
 
-def test_the_network_of_ones_own_takes_the_events(session):
-    mine = session["mine"]
-    params = mine.init(jax.random.key(0))
-    kernel = mine.chain(params).reverse(jnp.ones(2), jnp.asarray(3))
-    assert kernel.mean.shape == kernel.variance.shape == (2,)
+def test_the_numbers_shown_are_those_printed(session):
+    """But for the last digits, which are the machine's."""
+    m, state, test = (session[name] for name in ("m", "state", "test"))
+    shown = float(re.search(r"# K = −([\d.]+) ±", README)[1])
+    found = session["likelihood"].evaluate(m, state.ema, test)
+    assert abs(found.K + shown) < 3 * found.K_error
+
+
+def test_trained_weights_load_where_the_package_is(session):
+    run = session["run"]
+    assert run.experiment.name == "swiss_roll" and run.report["K_bits"] < 0
+    assert run.log_p(run.test[:20], num=256).examples == 20
 
 
 def test_the_run_comes_back(session):
-    m, state, run = (session[name] for name in ("m", "state", "run"))
+    m, state, run = (session[name] for name in ("m", "state", "mine_again"))
     same = jax.tree.map(lambda a, b: bool((a == b).all()), state.ema, run.params)
     assert all(jax.tree.leaves(same))
     assert run.model.event_shape == m.event_shape
 
 
-def test_the_posterior_examples(session):
-    assert abs(session["found"].mean).max() < 1.0
-    x = np.asarray(session["x"])
-    assert x.shape == (1000, 2) and x.mean() > 0.1  # tilted by exp of half the sum
+def test_the_posterior_keeps_what_is_known(session):
+    found = session["found"]
+    np.testing.assert_allclose(found.mean[0], 0.5, atol=1e-6)
+    assert found.variance[0] < 1e-12 < found.variance[1] and found.ancestors > 30
+
+
+def test_pictures_and_links_are_there():
+    links = re.findall(r"\]\((?!https?:|#)([^)]+)\)|src=\"([^\"]+)\"", README)
+    places = {one or other for one, other in links}
+    assert any(place.endswith(".png") for place in places)
+    missing = [place for place in places if not (ROOT / place).exists()]
+    assert not missing
+    pictures = list((ROOT / "experiments" / "pictures").glob("*"))
+    assert {f"experiments/pictures/{path.name}" for path in pictures} <= places
+    assert sum(path.stat().st_size for path in pictures) < 600_000
+
+
+def test_contents_name_headings():
+    headings = re.findall(r"^## (.+)$", README, re.M)
+    named = {re.sub(r"[^\w\s-]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    assert set(re.findall(r"\]\(#([^)]+)\)", README)) <= named
 
 
 def test_every_equation_of_the_table_is_named_by_its_function():

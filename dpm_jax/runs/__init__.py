@@ -1,7 +1,8 @@
 """Runs: a configuration becomes a work directory with checkpoints, metrics, figures and a report.
 
 `load` gives a trained run as an object; `start` trains an experiment as its binary does, `fit` a
-model of your own, `save` keeps one. `register` makes an experiment of yours known.
+model of your own, `save` keeps one, `export` makes a small copy. `register` makes an experiment of
+yours known.
 """
 
 from dpm_jax import later
@@ -19,6 +20,7 @@ with later.imports(globals()):
         import_file,
         register,
     )
+    from dpm_jax.runs.exported import export
     from dpm_jax.runs.run import Run, load, save
 
 __all__ = [
@@ -29,6 +31,7 @@ __all__ = [
     "Invalid",
     "Problem",
     "Run",
+    "export",
     "find",
     "fit",
     "import_file",

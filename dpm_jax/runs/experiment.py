@@ -110,6 +110,8 @@ class Experiment:
     helps: Mapping[str, str | Flag] = dataclasses.field(default_factory=dict)
     # of flags of its own: help, or also the values that they take
     setup: Callable[[Config], Problem]
+    without_data: Callable[[Config], Problem] | None = None
+    # model and scaling of a run, by what its directory keeps; None: setup makes its data itself
     figures: Callable[[Config, Problem, Any, Path], Figures] = lambda *_: ({}, {}, [])
     measures: Callable[..., tuple[dict, list[Row]]] = lambda *_: ({}, [])
     # problem, evaluation, ceiling -> facts, rows

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpm_jax import units
+from dpm_jax import training, units
 from dpm_jax.core import gaussian, sampling
 from dpm_jax.core import model as models
 from dpm_jax.core.chain import Chain
@@ -100,7 +100,7 @@ def setup(
         model=build(images.event),
         data=images.data,
         draw=draw,
-        test=images.test,
+        test=images.test if len(images.test) else None,
         prepare=prepare,
         validation=images.validation,
         facts=_facts(config, images),
@@ -110,6 +110,24 @@ def setup(
         identity=known,
         fitted={} if skip is None else skip._asdict(),
     )
+
+
+def kept(config: Config) -> ImageSet:
+    """The scaling alone of the images of a run, without an image: for `Experiment.without_data`.
+
+    Raises:
+        ValueError: for a directory that does not say what its images were.
+    """
+    held, workdir = identity.kept(config["workdir"]), config["workdir"]
+    needs = {"data.json": held, "data.npz": identity.kept_arrays(workdir)}
+    if config["readout"] != "skip":
+        del needs["data.npz"]
+    missing = [name for name, found in needs.items() if not found]
+    if missing:
+        raise ValueError(f"workdir: {workdir} holds no {missing[0]}: it takes the data of the run")
+    none = np.empty((0, *held["shape"]), dequantisation.type_of(held["levels"]))
+    of = {"mean": held["mean"], "scale": held["scale"], "levels": held["levels"]}
+    return ImageSet(data=None, draw=training.draw_rows, test=none, facts={}, **of)
 
 
 def _law(config: Config, images: ImageSet) -> law.LinearSkip:

@@ -9,14 +9,13 @@ from typing import Any
 import jax
 import numpy as np
 
-from dpm_jax import hosts, likelihood, training
+from dpm_jax import hosts, likelihood
 from dpm_jax.core.family import checked
 from dpm_jax.core.model import Model
 from dpm_jax.images import dequantisation
 from dpm_jax.likelihood import Evaluation, LogLikelihood, Rows
 from dpm_jax.runs import identity, parts, places
 from dpm_jax.runs import workdir as workdirs
-from dpm_jax.runs.config import training_options
 from dpm_jax.runs.experiment import Config, Experiment, Problem, find
 from dpm_jax.training.checkpoint import CheckpointError, Checkpoints
 
@@ -124,13 +123,21 @@ class Run:
         return likelihood.summarise(works)
 
 
-def load(workdir: str | Path, model: Model | None = None, other_data: bool = False, **given) -> Run:
+def load(
+    workdir: str | Path,
+    model: Model | None = None,
+    other_data: bool = False,
+    data: bool = True,
+    **given,
+) -> Run:
     """The run in a work directory.
 
     Args:
         workdir: directory of the run.
         model: of a run of `fit` or `save` some part of whose model is not the library's.
         other_data: take data that are not those of the run, in its scaling.
+        data: False: of images no data set is read, and `.data` and `.test` are None; model,
+            samples, and K and log p of arrays work without.
         given: values for flags that say where data are or what is measured (dataset, image_dir,
             data_dir, manual_dir, num_eval, ...).
 
@@ -148,9 +155,10 @@ def load(workdir: str | Path, model: Model | None = None, other_data: bool = Fal
     except ValueError as error:
         raise ValueError(f"workdir: {path}: {error}") from error
     config = workdirs.configuration(experiment, held, given, path)
+    setup = experiment.setup if data else experiment.without_data or experiment.setup
     with _checkpoints(workdir) as checkpoints:
-        problem = hosts.together(experiment.setup, config)
-        if not other_data:
+        problem = hosts.together(setup, config)
+        if setup is experiment.setup and not other_data:
             hosts.together(_check_data, workdir, problem, config)
         params, step = _restore(checkpoints, problem.model, config)
     return Run(workdir, config, problem, params, step, experiment)
@@ -207,7 +215,7 @@ def starting_point(
         config = workdirs.read_config(start)
         with _checkpoints(start) as checkpoints:
             like = jax.eval_shape(model.init, jax.random.key(0))
-            found = checkpoints.restore(like, "ema" if "num_steps" in config else "params")
+            found = checkpoints.restore(like, part(config))
             assert found is not None  # `_checkpoints` saw one
             digest = checkpoints.digest(found[0])
     except (ValueError, CheckpointError) as error:
@@ -247,15 +255,16 @@ def _checkpoints(workdir: Path) -> Iterator[Checkpoints]:
 def _restore(checkpoints: Checkpoints, model: Model, config: Config) -> tuple[Any, int]:
     """Parameters and step of the newest; ValueError for another family's, or another model's."""
     try:
-        if "num_steps" in config:
-            state = training.initial_state(model, training_options(config), checkpoints)
-            return state.ema, int(state.step)
-        like = {"params": jax.eval_shape(model.init, jax.random.key(0))}  # as `save` keeps them
-        found = checkpoints.restore(like)
+        found = checkpoints.restore(jax.eval_shape(model.init, jax.random.key(0)), part(config))
     except ValueError as error:
         raise ValueError(f"workdir: {error}") from error
     assert found is not None  # `_checkpoints` saw one
-    return found[1]["params"], found[0]
+    return found[1], found[0]
+
+
+def part(config: Config) -> str:
+    """Under which name a run's checkpoints hold what is evaluated: "params" of `save`."""
+    return "ema" if "num_steps" in config else "params"
 
 
 def _shaped(data: np.ndarray, event: tuple[int, ...]) -> np.ndarray:

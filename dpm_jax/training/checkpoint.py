@@ -40,6 +40,7 @@ from dpm_jax.training.checkpoint_files import (
 PyTree = Any
 
 _ORBAX_FOLDER = os.path.dirname(ocp.__file__)
+_MARK = "commit_success.txt"  # read on object stores alone, and it names this machine's path
 _UNFINISHED = re.compile(r"\d+\.partial(\.orbax-checkpoint-tmp.*)?")  # our name, orbax's suffix
 
 
@@ -137,6 +138,7 @@ class Checkpoints:
         try:
             with _quiet_orbax():
                 self._orbax.save(partial, held)
+            (partial / _MARK).unlink(missing_ok=True)
             (partial / CHECKSUMS).write_text(json.dumps(digests(partial), indent=1))
         except Exception:  # a full disk, which what was written of it would fill still
             self._clear_way()

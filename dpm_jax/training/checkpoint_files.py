@@ -87,6 +87,12 @@ def fill(like: PyTree, arrays: dict[str, np.ndarray], step: int) -> PyTree:
     # Orbax stores no array without elements: those are made here, the rest must be there.
     empty = {k: np.empty(x.shape, x.dtype) for k, x in expected.items() if x.size == 0}
     arrays = empty | arrays
+    there, wanted = ({name.split("/")[0] for name in of} for of in (arrays, expected))
+    if there < wanted:
+        raise ValueError(
+            f"checkpoint step {step} holds {', '.join(sorted(there))} alone: it can be evaluated,"
+            " and a new run can start from it (--init_from), but it cannot be trained further"
+        )
     differences = list(_differences(expected, arrays))
     if differences:
         more = len(differences) - _NAMED_DIFFERENCES
