@@ -87,7 +87,8 @@ def _part(part: str | Link | Code | Strong) -> str:
     if isinstance(part, Code):
         return _code(part.text)
     if isinstance(part, Strong):
-        return f"**{_plain(part.text)}**"
+        words = part.text.rstrip()  # stars after a space would be stars
+        return f"**{_plain(words)}**{' ' * (len(part.text) > len(words))}"
     return _plain(part)
 
 
