@@ -247,7 +247,8 @@ def test_effects_are_of_pairs_and_told_by_students_t(tmp_path):
     assert len(found.effects) == 2
     others = sum(len(subject.variants) for subject in variants.SUBJECTS) - 2
     assert len(found.failed) == others
-    assert f"{clear.module} {clear.change}" in found.paragraph
+    assert f"{clear.module}, {clear.change} (" in found.paragraph
+    assert f"is that of the {clear.module} on 1 of 1 data sets" in found.paragraph
     assert "1 of 2 changes are not told from none" in found.paragraph
     text = ablation.markdown(found)
     assert all(f"| {e.change} |" in text for e in found.effects)

@@ -8,6 +8,7 @@ and a probability of integers share.
 
 from __future__ import annotations
 
+import collections
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -92,7 +93,7 @@ def of(root: Path, effort: str) -> Ablation:
                 effects.append(found)
             else:
                 failed.append(found)
-    effects.sort(key=lambda each: -abs(each.delta))
+    effects.sort(key=_size, reverse=True)
     return Ablation(effort, tuple(effects), tuple(failed), paragraph(effects))
 
 
@@ -139,31 +140,37 @@ def _student(freedom: int) -> float:
 
 def paragraph(effects: list[Effect]) -> str:
     """What matters, in words that the numbers carry."""
-    sentences = []
-    for data in dict.fromkeys(subject.data for subject in SUBJECTS):
-        found = [each for each in effects if each.data == data]
-        if not found:
-            continue
-        told = [each for each in found if each.told]
-        worse = sorted((e for e in told if e.delta < 0), key=lambda e: e.delta)
-        better = sorted((e for e in told if e.delta > 0), key=lambda e: -e.delta)
-        base = units.number(found[0].base)
+    sets = [s.data for s in SUBJECTS if any(e.data == s.data for e in effects)]
+    told = {data: [e for e in effects if e.data == data and e.told] for data in sets}
+    first = collections.Counter(max(found, key=_size).module for found in told.values() if found)
+    sentences = [
+        f"The largest effect is that of the {module} on {count} of {len(sets)} data sets."
+        for module, count in first.most_common(1)
+    ]
+    for data, found in told.items():
+        worse = sorted((e for e in found if e.delta < 0), key=lambda e: e.delta)
+        better = sorted((e for e in found if e.delta > 0), key=lambda e: -e.delta)
+        every = [e for e in effects if e.data == data]
         sentences.append(
-            f"{data} (base {base} bits a dimension): "
-            f"{_named('costs most', worse)}; {_named('gains most', better)};"
-            f" {len(found) - len(told)} of {len(found)} changes are not told from none."
+            f"On {data} (the base has {units.number(every[0].base)} bits a dimension)"
+            f" {_named('costs most', worse)}; {_named('gains most', better)};"
+            f" {len(every) - len(found)} of {len(every)} changes are not told from none."
         )
     return " ".join(sentences)
+
+
+def _size(effect: Effect) -> float:
+    return abs(effect.delta)
 
 
 def _named(verb: str, found: list[Effect]) -> str:
     if not found:
         return f"nothing {verb.split()[0]}"
     each = (
-        f"{e.module} {e.change} ({units.number(e.delta)} ± {units.number(e.error)})"
+        f"{e.module}, {e.change} ({units.number(e.delta)} ± {units.number(e.error)})"
         for e in found[:_NAMED]
     )
-    return f"what {verb} is {', '.join(each)}"
+    return f"what {verb} is {'; '.join(each)}"
 
 
 def table(found: Ablation) -> list[tuple[str, ...]]:
