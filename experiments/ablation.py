@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dpm_jax import files, later
+from dpm_jax import files, hosts, later
 from dpm_jax.reproduction import variants
 from dpm_jax.runs import Invalid, bars, binary
 from dpm_jax.runs.config import name_flag
@@ -58,11 +58,12 @@ def execute(config: dict[str, Any]) -> str:
     bars.begin()
     wanted = ablation.jobs(config["effort"], data, config["only"] or ())
     bars.say(f"ablation, effort {config['effort']}: {len(wanted)} runs; into {root}")
-    try:
-        pool.run(wanted, root, "ablation", config["workers"])
-    finally:
-        found = ablation.of(root, config["effort"])
-        wrote = _write(root, found)
+    with hosts.finishing():  # the table is written after Ctrl-C too
+        try:
+            pool.run(wanted, root, "ablation", config["workers"])
+        finally:
+            found = ablation.of(root, config["effort"])
+            wrote = _write(root, found)
     lines = table(ablation.table(found)) if found.effects else "no two seeds of any change yet"
     failed = [f"failed: {line}" for line in found.failed]
     return "\n".join(["", lines, *failed, "", found.paragraph, "", *(f"wrote {p}" for p in wrote)])

@@ -14,7 +14,7 @@ import contextlib
 from pathlib import Path
 from typing import Any
 
-from dpm_jax import later
+from dpm_jax import hosts, later
 from dpm_jax.reproduction import efforts
 from dpm_jax.runs import Invalid, bars, binary
 from dpm_jax.runs.config import name_flag
@@ -60,7 +60,10 @@ def execute(config: dict[str, Any]) -> str:
     bars.begin()
     wanted = [job for job in all_jobs if job.experiment in chosen and not efforts.missing(job)]
     bars.say(f"reproduce, effort {config['effort']}: {len(wanted)} runs; into {root}")
-    with contextlib.ExitStack() as at_end:
+    with (
+        hosts.finishing(),
+        contextlib.ExitStack() as at_end,
+    ):  # the page is written after Ctrl-C too
         at_end.callback(_write, root, all_jobs, chosen)
         pool.run(wanted, root, "reproduce", config["workers"])
     return _text(root, all_jobs, chosen)

@@ -139,7 +139,8 @@ def test_what_fails_is_named_and_stops_nothing_and_what_is_there_is_taken(tmp_pa
 
 
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job of the shell ignores
 from pathlib import Path
 from dpm_jax.runs import binary
 from dpm_jax.sweeps import jobs, pool
@@ -149,7 +150,7 @@ binary.direct("x.py", {{}}, lambda _: pool.run([job], Path(sys.argv[1]), "sweep"
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
 def test_a_sweep_that_ends_early_leaves_no_process_and_goes_on_to_the_same_report(tmp_path, number):
     flags = {**TINY, "seed": 0, "num_steps": 3000, "log_every": 1, "steps_per_dispatch": 1}
     flags["checkpoint_every"] = 500
@@ -160,11 +161,14 @@ def test_a_sweep_that_ends_early_leaves_no_process_and_goes_on_to_the_same_repor
         assert time.monotonic() < end and sweep.poll() is None
         time.sleep(0.05)
     os.kill(sweep.pid, number)
-    assert sweep.wait(60) == (130 if number == signal.SIGTERM else -number)
+    assert sweep.wait(60) == (-number if number == signal.SIGKILL else 130)
     while pool.in_use(run):
         assert time.monotonic() < end
         time.sleep(0.05)
-    assert not (run / "report.json").exists() and list((run / "checkpoints").iterdir())
+    assert not (run / "report.json").exists()
+    newest = max(int(path.name) for path in (run / "checkpoints").iterdir())
+    rows = (run / "metrics.csv").read_text().splitlines()
+    assert newest == int(rows[-1].split(",")[0]) < 3000  # saved as it was told to end
     job = jobs.Job("swiss_roll-0", "swiss_roll", "paper", flags, 10)
     assert pool.run([job], tmp_path, "sweep")[0].why == ""
     if number == signal.SIGKILL:

@@ -62,8 +62,8 @@ class LogLikelihood(NamedTuple):
         if self.log_p > float("-inf") and not self.is_value:
             said = units.bounded(self.log_p, self.low, self.high)
         return (
-            f"log p = {said} (M = {self.num}, {self.values:.0%} of the estimates values, median ESS"
-            f" {self.ess:.1f}, {self.examples} examples)"
+            f"log p = {said} (M = {self.num}, {self.values:.0%} of the estimates are values, median"
+            f" ESS {self.ess:.1f}, {self.examples} examples)"
         )
 
 

@@ -188,7 +188,7 @@ FIGURES = (
         "(a) a training image; (b) a sample of MCGSM (Theis et al. 2012), without edges that close;"
         " (c) a sample of the diffusion model, 256×256: consistent occlusion, many sizes, and round"
         " objects, above all small ones.",
-        "(a) and (c) alone; samples of MCGSM are not drawn.",
+        "(b) is of our own fit of MCGSM, at the least noise that all models are compared at.",
     ),
     Figure(
         "5",

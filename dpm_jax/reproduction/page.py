@@ -98,8 +98,15 @@ def _head(folder: Path, outcomes: Sequence[Outcome]) -> Iterator[Block]:
     told = f"{len(done)} of {len(outcomes)} runs are done."
     yield told if not lacking else told + " Not made, and marked below where they would stand:"
     if lacking:
-        named = (Link(each.job.name, seeds.anchor(each)) for each in lacking)
-        yield Items(tuple((name, ": ", Code(o.why)) for name, o in zip(named, lacking)))
+        yield Items(tuple(_lacking(why, lacking) for why in dict.fromkeys(o.why for o in lacking)))
+
+
+def _lacking(why: str, lacking: Sequence[Outcome]) -> tuple[str | Link | Code, ...]:
+    """One reason, and every run that is not there for it."""
+    parts: list[str | Link | Code] = [Code(why), ": "]
+    for each in (each for each in lacking if each.why == why):
+        parts += [Link(each.job.name, seeds.anchor(each)), ", "]
+    return tuple(parts[:-1])
 
 
 def _table_2(groups: Sequence[Group]) -> Section:

@@ -126,5 +126,5 @@ def _title(experiment: Experiment, content: dict[str, Any]) -> str:
     return (
         f"{experiment.name}, preset {content['preset']}{changed}, β_1 = {content['beta_1']:.3g},"
         f" last step {content['last_step']}, seed {config['seed']};"
-        f" ± one standard error over {content['examples']} examples, ceilings and counts without"
+        f" ± one standard error over {content['examples']} examples (ceilings and counts have none)"
     )

@@ -20,7 +20,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
+from dpm_jax import hosts
 from dpm_jax.runs import bars
+from dpm_jax.runs.experiment import find
 from dpm_jax.runs.flags import available_memory
 from dpm_jax.sweeps.jobs import Job, Outcome, arguments, log_of, outcome
 
@@ -28,6 +30,7 @@ _LOOK = 0.5  # seconds between two looks at the processes
 _PATIENCE = 60.0  # seconds that a process has to save what it trained
 _EACH = 3 * 2**30  # bytes of memory that a process may want
 _MOST = 16  # processes on CPU
+_TRAINING = 0.75  # of the time of a run, about
 
 
 class Slot(NamedTuple):
@@ -79,7 +82,9 @@ def run(jobs: Sequence[Job], root: Path, name: str, workers: int = 0) -> list[Ou
     done = {job.name for job in jobs if outcome(job, root).report is not None}
     waiting = sorted((job for job in jobs if job.name not in done), key=lambda job: -job.seconds)
     total = sum(job.seconds for job in jobs)
-    with _bar(name, total, sum(job.seconds for job in jobs if job.name in done)) as show:
+    begun = sum(job.seconds for job in jobs if job.name in done)
+    # Ctrl-C ends this process once the others have saved.
+    with hosts.finishing(), _bar(name, total, begun) as show:
         _work(waiting, root, slots(workers), show)
     return [outcome(job, root) for job in jobs]
 
@@ -161,30 +166,31 @@ def _bar(name: str, total: float, done: float) -> Iterator:
     with bars.bar(None, name, "s", True, **more) as shown:
 
         def show(running, waiting, root: Path) -> None:
-            shares = [fraction(each.job, root, time.monotonic() - each.begun) for each in running]
+            parts = [trained(each.job, root) for each in running]
             left = sum(job.seconds for job in waiting)
-            left += sum(each.job.seconds * (1 - f) for each, f in zip(running, shares))
-            names = (f"{each.job.name} {f:.0%}" for each, f in zip(running, shares))
+            for each, part in zip(running, parts):
+                left += each.job.seconds * (1 - _TRAINING * (part or 0.0))
+            names = (f"{each.job.name} {_told(part)}" for each, part in zip(running, parts))
             shown.set_postfix_str(", ".join(names), refresh=False)
             shown.update(max(0.0, total - left - shown.n))
 
         yield show
 
 
-def fraction(job: Job, root: Path, elapsed: float) -> float:
-    """How much of a job is done, about: by its last logged step, or by the time it took."""
+def _told(part: float | None) -> str:
+    if part is None:
+        return "begins"
+    return f"{part:.0%} trained" if part < 1 else "trained, measures"
+
+
+def trained(job: Job, root: Path) -> float | None:
+    """The part of its training that a job has logged; None before the first row."""
     metrics = root / "runs" / job.name / "metrics.csv"
-    trained = 0.0
     with contextlib.suppress(OSError, ValueError, IndexError):
         step = metrics.read_text(encoding="utf-8").rstrip().rsplit("\n", 1)[1].split(",")[0]
-        trained = int(step) / max(1, int(job.flags.get("num_steps", 0)) or _steps(job))
-    return min(0.97, max(0.7 * trained, 0.9 * elapsed / (elapsed + job.seconds)))
-
-
-def _steps(job: Job) -> int:
-    from dpm_jax.runs.experiment import find
-
-    return int(find(job.experiment).presets[job.preset]["num_steps"])
+        steps = job.flags.get("num_steps") or find(job.experiment).presets[job.preset]["num_steps"]
+        return int(step) / int(steps)
+    return None
 
 
 def in_use(place: Path) -> bool:
