@@ -44,6 +44,16 @@ def test_a_grid_has_every_combination_for_every_seed():
     assert all(j.flags["figures"] is False and j.preset == "paper" for j in found)
 
 
+def test_names_of_jobs_are_single_short_and_their_own_whatever_the_values():
+    values = ["a/b", "a_b", "../x", "ü\n", "\udcff", "x" * 300, "x" * 301, "a", "'q' \"=,"]
+    found = grid.jobs("mnist", None, ["0"], {"manual_dir": values}, {})
+    names = [job.name for job in found]
+    assert len(set(names)) == len(values)
+    for name in names:
+        assert Path(name).name == name and name.isprintable() and len(name.encode()) < 240
+    assert names[7] == "manual_dir=a-0"
+
+
 BAD_GRIDS = [
     (["0"], ["20"], [], "vary: expected NAME=VALUE"),
     (["0"], ["T=2", "T=3"], [], "vary: expected each name once, got 'T' twice"),
@@ -54,6 +64,8 @@ BAD_GRIDS = [
     (["0"], [], ["figures=maybe"], "set: expected bool for figures, got 'maybe'"),
     (["0"], ["T=2"], ["T=3"], "set: expected one value for T"),
     (["0"], [], ["T=3", "4"], "set: expected one value for T"),
+    (["0"], ["T=20", "020"], [], "vary: expected each value of T once, got 20 twice"),
+    (["7", "007"], [], [], "seeds: expected whole numbers"),
     (["x"], [], [], "seeds: expected whole numbers"),
     (["1", "1"], [], [], "seeds: expected whole numbers"),
     ([], [], [], "seeds: expected whole numbers"),
@@ -206,10 +218,73 @@ def test_seeds_are_one_row_with_the_error_over_them():
     assert one[:3] == ("swiss_roll paper T=80", "1", "−2.000 ± 0.250*")
 
 
+def test_what_leaves_K_alone_makes_no_other_row_and_what_is_missing_is_as_it_was():
+    """Seed 0 of the paper draws what it learned; older runs do not say which optimizer they had."""
+    drawn, older = report(-1.0, 0, learned=True), report(-1.5, 1, optimizer="adam")
+    assert [row[1] for row in compare.table([drawn, older])] == ["seeds", "2"]
+    other = [report(-1.0, 0, dataset="a.npy"), report(-1.5, 1, dataset="b.npy")]
+    assert [row[0] for row in compare.table(other)[1:]] == [
+        "swiss_roll paper dataset=a.npy", "swiss_roll paper dataset=b.npy"
+    ]  # fmt: skip
+
+
+def test_runs_of_one_seed_are_no_error_over_seeds(tmp_path):
+    """Copies of a run, and models of your own, whose data no flag tells."""
+    for name, told in (("a", report(-1.0)), ("b", report(-1.0))):
+        (tmp_path / name).mkdir()
+        own = {"model": {"readout": "v"}} if name == "b" else {"model": {"readout": "x0"}}
+        told = {**told, "experiment": None, "preset": None, "config": {"seed": 0, **own}}
+        (tmp_path / name / "report.json").write_text(json.dumps(told))
+    first, twice = compare.table([report(-1.0), report(-1.0)])[1:]
+    assert (first[1], twice[1]) == ("1", "1")
+    rows = compare.table([compare.read(tmp_path / name) for name in "ab"])[1:]
+    assert [row[0] for row in rows] == [f"own in {tmp_path / name}" for name in "ab"]
+
+
+def test_a_K_that_is_not_finite_is_said_and_spoils_no_other_row():
+    lost, known = report(-1.0), report(-1.0, T=80)
+    lost |= {"K_bits": None, "beta_1": None, "seconds": None}
+    rows = compare.table([lost, report(-1.0, 1), known])
+    assert (*rows[1][1:3], *rows[1][5:8]) == ("2", "not finite", "–", "–", "–")
+    assert rows[2][2] == "−1.000 ± 0.250*"
+
+
+DAMAGED = ['{"K_bits": ', "[]", '{"K_bits": "x", "config": {}}', '{"K_bits": 1, "config": []}']
+DAMAGED += ['{"K_bits": NaN, "config": {}}', '{"K_bits": 1, "config": {}, "seconds": [1]}', "7"]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_report_is_refused_by_its_file_and_made_again(tmp_path, content):
+    place = tmp_path / "runs" / "swiss_roll-0"
+    place.mkdir(parents=True)
+    (place / "report.json").write_text(content)
+    with pytest.raises(ValueError, match=r"^runs: .*report\.json"):
+        compare.read(place)
+    found = jobs.outcome(tiny(0), tmp_path)
+    assert found.report is None and "report.json" in found.why and "\n" not in found.why
+
+
+def test_a_report_of_other_flags_is_not_taken_and_says_which(tmp_path):
+    place = tmp_path / "runs" / "swiss_roll-0"
+    place.mkdir(parents=True)
+    config = dict(find("swiss_roll").presets["paper"]) | tiny(0).flags
+    write = (place / "report.json").write_text
+    write(json.dumps({"K_bits": 1.0, "config": config}))
+    assert jobs.outcome(tiny(0), tmp_path).why == ""
+    assert "num_eval" in jobs.outcome(tiny(0, num_eval=30), tmp_path).why
+    older = {name: v for name, v in config.items() if name not in ("optimizer", "learned")}
+    write(json.dumps({"K_bits": 1.0, "config": older}))
+    assert jobs.outcome(tiny(0), tmp_path).why == ""
+    for flags in ({"optimizer": "muon"}, {"learned": True}):
+        assert next(iter(flags)) in jobs.outcome(tiny(0, **flags), tmp_path).why
+    write(json.dumps({"K_bits": 1.0, "config": {}}))
+    assert jobs.outcome(tiny(0), tmp_path).report is None
+
+
 def test_what_is_no_finished_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="runs: expected directories of runs that ended, got"):
         compare.read(tmp_path)
-    (tmp_path / "report.json").write_text("{}")
+    (tmp_path / "report.json").write_text('{"config": {}}')
     with pytest.raises(ValueError, match="runs: expected a report with K, got"):
         compare.read(tmp_path)
 
