@@ -127,6 +127,32 @@ def test_a_directory_of_another_sweep_or_owner_is_refused(tmp_path):
     (tmp_path / "b" / "runs").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"holds runs but no sweep\.json: not overwritten"):
         folder.claim(tmp_path / "b", "sweep.json", {})
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "table.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds table\.md but no sweep\.json: not overwritten"):
+        folder.claim(tmp_path / "c", "sweep.json", {}, ("table.md",))
+
+
+@pytest.mark.parametrize("link", ["runs", "logs", "runs/x", "logs/x.log", "page.html"])
+def test_no_link_leads_a_sweep_out_of_its_directory(tmp_path, link):
+    root = folder.claim(tmp_path / "a", "sweep.json", {}, ("page.html",))
+    (tmp_path / "out").mkdir()
+    (root / link).parent.mkdir(exist_ok=True)
+    (root / link).symlink_to(tmp_path / "out")
+    with pytest.raises(ValueError, match=f"workdir: .*{link} is a link to .*: not followed"):
+        folder.claim(root, "sweep.json", {}, ("page.html",))
+
+
+@pytest.mark.parametrize("told", ["", "~nobody-of-this-name/data", "no\\such"])
+def test_an_environment_that_leads_to_no_data_is_told_of(monkeypatch, tmp_path, told):
+    monkeypatch.setenv("DPM_DATA", told and f"{told}")
+    if not told:
+        assert efforts.data_folders(None) == {}
+        return
+    with pytest.raises(ValueError, match=r"^data_root: expected a folder, got .*, of \$DPM_DATA"):
+        efforts.data_folders(None)
+    (tmp_path / "mnist").mkdir()
+    assert efforts.data_folders(str(tmp_path)) == {"mnist": str(tmp_path / "mnist")}
 
 
 # --- the pool -----------------------------------------------------------------------------------
@@ -148,6 +174,24 @@ def test_what_fails_is_named_and_stops_nothing_and_what_is_there_is_taken(tmp_pa
     assert (good.place / "report.json").stat().st_mtime_ns == before
     again = jobs.outcome(tiny(0, num_eval=30), tmp_path)  # measured on other examples: not it
     assert again.report is None
+
+
+@pytest.mark.parametrize(
+    "command, told",
+    [
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL, as the system does where"),
+        ("import os; os.kill(os.getpid(), 11)", "killed by SIGSEGV; the same command goes on"),
+        ("raise SystemExit(3)", "ended with code 3, without a word but its log"),
+    ],
+)
+def test_a_process_that_says_nothing_is_said_how_it_ended(tmp_path, command, told):
+    (tmp_path / "logs").mkdir()
+    jobs.log_of(tiny(0), tmp_path).write_text("half a line")
+    process = subprocess.Popen([sys.executable, "-c", command], stdin=subprocess.PIPE)
+    process.communicate()
+    running = pool._Running(tiny(0), process, pool.Slot((), {}), time.monotonic())
+    pool._ended(running, tmp_path, [])
+    assert jobs.outcome(tiny(0), tmp_path).why.startswith(f"swiss_roll.py: {told}")
 
 
 SCRIPT = """
@@ -326,6 +370,19 @@ def test_effects_are_of_pairs_and_told_by_students_t(tmp_path):
     assert "1 of 2 changes are not told from none" in found.paragraph
     text = ablation.markdown(found)
     assert all(f"| {e.change} |" in text for e in found.effects)
+
+
+def test_a_change_whose_K_is_not_finite_is_named_and_spoils_no_other(tmp_path):
+    subject = variants.SWISS_ROLL
+    lost, known = subject.variants[:2]
+    for variant, values in ((ablation._BASE, [-1, -2]), (lost, [None, -1]), (known, [-3, -4.5])):
+        made_up(tmp_path, subject, variant, values)
+    found = ablation.of(tmp_path, "minutes")
+    assert [each.change for each in found.effects] == [known.change]
+    assert f"swiss_roll, {lost.module}, {lost.change}: K is not finite" in found.failed
+    for settings in ("{}", "[]", '{"effort": "x"}', '{"effort": ["minutes"]}'):
+        (tmp_path / ablation.SETTINGS).write_text(settings)
+        assert ablation.read(tmp_path) is None
 
 
 def test_of_images_the_code_length_counts_and_integers_compare_with_densities():
