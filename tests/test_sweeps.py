@@ -279,6 +279,10 @@ def test_runs_of_one_seed_are_no_error_over_seeds(tmp_path):
         own = {"model": {"readout": "v"}} if name == "b" else {"model": {"readout": "x0"}}
         told = {**told, "experiment": None, "preset": None, "config": {"seed": 0, **own}}
         (tmp_path / name / "report.json").write_text(json.dumps(told))
+    kinds = [report(-1.0), {**report(-1.0), "preset": "best"}]
+    kinds[1]["config"] = {"T": 80, "seed": 0}
+    names = [row[0] for row in compare.table(kinds)[1:]]
+    assert names == ["swiss_roll paper", "swiss_roll best"]
     first, twice = compare.table([report(-1.0), report(-1.0)])[1:]
     assert (first[1], twice[1]) == ("1", "1")
     rows = compare.table([compare.read(tmp_path / name) for name in "ab"])[1:]
@@ -407,6 +411,11 @@ def test_binaries_of_runs_take_directories_by_place(tmp_path, capsys, monkeypatc
         binary.direct("compare.py", program.FLAGS, program.execute, argv=argv, check=program.check)
     assert left.value.code == 2 and "--out: expected a new file" in capsys.readouterr().err
     assert Path(tmp_path / "x.csv").read_text()
+    again, nowhere = f"{argv[0]}/../r0", f"--out={tmp_path / 'no' / 'x.csv'}"
+    for wrong, told in (([*argv[:2], again], "--runs: "), ([argv[0], nowhere], "--out: ")):
+        with pytest.raises(SystemExit) as left:
+            binary.direct("c.py", program.FLAGS, program.execute, argv=wrong, check=program.check)
+        assert left.value.code == 2 and capsys.readouterr().err.startswith(f"c.py: {told}expected")
 
 
 # --- reproduce.py and ablation.py -----------------------------------------------------------------

@@ -15,6 +15,8 @@ from dpm_jax.sweeps import jobs
 
 _HEADING = ("run", "seeds", "K", "K − L_null", "ceiling", "gap", "bits/dim", "β_1", "s")
 
+_NAMES = ("experiment", "preset")
+
 
 def read(place: str | Path) -> dict[str, Any]:
     """report.json of a run, and its "directory"; ValueError for a directory without one."""
@@ -38,13 +40,16 @@ def table(reports: Sequence[dict[str, Any]]) -> list[tuple[str, ...]]:
     """
     groups: dict[tuple[str, int], list[dict[str, Any]]] = {}
     for report in reports:
-        of, seed = json.dumps(_identity(report), sort_keys=True), report["config"].get("seed")
+        told, seed = json.dumps(_identity(report), sort_keys=True), report["config"].get("seed")
         again = 0
-        while any(r["config"].get("seed") == seed for r in groups.get((of, again), [])):
+        while any(r["config"].get("seed") == seed for r in groups.get((told, again), [])):
             again += 1
-        groups.setdefault((of, again), []).append(report)
-    varied = _varied([_identity(found[0]) for found in groups.values()])
-    rows = [_row(found, varied) for found in groups.values()]
+        groups.setdefault((told, again), []).append(report)
+    every = [_identity(found[0]) for found in groups.values()]
+    rows = []
+    for of, found in zip(every, groups.values()):
+        kind = [other for other in every if all(other[n] == of[n] for n in _NAMES)]
+        rows.append(_row(found, _varied(kind)))
     names = [row[0] for row in rows]
     for i, found in enumerate(groups.values()):
         if names.count(names[i]) > 1:
@@ -58,14 +63,14 @@ def _identity(report: dict[str, Any]) -> dict[str, Any]:
     left_out = {*workdirs.PLACES, *measures, "seed"}
     config = {**workdirs.ADDED, **report["config"]}
     kept = {name: value for name, value in config.items() if name not in left_out}
-    return {**{n: report.get(n) for n in ("experiment", "preset")}, **kept}
+    return {**{n: report.get(n) for n in _NAMES}, **kept}
 
 
 def _varied(identities: Sequence[dict[str, Any]]) -> list[str]:
     """Names of flags that are not the same in all groups."""
     names = list(dict.fromkeys(name for each in identities for name in each))
     found = [n for n in names if len({json.dumps(each.get(n)) for each in identities}) > 1]
-    return [name for name in found if name not in ("experiment", "preset", "model")]
+    return [name for name in found if name not in (*_NAMES, "model")]
 
 
 def _row(reports: list[dict[str, Any]], varied: Iterable[str]) -> tuple[str, ...]:
