@@ -52,7 +52,8 @@ def execute(config: dict[str, Any]) -> str:
     try:
         data = check(config)
         settings = {"experiment": "ablation", "effort": config["effort"]}
-        root = folder.claim(config["workdir"], ablation.SETTINGS, settings)
+        names = ("ablation.md", "figures")
+        root = folder.claim(config["workdir"], ablation.SETTINGS, settings, names)
     except (ValueError, OSError) as error:
         raise Invalid(name_flag(error, config)) from error
     bars.begin()

@@ -45,6 +45,12 @@ def check(config: dict[str, Any]) -> None:
     """ValueError naming the first bad flag."""
     if not config["runs"]:
         raise ValueError("runs: expected directories of runs, got none")
+    places = [Path(run).expanduser().resolve() for run in config["runs"]]
+    twice = next((run for run, p in zip(config["runs"], places) if places.count(p) > 1), None)
+    if twice is not None:
+        raise ValueError(f"runs: expected each run once, got {twice} twice")
+    if config["out"] and not Path(config["out"]).expanduser().parent.is_dir():
+        raise ValueError(f"out: expected a file in a folder that exists, got {config['out']}")
     if config["out"] and Path(config["out"]).expanduser().exists():
         raise ValueError(f"out: expected a new file, got {config['out']}, which exists")
 

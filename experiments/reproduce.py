@@ -54,7 +54,8 @@ def execute(config: dict[str, Any]) -> str:
     """
     try:
         chosen, all_jobs = check(config)
-        root = folder.claim(config["workdir"], "reproduction.json", _settings(config))
+        pages = ("report.html", "report.md")
+        root = folder.claim(config["workdir"], "reproduction.json", _settings(config), pages)
     except (ValueError, OSError) as error:
         raise Invalid(name_flag(error, config)) from error
     bars.begin()

@@ -334,6 +334,29 @@ def test_without_any_run_every_row_and_figure_stands_and_says_so(tmp_path):
     assert not seen.values("src") and "0 of 0 runs are done" in markdown
 
 
+def test_a_report_that_no_run_writes_is_named_and_spoils_nothing(tmp_path):
+    bad = [("heartbeat", {"figures": []}), ("heartbeat", {"last_step": 5})]
+    bad += [("heartbeat", {"beta_1": None}), ("heartbeat", {"figures": {"bound_terms": "\0"}})]
+    bad += [("dead_leaves", {"noise_floor": 1}), ("jarzynski", {"drivings": None})]
+    found = []
+    for name, wrong in bad:
+        each = outcome(tmp_path, name, "" if name == "jarzynski" else "paper")
+        found.append(each._replace(report={**(each.report or {}), **wrong}))
+    for each in found:
+        seen, _ = written(tmp_path, [each, outcome(tmp_path, "swiss_roll")])
+        text = "".join(seen.text)
+        assert "1 of 2 runs are done" in text and "report.json is not as a run writes it" in text
+        assert seen.below("Swiss roll")[1][1].startswith("not made") is False
+
+
+def test_the_command_of_a_path_with_any_letters_is_copied_as_it_is(tmp_path):
+    place = "/data/it's  two spaces|`x`\udcff"
+    found = outcome(tmp_path, "mnist", why="no data", manual_dir=place)
+    seen, markdown = written(tmp_path, [found])
+    typed = command(found.job).replace("\udcff", r"\udcff")
+    assert typed in "".join(seen.text) and typed.replace("|", r"\|") in markdown
+
+
 def test_one_seed_of_three_that_failed_is_named_in_its_row(tmp_path):
     found = [outcome(tmp_path, "heartbeat", "paper", s, why="killed" * (s == 1)) for s in range(3)]
     seen, _ = written(tmp_path, found)

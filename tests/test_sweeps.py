@@ -44,6 +44,16 @@ def test_a_grid_has_every_combination_for_every_seed():
     assert all(j.flags["figures"] is False and j.preset == "paper" for j in found)
 
 
+def test_names_of_jobs_are_single_short_and_their_own_whatever_the_values():
+    values = ["a/b", "a_b", "../x", "ü\n", "\udcff", "x" * 300, "x" * 301, "a", "'q' \"=,"]
+    found = grid.jobs("mnist", None, ["0"], {"manual_dir": values}, {})
+    names = [job.name for job in found]
+    assert len(set(names)) == len(values)
+    for name in names:
+        assert Path(name).name == name and name.isprintable() and len(name.encode()) < 240
+    assert names[7] == "manual_dir=a-0"
+
+
 BAD_GRIDS = [
     (["0"], ["20"], [], "vary: expected NAME=VALUE"),
     (["0"], ["T=2", "T=3"], [], "vary: expected each name once, got 'T' twice"),
@@ -54,6 +64,8 @@ BAD_GRIDS = [
     (["0"], [], ["figures=maybe"], "set: expected bool for figures, got 'maybe'"),
     (["0"], ["T=2"], ["T=3"], "set: expected one value for T"),
     (["0"], [], ["T=3", "4"], "set: expected one value for T"),
+    (["0"], ["T=20", "020"], [], "vary: expected each value of T once, got 20 twice"),
+    (["7", "007"], [], [], "seeds: expected whole numbers"),
     (["x"], [], [], "seeds: expected whole numbers"),
     (["1", "1"], [], [], "seeds: expected whole numbers"),
     ([], [], [], "seeds: expected whole numbers"),
@@ -115,6 +127,32 @@ def test_a_directory_of_another_sweep_or_owner_is_refused(tmp_path):
     (tmp_path / "b" / "runs").mkdir(parents=True)
     with pytest.raises(ValueError, match=r"holds runs but no sweep\.json: not overwritten"):
         folder.claim(tmp_path / "b", "sweep.json", {})
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "table.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds table\.md but no sweep\.json: not overwritten"):
+        folder.claim(tmp_path / "c", "sweep.json", {}, ("table.md",))
+
+
+@pytest.mark.parametrize("link", ["runs", "logs", "runs/x", "logs/x.log", "page.html"])
+def test_no_link_leads_a_sweep_out_of_its_directory(tmp_path, link):
+    root = folder.claim(tmp_path / "a", "sweep.json", {}, ("page.html",))
+    (tmp_path / "out").mkdir()
+    (root / link).parent.mkdir(exist_ok=True)
+    (root / link).symlink_to(tmp_path / "out")
+    with pytest.raises(ValueError, match=f"workdir: .*{link} is a link to .*: not followed"):
+        folder.claim(root, "sweep.json", {}, ("page.html",))
+
+
+@pytest.mark.parametrize("told", ["", "~nobody-of-this-name/data", "no\\such"])
+def test_an_environment_that_leads_to_no_data_is_told_of(monkeypatch, tmp_path, told):
+    monkeypatch.setenv("DPM_DATA", told and f"{told}")
+    if not told:
+        assert efforts.data_folders(None) == {}
+        return
+    with pytest.raises(ValueError, match=r"^data_root: expected a folder, got .*, of \$DPM_DATA"):
+        efforts.data_folders(None)
+    (tmp_path / "mnist").mkdir()
+    assert efforts.data_folders(str(tmp_path)) == {"mnist": str(tmp_path / "mnist")}
 
 
 # --- the pool -----------------------------------------------------------------------------------
@@ -136,6 +174,24 @@ def test_what_fails_is_named_and_stops_nothing_and_what_is_there_is_taken(tmp_pa
     assert (good.place / "report.json").stat().st_mtime_ns == before
     again = jobs.outcome(tiny(0, num_eval=30), tmp_path)  # measured on other examples: not it
     assert again.report is None
+
+
+@pytest.mark.parametrize(
+    "command, told",
+    [
+        ("import os; os.kill(os.getpid(), 9)", "killed by SIGKILL, as the system does where"),
+        ("import os; os.kill(os.getpid(), 11)", "killed by SIGSEGV; the same command goes on"),
+        ("raise SystemExit(3)", "ended with code 3, without a word but its log"),
+    ],
+)
+def test_a_process_that_says_nothing_is_said_how_it_ended(tmp_path, command, told):
+    (tmp_path / "logs").mkdir()
+    jobs.log_of(tiny(0), tmp_path).write_text("half a line")
+    process = subprocess.Popen([sys.executable, "-c", command], stdin=subprocess.PIPE)
+    process.communicate()
+    running = pool._Running(tiny(0), process, pool.Slot((), {}), time.monotonic())
+    pool._ended(running, tmp_path, [])
+    assert jobs.outcome(tiny(0), tmp_path).why.startswith(f"swiss_roll.py: {told}")
 
 
 SCRIPT = """
@@ -210,10 +266,77 @@ def test_seeds_are_one_row_with_the_error_over_them():
     assert one[:3] == ("swiss_roll paper T=80", "1", "−2.000 ± 0.250*")
 
 
+def test_what_leaves_K_alone_makes_no_other_row_and_what_is_missing_is_as_it_was():
+    """Seed 0 of the paper draws what it learned; older runs do not say which optimizer they had."""
+    drawn, older = report(-1.0, 0, learned=True), report(-1.5, 1, optimizer="adam")
+    assert [row[1] for row in compare.table([drawn, older])] == ["seeds", "2"]
+    other = [report(-1.0, 0, dataset="a.npy"), report(-1.5, 1, dataset="b.npy")]
+    assert [row[0] for row in compare.table(other)[1:]] == [
+        "swiss_roll paper dataset=a.npy", "swiss_roll paper dataset=b.npy"
+    ]  # fmt: skip
+
+
+def test_runs_of_one_seed_are_no_error_over_seeds(tmp_path):
+    """Copies of a run, and models of your own, whose data no flag tells."""
+    for name, told in (("a", report(-1.0)), ("b", report(-1.0))):
+        (tmp_path / name).mkdir()
+        own = {"model": {"readout": "v"}} if name == "b" else {"model": {"readout": "x0"}}
+        told = {**told, "experiment": None, "preset": None, "config": {"seed": 0, **own}}
+        (tmp_path / name / "report.json").write_text(json.dumps(told))
+    kinds = [report(-1.0), {**report(-1.0), "preset": "best"}]
+    kinds[1]["config"] = {"T": 80, "seed": 0}
+    names = [row[0] for row in compare.table(kinds)[1:]]
+    assert names == ["swiss_roll paper", "swiss_roll best"]
+    first, twice = compare.table([report(-1.0), report(-1.0)])[1:]
+    assert (first[1], twice[1]) == ("1", "1")
+    rows = compare.table([compare.read(tmp_path / name) for name in "ab"])[1:]
+    assert [row[0] for row in rows] == [f"own in {tmp_path / name}" for name in "ab"]
+
+
+def test_a_K_that_is_not_finite_is_said_and_spoils_no_other_row():
+    lost, known = report(-1.0), report(-1.0, T=80)
+    lost |= {"K_bits": None, "beta_1": None, "seconds": None}
+    rows = compare.table([lost, report(-1.0, 1), known])
+    assert (*rows[1][1:3], *rows[1][5:8]) == ("2", "not finite", "–", "–", "–")
+    assert rows[2][2] == "−1.000 ± 0.250*"
+
+
+DAMAGED = ['{"K_bits": ', "[]", '{"K_bits": "x", "config": {}}', '{"K_bits": 1, "config": []}']
+DAMAGED += ['{"K_bits": NaN, "config": {}}', '{"K_bits": 1, "config": {}, "seconds": [1]}', "7"]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
+def test_a_damaged_report_is_refused_by_its_file_and_made_again(tmp_path, content):
+    place = tmp_path / "runs" / "swiss_roll-0"
+    place.mkdir(parents=True)
+    (place / "report.json").write_text(content)
+    with pytest.raises(ValueError, match=r"^runs: .*report\.json"):
+        compare.read(place)
+    found = jobs.outcome(tiny(0), tmp_path)
+    assert found.report is None and "report.json" in found.why and "\n" not in found.why
+
+
+def test_a_report_of_other_flags_is_not_taken_and_says_which(tmp_path):
+    place = tmp_path / "runs" / "swiss_roll-0"
+    place.mkdir(parents=True)
+    config = dict(find("swiss_roll").presets["paper"]) | tiny(0).flags
+    write = (place / "report.json").write_text
+    write(json.dumps({"K_bits": 1.0, "config": config}))
+    assert jobs.outcome(tiny(0), tmp_path).why == ""
+    assert "num_eval" in jobs.outcome(tiny(0, num_eval=30), tmp_path).why
+    older = {name: v for name, v in config.items() if name not in ("optimizer", "learned")}
+    write(json.dumps({"K_bits": 1.0, "config": older}))
+    assert jobs.outcome(tiny(0), tmp_path).why == ""
+    for flags in ({"optimizer": "muon"}, {"learned": True}):
+        assert next(iter(flags)) in jobs.outcome(tiny(0, **flags), tmp_path).why
+    write(json.dumps({"K_bits": 1.0, "config": {}}))
+    assert jobs.outcome(tiny(0), tmp_path).report is None
+
+
 def test_what_is_no_finished_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="runs: expected directories of runs that ended, got"):
         compare.read(tmp_path)
-    (tmp_path / "report.json").write_text("{}")
+    (tmp_path / "report.json").write_text('{"config": {}}')
     with pytest.raises(ValueError, match="runs: expected a report with K, got"):
         compare.read(tmp_path)
 
@@ -258,6 +381,19 @@ def test_effects_are_of_pairs_and_told_by_students_t(tmp_path):
     assert all(f"| {e.change} |" in text for e in found.effects)
 
 
+def test_a_change_whose_K_is_not_finite_is_named_and_spoils_no_other(tmp_path):
+    subject = variants.SWISS_ROLL
+    lost, known = subject.variants[:2]
+    for variant, values in ((ablation._BASE, [-1, -2]), (lost, [None, -1]), (known, [-3, -4.5])):
+        made_up(tmp_path, subject, variant, values)
+    found = ablation.of(tmp_path, "minutes")
+    assert [each.change for each in found.effects] == [known.change]
+    assert f"swiss_roll, {lost.module}, {lost.change}: K is not finite" in found.failed
+    for settings in ("{}", "[]", '{"effort": "x"}', '{"effort": ["minutes"]}'):
+        (tmp_path / ablation.SETTINGS).write_text(settings)
+        assert ablation.read(tmp_path) is None
+
+
 def test_of_images_the_code_length_counts_and_integers_compare_with_densities():
     density, integers = {"bits_per_dim_8bit": 4.5}, {"bits_per_dim_lossless": 4.25}
     of = [ablation.value({"K_bits": 9.0, **each}, "mnist") for each in (density, integers)]
@@ -280,6 +416,11 @@ def test_binaries_of_runs_take_directories_by_place(tmp_path, capsys, monkeypatc
         binary.direct("compare.py", program.FLAGS, program.execute, argv=argv, check=program.check)
     assert left.value.code == 2 and "--out: expected a new file" in capsys.readouterr().err
     assert Path(tmp_path / "x.csv").read_text()
+    again, nowhere = f"{argv[0]}/../r0", f"--out={tmp_path / 'no' / 'x.csv'}"
+    for wrong, told in (([*argv[:2], again], "--runs: "), ([argv[0], nowhere], "--out: ")):
+        with pytest.raises(SystemExit) as left:
+            binary.direct("c.py", program.FLAGS, program.execute, argv=wrong, check=program.check)
+        assert left.value.code == 2 and capsys.readouterr().err.startswith(f"c.py: {told}expected")
 
 
 # --- reproduce.py and ablation.py -----------------------------------------------------------------

@@ -1,6 +1,7 @@
 """Runs without their data and without their training: export, and the trained runs kept here."""
 
 import dataclasses
+import errno
 import hashlib
 import json
 import shutil
@@ -11,6 +12,7 @@ import pytest
 
 from dpm_jax import model, runs
 from dpm_jax.experiments import WEIGHTS, cifar10, evaluate, posterior
+from dpm_jax.runs import exported
 from dpm_jax.training.checkpoint import CheckpointError
 
 DEVICES = jax.local_device_count()
@@ -110,6 +112,25 @@ def test_nothing_is_written_over(trained, tmp_path):
     with pytest.raises(ValueError, match=r"^workdir: expected a trained run, got"):
         runs.export(tmp_path / "absent", tmp_path / "new")
     assert contents(folder) == before and not (tmp_path / "new").exists()
+
+
+def test_an_export_that_fails_leaves_nothing_behind(trained, tmp_path, monkeypatch):
+    """A damaged report, and a disk that is full once half is there."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(trained[1].workdir, damaged)
+    (damaged / "report.json").write_text("[1")
+    with pytest.raises(ValueError, match=r"report\.json does not read"):
+        runs.export(damaged, tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(OSError, match="No space"):
+        patch.setattr(exported.Checkpoints, "save", full)
+        runs.export(trained[1], tmp_path / "copy")
+    assert not list((tmp_path / "copy").iterdir())
+    assert runs.export(trained[1], tmp_path / "copy").step == trained[1].step
 
 
 def test_models_of_ones_own_are_exported(tmp_path):

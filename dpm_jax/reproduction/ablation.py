@@ -75,10 +75,10 @@ def _job(subject: Subject, variant: Variant, seed: int, effort: str, data) -> Jo
 def read(root: Path) -> Ablation | None:
     """The ablation of a directory; None where there is none."""
     try:
-        effort = workdirs.read(root / SETTINGS)["effort"]
-    except (ValueError, KeyError):
+        effort = workdirs.read(root / SETTINGS).get("effort")
+    except ValueError:
         return None
-    return of(root, effort)
+    return of(root, effort) if effort in EFFORTS else None
 
 
 def of(root: Path, effort: str) -> Ablation:
@@ -108,21 +108,28 @@ def _effect(subject: Subject, variant: Variant, base, changed) -> Effect | str:
         for a, b in zip(base, changed)
         if a.report is not None and b.report is not None
     ]
+    known = [(a, b) for a, b in pairs if a is not None and b is not None]
+    if len(known) < len(pairs):
+        return f"{subject.data}, {variant.module}, {variant.change}: K is not finite"
     if len(pairs) < 2:
         why = next((each.why for each in (*changed, *base) if each.why), "no two seeds")
         return f"{subject.data}, {variant.module}, {variant.change}: {why}"
-    deltas = [b - a for a, b in pairs]
+    deltas = [b - a for a, b in known]
     mean, error = mean_and_error(deltas)
-    K, of_base = (sum(each) / len(pairs) for each in zip(*((b, a) for a, b in pairs)))
+    K, of_base = (sum(each) / len(pairs) for each in zip(*((b, a) for a, b in known)))
     told = abs(mean) > error * _student(len(pairs) - 1)
     what = (subject.data, variant.module, variant.change)
     return Effect(*what, mean, error, len(pairs), K, of_base, told)
 
 
-def value(report: Mapping[str, Any], data: str) -> float:
-    """K in bits a dimension; of images minus the code length of a level in bits/dim."""
+def value(report: Mapping[str, Any], data: str) -> float | None:
+    """K in bits a dimension; of images minus the code length of a level in bits/dim.
+
+    None where it is not finite.
+    """
     code = [v for name, v in report.items() if name.startswith("bits_per_dim_")]
-    return -code[0] if code else report["K_bits"] / _DIMS[data]
+    found, dims = (code[0], -1) if code else (report["K_bits"], _DIMS.get(data))
+    return None if found is None or dims is None else found / dims
 
 
 def mean_and_error(values: list[float]) -> tuple[float, float]:

@@ -124,14 +124,15 @@ def data_folders(root: str | None) -> dict[str, str]:
         root: of them; None: by the environment.
 
     Raises:
-        ValueError: where it is no folder.
+        ValueError: where it, or that of the environment, is no folder.
     """
     chosen = root or os.environ.get("DPM_DATA")
     if not chosen:
         return {}
-    place = Path(chosen).expanduser().absolute()
-    if root and not place.is_dir():
-        raise ValueError(f"data_root: expected a folder, got {root}")
+    place = Path(os.path.expanduser(chosen)).absolute()
+    if not place.is_dir():
+        of = "" if root else ", of $DPM_DATA"
+        raise ValueError(f"data_root: expected a folder, got {chosen}{of}")
     return {row: str(place / row) for row in DATA_FLAGS if (place / row).is_dir()}
 
 

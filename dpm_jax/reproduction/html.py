@@ -57,8 +57,8 @@ th, td { text-align: left; vertical-align: top; padding: .42rem .55rem; min-widt
 th { font-weight: 600; background: var(--shade); vertical-align: bottom; }
 td.number { white-space: nowrap; }
 td.words { min-width: 8.5rem; }
-td.typed { min-width: 22rem; }
-td.typed span { white-space: nowrap; }
+td.typed { min-width: 22rem; white-space: pre-wrap; }
+td.typed span { white-space: pre; }
 td:first-child:not([colspan]), thead th:first-child { position: sticky; left: 0; z-index: 1;
   white-space: normal; min-width: 10rem; max-width: 16rem; overflow-wrap: break-word; }
 @media (max-width: 40rem) { th, td { padding: .4rem .5rem; }
@@ -141,7 +141,7 @@ def _row(row: Row, width: int) -> str:
 
 def _typed(code: Code) -> str:
     """A command, each of its words in one line: browsers break them at hyphens."""
-    parts = (f"<span>{html.escape(word)}</span>" for word in code.text.split())
+    parts = (f"<span>{html.escape(word)}</span>" for word in code.text.split(" "))
     return f"<code>{' '.join(parts)}</code>"
 
 

@@ -62,7 +62,8 @@ def write(
     }
     for name, text in found.items():
         with files.replacing(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+            # Paths may hold bytes that are no letters.
+            temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     return [folder / name for name in found]
 
 
@@ -70,21 +71,44 @@ def document(
     folder: Path, outcomes: Sequence[Outcome], ablation: Ablation | None = None
 ) -> Document:
     """What the page holds, for either form."""
+    outcomes = _shown(outcomes)
     groups = seeds.gather(outcomes)
-    sections = [
-        Section("Table 1: K on held-out data", "table-1", (table1.table(groups),)),
-        _table_2(groups),
-        Section("Figures", "figures", tuple(_figures(groups))),
-        _learned(groups),
-        _by_t(groups),
-        _jarzynski(groups),
-    ]
+    sections = [*_of_runs(groups)]
     if ablation is not None:
         sections.append(_ablation(folder, ablation))
     sections.append(Section("Commands", "commands", (tables.runs(outcomes),)))
     glossary = tuple((Strong(name), ": " + meaning) for name, meaning in claims.GLOSSARY)
     sections.append(Section("Glossary", "glossary", (Items(glossary),)))
     return Document(TITLE, tuple(_head(folder, outcomes)), tuple(sections))
+
+
+def _shown(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The runs; one whose report holds what no run writes there is named, and spoils nothing."""
+    found: list[Outcome] = []
+    for each in outcomes:
+        try:
+            alone: tuple[Block, ...] = (
+                *_of_runs(seeds.gather([*found, each])),
+                tables.runs([each]),
+            )
+            markdown.render(Document(TITLE, alone, ()), each.place)
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+            told = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            why = f"{each.place / 'report.json'} is not as a run writes it ({told})"
+            each = each._replace(report=None, why=why)
+        found.append(each)
+    return found
+
+
+def _of_runs(groups: Sequence[Group]) -> tuple[Section, ...]:
+    return (
+        Section("Table 1: K on held-out data", "table-1", (table1.table(groups),)),
+        _table_2(groups),
+        Section("Figures", "figures", tuple(_figures(groups))),
+        _learned(groups),
+        _by_t(groups),
+        _jarzynski(groups),
+    )
 
 
 def _head(folder: Path, outcomes: Sequence[Outcome]) -> Iterator[Block]:
@@ -193,7 +217,7 @@ def _jarzynski(groups: Sequence[Group]) -> Section:
 def _ablation(folder: Path, ablation: Ablation) -> Section:
     blocks: list[Block] = [ablation.paragraph]
     drawn = folder / "ablation" / "figures" / "ablation.png"
-    if drawn.is_file():
+    if drawn.is_file() and drawn.resolve().is_relative_to(folder.resolve()):
         caption = "The same as a picture: each change with its error, by data set."
         blocks.append(Pictures((Picture(drawn, caption, "changes of K by module"),)))
     if ablation.effects:

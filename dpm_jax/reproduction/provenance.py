@@ -18,10 +18,11 @@ def facts(folder: Path, done: Sequence[Outcome]) -> Iterator[Text]:
     reports = [each.report or {} for each in done]
     if done:
         dates = [datetime.fromtimestamp(_written(each), UTC).date().isoformat() for each in done]
-        minutes = sum(report.get("seconds", 0) for report in reports) / 60
+        minutes = sum(report.get("seconds") or 0 for report in reports) / 60
         yield f"Made: {_span(dates)}, {minutes:,.0f} minutes of training in all"
         devices = {f"{r.get('devices', 1)} × {r['backend']}" for r in reports if "backend" in r}
-        yield f"Devices of a run: {_listed(devices)}; JAX {_listed({r['jax'] for r in reports})}"
+        versions = {str(r.get("jax", "of unknown version")) for r in reports}
+        yield f"Devices of a run: {_listed(devices)}; JAX {_listed(versions)}"
     here = machine.facts()
     commit = revision()
     version = f"dpm_jax {here['dpm_jax'] or 'of unknown version'}"

@@ -1,5 +1,7 @@
 """The directory of a sweep: claimed by one question, so that another never mixes with it."""
 
+import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +11,16 @@ from dpm_jax.runs import workdir as workdirs
 FORMAT = 1  # of the directory; another version's is refused
 
 
-def claim(workdir: str | Path, name: str, settings: dict[str, Any]) -> Path:
+def claim(
+    workdir: str | Path, name: str, settings: dict[str, Any], wrote: Sequence[str] = ()
+) -> Path:
     """The directory, which is new or this very sweep's.
 
     Args:
         workdir: the directory.
         name: of its JSON file of settings.
         settings: what makes it this sweep and no other.
+        wrote: names of what the sweep writes beside runs and logs.
 
     Raises:
         ValueError: for a directory of another sweep, version or owner, or that cannot be written.
@@ -23,6 +28,8 @@ def claim(workdir: str | Path, name: str, settings: dict[str, Any]) -> Path:
     root = Path(workdir).expanduser().absolute()
     wanted = {"format": FORMAT, **settings}
     path = root / name
+    inner = [p.relative_to(root) for of in ("runs", "logs") for p in (root / of).glob("*")]
+    workdirs.check_writable(root, name, "runs", "logs", *wrote, *map(str, inner))
     if path.exists():
         held = workdirs.read(path)
         differ = [key for key in {**held, **wanted} if held.get(key) != wanted.get(key)]
@@ -30,9 +37,8 @@ def claim(workdir: str | Path, name: str, settings: dict[str, Any]) -> Path:
             what = ", ".join(f"{k} = {held.get(k)} there, {wanted.get(k)} here" for k in differ)
             raise ValueError(f"workdir: {root} holds another sweep ({what}); choose another place")
         return root
-    workdirs.check_writable(root, name, "runs", "logs", "ablation", "report.html", "report.md")
-    for taken in ("runs", "logs", "report.html", "report.md"):
-        if (root / taken).exists():
+    for taken in ("runs", "logs", *wrote):
+        if os.path.lexists(root / taken):
             raise ValueError(f"workdir: {root} holds {taken} but no {name}: not overwritten")
     root.mkdir(parents=True, exist_ok=True)
     files.write_json(path, wanted)

@@ -24,7 +24,7 @@ from dpm_jax import hosts
 from dpm_jax.runs import bars
 from dpm_jax.runs.experiment import find
 from dpm_jax.runs.flags import available_memory
-from dpm_jax.sweeps.jobs import Job, Outcome, arguments, log_of, outcome
+from dpm_jax.sweeps.jobs import Job, Outcome, arguments, last_words, log_of, outcome
 
 _LOOK = 0.5  # seconds between two looks at the processes
 _PATIENCE = 60.0  # seconds that a process has to save what it trained
@@ -114,7 +114,9 @@ def _work(waiting: list[Job], root: Path, free: list[Slot], show) -> None:
 def _start(job: Job, root: Path, slot: Slot) -> _Running:
     argv = [sys.executable, "-m", "dpm_jax.sweeps.worker", job.experiment]
     argv += arguments(job, root / "runs" / job.name)
-    with log_of(job, root).open("wb") as log:
+    # Appended to: the end of a process before this one may be written late.
+    how = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_APPEND | os.O_NOFOLLOW
+    with os.fdopen(os.open(log_of(job, root), how, 0o666), "wb") as log:
         process = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,
@@ -130,6 +132,9 @@ def _start(job: Job, root: Path, slot: Slot) -> _Running:
 
 
 def _ended(each: _Running, root: Path, waiting: list[Job]) -> None:
+    if each.process.returncode and not last_words(each.job, root):
+        with contextlib.suppress(OSError), log_of(each.job, root).open("a") as log:
+            log.write(f"\n{each.job.experiment}.py: {_end(each.process.returncode)}\n")
     found, seconds = outcome(each.job, root), time.monotonic() - each.begun
     if found.report is not None:
         bars.say(f"{each.job.name}: done, {seconds:.0f} s")
@@ -137,6 +142,17 @@ def _ended(each: _Running, root: Path, waiting: list[Job]) -> None:
         waiting.append(each.job)
     else:
         bars.say(f"{each.job.name}: failed (code {each.process.returncode}): {found.why}")
+
+
+def _end(code: int) -> str:
+    """What a process that said nothing ended by."""
+    if code > 0:
+        return f"ended with code {code}, without a word but its log"
+    with contextlib.suppress(ValueError):
+        name = signal.Signals(-code).name
+        why = ", as the system does where memory runs out" if name == "SIGKILL" else ""
+        return f"killed by {name}{why}; the same command goes on"
+    return f"killed by signal {-code}; the same command goes on"
 
 
 def _stop(running: list[_Running]) -> None:
