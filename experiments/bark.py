@@ -25,7 +25,7 @@ with later.imports(globals()):
     from dpm_jax.data import folders, streaming
     from dpm_jax.runs import identity, images, noise_floor, plots
     from dpm_jax.runs.bars import bar
-    from dpm_jax.runs.images import measures
+    from dpm_jax.runs.image_table import measures
 
 _SHARED = {
     **presets.IMAGES,

@@ -24,7 +24,7 @@ with later.imports(globals()):
     from dpm_jax.data import images as data
     from dpm_jax.data.streaming import Stream
     from dpm_jax.runs import images, noise_floor, plots
-    from dpm_jax.runs.images import measures
+    from dpm_jax.runs.image_table import measures
 
 _SHARED = {
     **presets.IMAGES,

@@ -23,7 +23,7 @@ with later.imports(globals()):
     from dpm_jax.data import dead_leaves, folders
     from dpm_jax.images import dequantisation
     from dpm_jax.runs import images, noise_floor, plots
-    from dpm_jax.runs.images import measures
+    from dpm_jax.runs.image_table import measures
 
 _SHARED = {
     **presets.IMAGES,

@@ -26,7 +26,7 @@ with later.imports(globals()):
     from dpm_jax.data import images as data
     from dpm_jax.runs import images, plots
     from dpm_jax.runs.bars import batches, phase
-    from dpm_jax.runs.images import measures
+    from dpm_jax.runs.image_table import measures
 
 VALIDATION = 10_000  # the last training images: held out, as in Goodfellow et al. 2014
 _SHARED = {

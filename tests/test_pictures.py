@@ -25,6 +25,7 @@ from dpm_jax.runs import (
     Problem,
     execution,
     identity,
+    image_table,
     images,
     noise_floor,
     observations,
@@ -131,7 +132,7 @@ def test_the_papers_numbers_stand_in_the_rows_of_its_unit(last_step):
         model=built, facts=facts, images=ImageScale(mean=100.0, scale=64.2, levels=256)
     )
     result = Evaluation(-64.0, 3.2, -640.0, 576.0, 6.4, 9)
-    ours, table = images.measures(problem, result, None)
+    ours, table = image_table.measures(problem, result, None)
     K, gain, code = table
     if last_step == "fixed":
         assert K[1:3] == ("5.4 ± 0.2", "−1.4427 ± 0.0721") and gain[1] == "11.5 ± 0.2"
