@@ -313,7 +313,7 @@ def test_a_run_that_failed_is_named_where_it_would_stand(whole):
     ]
     assert "".join(seen.text).count(reason) >= 2 * 4 + 2  # row, figure, learned, K by t and noise
     assert "| ours, preset paper | not made: `image_dir: no photographs` |" in markdown
-    assert "bark-paper-0: image_dir: no photographs" in "".join(seen.text)
+    assert "image_dir: no photographs: bark-paper-0, bark-best-0" in "".join(seen.text)
 
 
 def test_no_cell_is_blank(whole, tmp_path):
@@ -362,7 +362,7 @@ def test_one_seed_of_three_that_failed_is_named_in_its_row(tmp_path):
     seen, _ = written(tmp_path, found)
     row = seen.below("Binary heartbeat")[1]
     assert row[3] == "2 seeds" and row[-1] == "0, 1 (not made), 2"
-    assert "heartbeat-paper-1: killed" in "".join(seen.text)
+    assert "killed: heartbeat-paper-1" in "".join(seen.text)
 
 
 def test_a_damaged_figure_and_one_elsewhere_are_not_shown(tmp_path):
