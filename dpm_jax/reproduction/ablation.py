@@ -94,7 +94,7 @@ def of(root: Path, effort: str) -> Ablation:
             else:
                 failed.append(found)
     effects.sort(key=_size, reverse=True)
-    return Ablation(effort, tuple(effects), tuple(failed), paragraph(effects))
+    return Ablation(effort, tuple(effects), tuple(failed), paragraph(effects, effort))
 
 
 def _outcomes(subject: Subject, variant: Variant, effort: str, root: Path) -> list[Outcome]:
@@ -145,9 +145,10 @@ def _student(freedom: int) -> float:
     return float(stdtrit(freedom, 0.975))
 
 
-def paragraph(effects: list[Effect]) -> str:
+def paragraph(effects: list[Effect], effort: str) -> str:
     """What matters, in words that the numbers carry."""
     sets = [s.data for s in SUBJECTS if any(e.data == s.data for e in effects)]
+    steps = {s.data: s.steps[EFFORTS.index(effort)] for s in SUBJECTS}
     told = {data: [e for e in effects if e.data == data and e.told] for data in sets}
     first = collections.Counter(max(found, key=_size).module for found in told.values() if found)
     sentences = [
@@ -159,7 +160,8 @@ def paragraph(effects: list[Effect]) -> str:
         better = sorted((e for e in found if e.delta > 0), key=lambda e: -e.delta)
         every = [e for e in effects if e.data == data]
         sentences.append(
-            f"On {data} (the base has {units.number(every[0].base)} bits a dimension)"
+            f"On {data} ({steps[data]:,} training steps, the base has"
+            f" {units.number(every[0].base)} bits a dimension)"
             f" {_named('costs most', worse)}; {_named('gains most', better)};"
             f" {len(every) - len(found)} of {len(every)} changes are not told from none."
         )
@@ -173,10 +175,7 @@ def _size(effect: Effect) -> float:
 def _named(verb: str, found: list[Effect]) -> str:
     if not found:
         return f"nothing {verb.split()[0]}"
-    each = (
-        f"{e.module}, {e.change} ({units.number(e.delta)} ± {units.number(e.error)})"
-        for e in found[:_NAMED]
-    )
+    each = (f"{e.module}, {e.change} ({units.number(e.delta, e.error, 4)})" for e in found[:_NAMED])
     return f"what {verb} is {'; '.join(each)}"
 
 
