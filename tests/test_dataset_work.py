@@ -157,7 +157,7 @@ def test_a_log_likelihood_is_written_with_its_error_and_ess():
     found = summarise(np.full((3, 4), -2.5))
     assert str(found) == (
         "log p = 2.500 nats, in the mean a lower bound; 95 % above 2.500 (M = 4, 0% of the"
-        " estimates values, median ESS 4.0, 3 examples)"
+        " estimates are values, median ESS 4.0, 3 examples)"
     )
     known = summarise(np.full((3, 40), -2.5))
     assert str(known).startswith("log p = 2.500 ± 0.000 nats (M = 40, 100% of the estimates")

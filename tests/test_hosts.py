@@ -20,7 +20,7 @@ from dpm_jax.experiments import swiss_roll
 from dpm_jax.runs import execution
 from dpm_jax.runs.config import configure
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+NOTES = (ROOT / "BUILD_NOTES.md").read_text(encoding="utf-8")
 WORKER = ["tests/cluster_case.py"]
 FLAGS = {
     "T": 5, "network": "perceptron", "width": 8, "batch_size": 512, "log_every": 10,
@@ -50,8 +50,8 @@ def test_processes_and_devices_share_the_work_as_they_may(tmp_path):
 
 
 def slurm(place):
-    """The README's script, with a srun that starts two tasks of one host and stops the second."""
-    script = next(b for b in re.findall(r"```bash\n(.*?)```", README, re.S) if "#SBATCH" in b)
+    """The SLURM script of BUILD_NOTES.md, with a srun that starts two tasks of one host and stops the second."""
+    script = next(b for b in re.findall(r"```bash\n(.*?)```", NOTES, re.S) if "#SBATCH" in b)
     few = " ".join(f"--{name}={value}" for name, value in FLAGS.items() if name != "batch_size")
     fake = f"""
         python() {{ {sys.executable} "$@" {few}; }}
