@@ -50,7 +50,7 @@ def test_processes_and_devices_share_the_work_as_they_may(tmp_path):
 
 
 def slurm(place):
-    """The SLURM script of BUILD_NOTES.md, with a srun that starts two tasks of one host and stops the second."""
+    """The SLURM script of BUILD_NOTES.md; its srun starts two tasks of a host, stops the second."""
     script = next(b for b in re.findall(r"```bash\n(.*?)```", NOTES, re.S) if "#SBATCH" in b)
     few = " ".join(f"--{name}={value}" for name, value in FLAGS.items() if name != "batch_size")
     fake = f"""
