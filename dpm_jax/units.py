@@ -7,6 +7,8 @@ pixel value of the unscaled data; lower is better. Of other depths it is per lev
 
 import math
 import operator
+import statistics
+from collections.abc import Sequence
 from typing import Any
 
 LN2 = math.log(2)
@@ -38,6 +40,11 @@ def bits_per_dim(K_nats: float, dims: int, scale: float) -> float:
     if scale is None or not scale > 0:
         raise ValueError(f"scale: expected grey levels above 0, got {scale}")
     return math.log2(scale) - bits(K_nats) / dims
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float, float]:
+    """The mean of two or more numbers and its standard error over them, of seeds say."""
+    return statistics.fmean(values), statistics.stdev(values) / math.sqrt(len(values))
 
 
 def number(value: float | None, error: float | None = None, digits: int = 3) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from dpm_jax import files, hosts, later
+from dpm_jax import hosts, later
 from dpm_jax.reproduction import variants
 from dpm_jax.runs import Invalid, bars, binary
 from dpm_jax.runs.config import name_flag
@@ -21,17 +21,17 @@ from dpm_jax.runs.flags import Flag
 from dpm_jax.sweeps import folder
 
 with later.imports(globals()):
-    from dpm_jax.reproduction import ablation, ablation_figure, efforts
+    from dpm_jax.reproduction import ablation, ablation_figure, efforts, page
     from dpm_jax.runs.report import table
     from dpm_jax.sweeps import pool
 
 _DATA = tuple(subject.data for subject in variants.SUBJECTS)
 FLAGS = {
-    "workdir": Flag(Path, "Directory of runs, table and logs."),
+    **folder.FLAGS,
     "effort": Flag(
         str,
-        "minutes: an hour of 2 cores, short trainings, three seeds; hours: five, the presets'"
-        " steps.",
+        "minutes: an hour of 2 cores, short trainings, three seeds; hours: five seeds, 3 to 33"
+        " times the steps.",
         "minutes",
         variants.EFFORTS,
     ),
@@ -39,7 +39,6 @@ FLAGS = {
     "data_root": Flag(
         Path, "Folder with mnist and cifar10 (their original files); default: $DPM_DATA."
     ),
-    "workers": Flag(int, "Runs at a time; 0: one for each GPU, or core.", 0, "[0, 1024]"),
 }
 
 
@@ -72,8 +71,7 @@ def execute(config: dict[str, Any]) -> str:
 
 def check(config: dict[str, Any]) -> dict[str, str]:
     """Folders of data by data set; ValueError naming the first bad flag."""
-    if not config["workdir"]:
-        raise ValueError("workdir: expected a directory for the runs, got none")
+    folder.check(config["workdir"])
     for name in config["only"] or ():
         if name not in _DATA:
             raise ValueError(f"only: expected some of {', '.join(_DATA)}, got {name!r}")
@@ -81,12 +79,9 @@ def check(config: dict[str, Any]) -> dict[str, str]:
 
 
 def _write(root: Path, found) -> list[Path]:
-    wrote = [root / "ablation.md"]
-    with files.replacing(wrote[0]) as temporary:
-        temporary.write_text(ablation.markdown(found), encoding="utf-8")
-    if found.effects:
-        wrote.append(ablation_figure.draw(root / "figures" / "ablation.png", found))
-    return wrote
+    path = root / "figures" / "ablation.png"
+    drawn = [ablation_figure.draw(path, found)] if found.effects else []
+    return [page.write_ablation(root, found), *drawn]
 
 
 if __name__ == "__main__":

@@ -10,7 +10,6 @@ the runs among them. Writes DIR/report.html, one file to look at and to send, an
 
 from __future__ import annotations
 
-import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +25,7 @@ with later.imports(globals()):
     from dpm_jax.sweeps import jobs, pool
 
 FLAGS = {
-    "workdir": Flag(Path, "Directory of runs, page and logs."),
+    **folder.FLAGS,
     "effort": Flag(
         str,
         "minutes: 45 of 2 cores, image networks trained in part; hours: what the presets say;"
@@ -42,7 +41,6 @@ FLAGS = {
         "Folder with mnist, cifar10 (their original files) and bark (photographs); default:"
         " $DPM_DATA. What it lacks is downloaded by tensorflow-datasets; bark cannot be.",
     ),
-    "workers": Flag(int, "Runs at a time; 0: one for each GPU, or core.", 0, "[0, 1024]"),
 }
 
 
@@ -61,19 +59,17 @@ def execute(config: dict[str, Any]) -> str:
     bars.begin()
     wanted = [job for job in all_jobs if job.experiment in chosen and not efforts.missing(job)]
     bars.say(f"reproduce, effort {config['effort']}: {len(wanted)} runs; into {root}")
-    with (
-        hosts.finishing(),
-        contextlib.ExitStack() as at_end,
-    ):  # the page is written after Ctrl-C too
-        at_end.callback(_write, root, all_jobs, chosen)
-        pool.run(wanted, root, "reproduce", config["workers"])
+    with hosts.finishing():  # the page is written after Ctrl-C too
+        try:
+            pool.run(wanted, root, "reproduce", config["workers"])
+        finally:
+            _write(root, all_jobs, chosen)
     return _text(root, all_jobs, chosen)
 
 
 def check(config: dict[str, Any]) -> tuple[tuple[str, ...], list]:
     """The rows that are wanted and the runs of all; ValueError naming the first bad flag."""
-    if not config["workdir"]:
-        raise ValueError("workdir: expected a directory for the runs, got none")
+    folder.check(config["workdir"])
     chosen = efforts.ROWS if config["only"] is None else efforts.rows(config["only"])
     return chosen, efforts.jobs(config["effort"], efforts.data_folders(config["data_root"]))
 

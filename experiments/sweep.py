@@ -1,4 +1,4 @@
-"""An experiment over seeds and values of its flags, by one command; then its table.
+r"""An experiment over seeds and values of its flags, by one command; then its table.
 
     python experiments/sweep.py --workdir=runs/T --experiment=swiss_roll --seeds=0,1,2 \
         --vary=T=20,40,80,schedule=learned,geometric --set=num_steps=4000,figures=false
@@ -10,7 +10,6 @@ runs among them. Ends in the table of compare.py.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from dpm_jax import later
@@ -24,13 +23,12 @@ with later.imports(globals()):
     from dpm_jax.sweeps import compare, pool
 
 FLAGS = {
-    "workdir": Flag(Path, "Directory of runs and logs."),
+    **folder.FLAGS,
     "experiment": Flag(str, f"Its name: {', '.join(grid.NAMES)}.", values=grid.NAMES),
     "preset": Flag(str, "Of the experiment; by default its first."),
     "seeds": Flag(list, "Seeds.", ["0", "1", "2"]),
     "vary": Flag(list, "Flags and their values: NAME=VALUE,VALUE,...,NAME=VALUE,..."),
     "set": Flag(list, "Values of other flags, the same in all runs: NAME=VALUE,..."),
-    "workers": Flag(int, "Runs at a time; 0: one for each GPU, or core.", 0, "[0, 1024]"),
 }
 
 
@@ -57,8 +55,7 @@ def execute(config: dict[str, Any]) -> str:
 
 def check(config: dict[str, Any]) -> list:
     """The runs; ValueError naming the first bad flag."""
-    if not config["workdir"]:
-        raise ValueError("workdir: expected a directory for the runs, got none")
+    folder.check(config["workdir"])
     if not config["experiment"]:
         raise ValueError(f"experiment: expected one of {', '.join(grid.NAMES)}, got none")
     return grid.jobs(

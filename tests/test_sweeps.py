@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from dpm_jax.reproduction import ablation, efforts, variants
+from dpm_jax.reproduction import ablation, efforts, page, variants
 from dpm_jax.runs import arguments, binary
 from dpm_jax.runs import config as configs
 from dpm_jax.runs.experiment import find
@@ -377,7 +377,7 @@ def test_effects_are_of_pairs_and_told_by_students_t(tmp_path):
     assert f"{clear.module}, {clear.change} (" in found.paragraph
     assert f"is that of the {clear.module} on 1 of 1 data sets" in found.paragraph
     assert "1 of 2 changes are not told from none" in found.paragraph
-    text = ablation.markdown(found)
+    text = page.write_ablation(tmp_path / "new", found).read_text()
     assert all(f"| {e.change} |" in text for e in found.effects)
 
 
@@ -447,9 +447,9 @@ def test_reproduce_marks_what_is_missing_and_writes_the_same_page_again(
     out = capsys.readouterr().out
     assert "2 of 3 runs made" in out and "bark-best-0: no photographs" in out
     pages = [(tmp_path / "paper" / f"report.{kind}").read_text() for kind in ("html", "md")]
-    for page in pages:
-        assert "no photographs: --data_root has no folder bark" in page
-        assert "left out by --only" in page and "swiss_roll-paper-1" in page
+    for text in pages:
+        assert "no photographs: --data_root has no folder bark" in text
+        assert "left out by --only" in text and "swiss_roll-paper-1" in text
     assert call(*argv) == 0
     again = [(tmp_path / "paper" / f"report.{kind}").read_text() for kind in ("html", "md")]
     assert again == pages

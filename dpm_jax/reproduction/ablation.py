@@ -9,7 +9,7 @@ and a probability of integers share.
 from __future__ import annotations
 
 import collections
-import math
+import statistics
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -114,9 +114,8 @@ def _effect(subject: Subject, variant: Variant, base, changed) -> Effect | str:
     if len(pairs) < 2:
         why = next((each.why for each in (*changed, *base) if each.why), "no two seeds")
         return f"{subject.data}, {variant.module}, {variant.change}: {why}"
-    deltas = [b - a for a, b in known]
-    mean, error = mean_and_error(deltas)
-    K, of_base = (sum(each) / len(pairs) for each in zip(*((b, a) for a, b in known)))
+    mean, error = units.mean_and_error([b - a for a, b in known])
+    of_base, K = (statistics.fmean(each) for each in zip(*known))
     told = abs(mean) > error * _student(len(pairs) - 1)
     what = (subject.data, variant.module, variant.change)
     return Effect(*what, mean, error, len(pairs), K, of_base, told)
@@ -130,13 +129,6 @@ def value(report: Mapping[str, Any], data: str) -> float | None:
     code = [v for name, v in report.items() if name.startswith("bits_per_dim_")]
     found, dims = (code[0], -1) if code else (report["K_bits"], _DIMS.get(data))
     return None if found is None or dims is None else found / dims
-
-
-def mean_and_error(values: list[float]) -> tuple[float, float]:
-    """Mean, and its standard error over the values."""
-    n = len(values)
-    mean = sum(values) / n
-    return mean, math.sqrt(sum((v - mean) ** 2 for v in values) / (n - 1) / n)
 
 
 def _student(freedom: int) -> float:
@@ -181,9 +173,7 @@ def _named(verb: str, found: list[Effect]) -> str:
 
 def table(found: Ablation) -> list[tuple[str, ...]]:
     """The effects as rows of text, the heading first, ordered by size."""
-    rows: list[tuple[str, ...]] = [
-        ("module", "change", "data", "ΔK, bits/dim", "K, bits/dim", "seeds", "told from none")
-    ]
+    rows: list[tuple[str, ...]] = [_HEADING]
     for e in found.effects:
         sign = "+" if e.delta > 0 else ""
         rows.append((
@@ -191,17 +181,3 @@ def table(found: Ablation) -> list[tuple[str, ...]]:
             units.number(e.K, digits=3), str(e.seeds), "yes" if e.told else "no",
         ))  # fmt: skip
     return rows
-
-
-def markdown(found: Ablation) -> str:
-    """Paragraph and table as a file of their own."""
-    rows = table(found)
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    lines.insert(1, "|---|---|---|---:|---:|---:|---|")
-    failed = [f"- not measured: {line}" for line in found.failed]
-    about = f"# Which module matters (effort {found.effort})"
-    note = (
-        "ΔK is in bits a dimension, above 0 where the change is for the better: the mean over pairs"
-        " of one seed, ± its standard error. Told from none: a 95 % interval by Student's t."
-    )
-    return "\n".join([about, "", found.paragraph, "", note, "", *lines, "", *failed]) + "\n"

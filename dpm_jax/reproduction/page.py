@@ -75,7 +75,7 @@ def document(
     groups = seeds.gather(outcomes)
     sections = [*_of_runs(groups)]
     if ablation is not None:
-        sections.append(_ablation(folder, ablation))
+        sections.append(_ablation(folder / "ablation", ablation))
     sections.append(Section("Commands", "commands", (tables.runs(outcomes),)))
     glossary = tuple((Strong(name), ": " + meaning) for name, meaning in claims.GLOSSARY)
     sections.append(Section("Glossary", "glossary", (Items(glossary),)))
@@ -214,9 +214,17 @@ def _jarzynski(groups: Sequence[Group]) -> Section:
     return Section("Jarzynski's equality", "jarzynski", (*blocks, Pictures((picture,))))
 
 
+def write_ablation(folder: Path, ablation: Ablation) -> Path:
+    """ablation.md in the directory of an ablation: what the page has of it."""
+    of = Document(f"Effort {ablation.effort}", (), (_ablation(folder, ablation),))
+    with files.replacing(folder / "ablation.md") as temporary:
+        temporary.write_text(markdown.render(of, folder), encoding="utf-8")
+    return folder / "ablation.md"
+
+
 def _ablation(folder: Path, ablation: Ablation) -> Section:
     blocks: list[Block] = [ablation.paragraph]
-    drawn = folder / "ablation" / "figures" / "ablation.png"
+    drawn = folder / "figures" / "ablation.png"
     if drawn.is_file() and drawn.resolve().is_relative_to(folder.resolve()):
         caption = "The same as a picture: each change with its error, by data set."
         blocks.append(Pictures((Picture(drawn, caption, "changes of K by module"),)))

@@ -2,9 +2,11 @@
 
 import math
 import re
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from dpm_jax import units
 from dpm_jax.reproduction.document import Code, Link, Row, Text
 from dpm_jax.runs.workdir import MEASURES, MOVABLE, PLACES
 from dpm_jax.sweeps.jobs import Outcome
@@ -111,14 +113,14 @@ def value(reports: Sequence[Mapping], get: Callable, error: Callable | None = No
     numbers = [get(report) for report in reports]
     if any(number is None for number in numbers):
         return Value(None, None, "not finite")
-    mean, n = sum(numbers) / len(numbers), len(numbers)
+    mean, n = statistics.fmean(numbers), len(numbers)
     own = [None if error is None else error(report) for report in reports]
     known = [each for each in own if each is not None]
     over_examples = math.sqrt(sum(each**2 for each in known) / len(known)) if known else None
     examples = f"{reports[0].get('examples', 0):,} examples"
     if n == 1:
         return Value(mean, over_examples, examples if known else "error unknown")
-    over_seeds = math.sqrt(sum((number - mean) ** 2 for number in numbers) / (n - 1) / n)
+    _, over_seeds = units.mean_and_error(numbers)
     if over_examples is not None and over_examples > over_seeds:
         return Value(mean, over_examples, examples)
     return Value(mean, over_seeds, f"{n} seeds")

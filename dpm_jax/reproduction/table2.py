@@ -41,7 +41,7 @@ def _densities(group: Group, reports: Sequence[Report], rows: list[Row]) -> Tabl
         leads = [str(density(reports, name, v, "lead_of_diffusion_bits_per_pixel")) for v in floors]
         found.append(Row((f"diffusion ahead of {name} by", *leads)))
     if "MCGSM" not in names:
-        found.append(missing("MCGSM", "not in --baselines of these runs, whose fit takes an hour"))
+        found.append(missing("MCGSM", "not in --baselines of these runs"))
     ceilings = [str(density(reports, "diffusion", v, "ceiling_bits_per_pixel")) for v in floors]
     found.append(Row(("ceiling of any density", *ceilings)))
     scale = reports[0].get("scale_levels")

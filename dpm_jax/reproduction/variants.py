@@ -58,6 +58,10 @@ def _variances(base: str, *others: str) -> tuple[Variant, ...]:
 _LAST = Variant("last step", "fixed → learned", {"last_step": "learned"})
 _NO_EMA = Variant("average of parameters", "0.999 → none", {"ema_decay": 0.0})
 _MUON = {"optimizer": "muon"}
+_UPDATES = (
+    Variant("optimizer", "Adam → Muon", {**_MUON, "learning_rate": 3e-3}),
+    Variant("learning rate", "cosine → constant", {"lr_schedule": "constant"}),
+)
 
 SWISS_ROLL = Subject(
     "swiss_roll",
@@ -85,8 +89,7 @@ SWISS_ROLL = Subject(
         Variant("law of t", "all t → one an example", {"num_t": -1}, 0.8),
         Variant("law of t", "all t → 8 a step", {"num_t": 8}, 0.8),
         _NO_EMA,
-        Variant("optimizer", "Adam → Muon", {**_MUON, "learning_rate": 3e-3}),
-        Variant("learning rate", "cosine → constant", {"lr_schedule": "constant"}),
+        *_UPDATES,
     ),
 )
 HEARTBEAT = Subject(
@@ -113,8 +116,7 @@ HEARTBEAT = Subject(
         ),
         Variant("law of t", "all t → one an example", {"num_t": -1}, 0.6),
         Variant("average of parameters", "0.99 → none", {"ema_decay": 0.0}),
-        Variant("optimizer", "Adam → Muon", {**_MUON, "learning_rate": 3e-3}),
-        Variant("learning rate", "cosine → constant", {"lr_schedule": "constant"}),
+        *_UPDATES,
     ),
 )
 MNIST = Subject(
@@ -165,7 +167,7 @@ CIFAR10 = Subject(
         Variant("network", "32 → 16 channels", {"width": 16}, 0.8),
         Variant("network", "4 → 2 layers", {"depth": 2}, 0.8),
         Variant("objective", "eq. 15 → squared error of v", {"objective": "v"}),
-        Variant("average of parameters", "0.999 → none", {"ema_decay": 0.0}),
+        _NO_EMA,
         Variant("optimizer", "Adam → Muon with decay", {**_MUON, "weight_decay": 0.2}, 1.3),
     ),
 )

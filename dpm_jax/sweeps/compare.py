@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -101,8 +100,7 @@ def _told(reports: list[dict[str, Any]], name: str, error: str | None, digits: i
     if len(values) < len(reports):
         return "not finite" if name in reports[0] else "–"
     if len(values) > 1:
-        over_seeds = statistics.stdev(values) / math.sqrt(len(values))
-        return units.number(statistics.fmean(values), over_seeds, digits)
+        return units.number(*units.mean_and_error(values), digits)
     of_one = reports[0].get(error) if error else None
     return units.number(values[0], of_one, digits) + ("*" if of_one is not None else "")
 

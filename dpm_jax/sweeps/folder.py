@@ -7,8 +7,19 @@ from typing import Any
 
 from dpm_jax import files
 from dpm_jax.runs import workdir as workdirs
+from dpm_jax.runs.flags import Flag
 
+FLAGS = {
+    "workdir": Flag(Path, "Directory of runs, logs and what is made of them."),
+    "workers": Flag(int, "Runs at a time; 0: one for each GPU, or core.", 0, "[0, 1024]"),
+}
 FORMAT = 1  # of the directory; another version's is refused
+
+
+def check(workdir: str | None) -> None:
+    """ValueError where no directory is given."""
+    if not workdir:
+        raise ValueError("workdir: expected a directory for the runs, got none")
 
 
 def claim(
