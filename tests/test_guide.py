@@ -207,6 +207,12 @@ def test_a_corrector_comes_closer_to_the_posterior():
 BITS = make_chain(
     binomial.family(RATE), STEPS, lambda x, t: binomial.step(x, STEPS.beta[t], RATE), (3,)
 )
+
+
+def imaginary(x):
+    return jnp.sqrt(-1 - x**2)
+
+
 WRONG = [
     (lambda: posterior.measure(BITS, A, Y, R), "chain: expected one of Gaussians"),
     (lambda: posterior.perturb(BITS, jnp.sum, "dps"), "chain: expected one of Gaussians"),
@@ -238,7 +244,7 @@ WRONG = [
     ),
     (
         lambda: posterior.sample(
-            jax.random.key(0), chain_of(), posterior.perturb(chain_of(), lambda x: jnp.sqrt(-1 - x**2), "dps"), 2
+            jax.random.key(0), chain_of(), posterior.perturb(chain_of(), imaginary, "dps"), 2
         ),
         "tilt: expected finite draws, got NaN",
     ),

@@ -126,8 +126,8 @@ def sample(
     found = jax.vmap(lambda k: one(k, used))(jax.random.split(key, num))
     if not isinstance(found, jax.core.Tracer) and not jnp.isfinite(found).all():
         raise ValueError(
-            "tilt: expected finite draws, got NaN or infinite ones: does log r return NaN? is it too"
-            " steep for its kernels (dps where the noise is small: pigdm or mmps)?"
+            "tilt: expected finite draws, got NaN or infinite ones: does log r return NaN, or is it"
+            " too steep for its kernels (dps where the noise is small: pigdm or mmps)?"
         )
     return found
 
