@@ -7,41 +7,29 @@ import pytest
 
 from cases import C_DIAGONAL, keys, mean_is
 from dpm_jax import particles, posterior, schedule
-from dpm_jax.benchmarks.measurements import measurements
+from dpm_jax.benchmarks.measurements import measurements, posed
 from dpm_jax.core import sampling
 from dpm_jax.exact import linear_gaussian
 from dpm_jax.posterior import linear
 
 T, NOISE = 12, 0.5
 STEPS = schedule.geometric(T, 0.02, 1e4)
-VARIANCES = np.random.default_rng(0).permutation(linear_gaussian.spectrum(16))
 ALL = measurements(4)
 CASES = [(name, "mmps") for name in ALL]
 CASES += [(name, r_t) for name in ("mask", "projection") for r_t in ("dps", "pigdm", "noised")]
 
 
-def matrix(A):
-    """(m, size) of a Linear."""
-    eye = jnp.asarray(np.eye(int(np.prod(A.shape))).reshape(-1, *A.shape), jnp.float32)
-    return np.asarray(jax.vmap(A.apply)(eye), np.float64).reshape(len(eye), -1).T
-
-
 @pytest.mark.parametrize("name, r_t", CASES)
 def test_gaussian_data_have_their_posterior(name, r_t):
     """Z~ times a weighted mean is unbiased at any N: many small filters."""
-    A, rng = ALL[name], np.random.default_rng(1)
-    entries, variances = matrix(A), VARIANCES.reshape(A.shape)
-    x = np.sqrt(VARIANCES) * rng.normal(size=16)
-    y = entries @ x + NOISE**0.5 * rng.normal(size=len(entries))
-    exact = linear_gaussian.posterior(variances, entries, y, NOISE)
-    chain = linear_gaussian.chain(variances, STEPS)
-    tilt = posterior.measure(chain, A, y.reshape(A.out), NOISE, r_t)
-    found = jax.jit(jax.vmap(lambda k: particles.sample(k, chain, tilt, 64)))(keys(128, 3))
+    of = posed(ALL[name], STEPS, noise=NOISE)
+    tilt = posterior.measure(of.chain, of.A, of.y, NOISE, r_t)
+    found = jax.jit(jax.vmap(lambda k: particles.sample(k, of.chain, tilt, 64)))(keys(128, 3))
     assert not np.asarray(found.lost_t).any()
-    evidence = np.exp(np.asarray(found.log_z, np.float64) - exact.log_z)
+    evidence = np.exp(np.asarray(found.log_z, np.float64) - of.exact.log_z)
     mean_is(evidence, 1)
-    value, axes = np.linalg.eigh(exact.covariance)
-    away = np.asarray(found.x, np.float64).reshape(128, 64, 16) - exact.mean
+    value, axes = np.linalg.eigh(of.exact.covariance)
+    away = np.asarray(found.x, np.float64).reshape(128, 64, 16) - of.exact.mean
     along = away @ axes / np.sqrt(value)
     weight = evidence[:, None] * np.asarray(found.weight, np.float64)
     mean_is(np.einsum("fn,fni->fi", weight, along), 0)

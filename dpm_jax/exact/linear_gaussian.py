@@ -30,6 +30,13 @@ def spectrum(size: int) -> np.ndarray:
     return falling / falling.mean()
 
 
+def noised(variances: ArrayLike, schedule: Schedule) -> Array:
+    """Variances of x^t, (T+1, *shape): ᾱ_t λ + 1 − ᾱ_t."""
+    data = jnp.asarray(variances, schedule.beta.dtype)
+    level = jnp.expand_dims(schedule.log_alpha_bar, tuple(range(1, data.ndim + 1)))
+    return jnp.exp(level) * data[None] - jnp.expm1(level)
+
+
 def chain(variances: ArrayLike, schedule: Schedule) -> Chain:
     """q(x^{t-1} | x^t) of data N(0, diag(variances)), from x^T ~ q(x^T): a model without error.
 
@@ -37,19 +44,15 @@ def chain(variances: ArrayLike, schedule: Schedule) -> Chain:
         variances: of the event's shape.
         schedule: any.
     """
-    data = jnp.asarray(variances, schedule.beta.dtype)
-
-    def noised(t: Array) -> Array:
-        return jnp.exp(schedule.log_alpha_bar[t]) * data + schedule.noise[t]
+    each = noised(variances, schedule)
 
     def reverse(xt: Array, t: Array) -> gaussian.Normal:
-        beta, before = schedule.beta[t], noised(t - 1)
+        beta, before = schedule.beta[t], each[t - 1]
         share = before / ((1 - beta) * before + beta)
         return gaussian.Normal(jnp.sqrt(1 - beta) * share * xt, beta * share)
 
-    made = make_chain(gaussian.family(), schedule, reverse, data.shape, "learned")
-    last = noised(jnp.asarray(schedule.T))
-    return made._replace(prior=gaussian.Normal(jnp.zeros_like(last), last))
+    made = make_chain(gaussian.family(), schedule, reverse, each.shape[1:], "learned")
+    return made._replace(prior=gaussian.Normal(jnp.zeros_like(each[-1]), each[-1]))
 
 
 def posterior(variances: ArrayLike, A: ArrayLike, y: ArrayLike, noise: float) -> Posterior:
