@@ -223,6 +223,14 @@ WRONG = [
     (lambda: posterior.measure(chain_of(), A, Y, R, "tweedie"), "r_t: expected one of"),
     (lambda: posterior.measure(chain_of(), A, Y, R, products=3), r"products: .* 1\.\.2, got 3"),
     (lambda: posterior.measure(chain_of(), A, Y, R, "pigdm", error=[1.0]), "error: expected var"),
+    (
+        lambda: posterior.measure(chain_of(), A, Y, R, "pigdm", error=np.linspace(-1, 1, T + 1)),
+        "error: expected variances, of at least 0",
+    ),
+    (
+        lambda: posterior.measure(chain_of(), A, Y, R, "pigdm", products=1),
+        "products: expected none but with r_t='mmps', got r_t='pigdm'",
+    ),
     (lambda: posterior.measure(chain_of(), jnp.cos, Y, R), "A: expected a linear function"),
     (
         lambda: posterior.measure(chain_of(), linear.mask(np.ones(4, bool)), np.ones(4), R),
@@ -259,6 +267,11 @@ WRONG = [
 def test_errors_name_the_argument(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_what_is_no_corrector_is_refused():
+    with pytest.raises(TypeError, match="corrector: expected Gibbs"):
+        posterior.sample(jax.random.key(0), chain_of(), measured("mmps"), 2, "gibbs")
 
 
 def test_the_range_of_a_is_no_error_where_the_noise_explains_it():

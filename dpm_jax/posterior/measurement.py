@@ -55,11 +55,13 @@ def measure(
 
     Raises:
         ValueError: for a chain of bits, an A that is not linear, y of another shape, not finite, or
-            outside the range of A by more than its noise, noise not above 0, an unknown name.
+            outside the range of A by more than its noise, noise not above 0, an unknown name, or
+            an argument of another r(x^t).
     """
     if not isinstance(chain.prior, Normal):
         raise ValueError(f"chain: expected one of Gaussians, got {chain!r}; of bits: denoise")
     check_name("r_t", r_t, (*R_T, *THROUGH))
+    _only(r_t, products=products, error=error)
     A = A if isinstance(A, Linear) else linear.dense(A, chain.shape)
     R = _variance(noise)
     z, apart = _coordinates(chain, A, y, R)
@@ -194,6 +196,14 @@ def _coordinates(chain: Chain, A: Linear, y: ArrayLike, R: Array) -> tuple[Array
     return z, -0.5 * (outside / R + free * (LOG_2PI + jnp.log(R)))
 
 
+def _only(r_t: str, **of_others: Any) -> None:
+    """ValueError for an argument of another r(x^t)."""
+    owner = {"products": "mmps", "error": "pigdm"}
+    for name, value in of_others.items():
+        if value is not None and r_t != owner[name]:
+            raise ValueError(f"{name}: expected none but with r_t={owner[name]!r}, got r_t={r_t!r}")
+
+
 def _products(A: Linear, products: int | None) -> int | None:
     if products is None:
         return None if len(A.singular) <= _DENSE else 1
@@ -207,4 +217,6 @@ def _errors(chain: Chain, A: Linear, error: ArrayLike | None) -> Array:
     if error.shape not in ((chain.T + 1,), (chain.T + 1, len(A.singular))):
         expected = f"({chain.T + 1},) or {(chain.T + 1, len(A.singular))}"
         raise ValueError(f"error: expected variances by t, of shape {expected}, got {error.shape}")
+    if not isinstance(error, jax.core.Tracer) and not bool(jnp.all(error >= 0)):
+        raise ValueError("error: expected variances, of at least 0, got lower or NaN ones")
     return error
