@@ -44,7 +44,7 @@ ROOMS = {
     "images": {"core", "units"},
     "data": {"files", "hosts", "images.dequantisation"},
     "likelihood": {"core", "thermodynamics", "parallel", "units"},
-    "posterior": {"core", "thermodynamics", "units"},
+    "posterior": {"core", "thermodynamics", "units", "images.dct"},
     "exact": {"core", "data"},
     "training": {"core", "likelihood", "hosts", "parallel", "data.streaming", "files"},
 }

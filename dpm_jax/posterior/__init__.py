@@ -3,7 +3,7 @@
 from dpm_jax import later
 
 with later.imports(globals()):
-    from dpm_jax.posterior import particles, replacement
+    from dpm_jax.posterior import linear, particles, replacement
     from dpm_jax.posterior.r import denoise, inpaint, perturb
     from dpm_jax.posterior.tilt import R_T, REACH, Tilt, compose, curvature, sample, tilted
 
@@ -15,6 +15,7 @@ __all__ = [
     "curvature",
     "denoise",
     "inpaint",
+    "linear",
     "particles",
     "perturb",
     "replacement",
