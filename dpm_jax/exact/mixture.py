@@ -65,6 +65,8 @@ def mixture(rng: np.random.Generator) -> Mixture:
 def problem(seed: int, dim: int, measurements: int) -> Problem:
     """The problem of a seed: weights of the modes, A, a true x^0, its noisy measurement y.
 
+    The mixture is that of seed and dim alone, so that one model of it serves any measurements.
+
     Raises:
         ValueError: for a dim that is not even, or measurements outside 1..dim.
     """
@@ -72,8 +74,8 @@ def problem(seed: int, dim: int, measurements: int) -> Problem:
         raise ValueError(f"dim: expected an even number of at least 2, got {dim}")
     if not 1 <= measurements <= dim:
         raise ValueError(f"measurements: expected 1..{dim}, got {measurements}")
+    made = mixture(np.random.default_rng([seed, dim]))
     rng = np.random.default_rng([seed, dim, measurements])
-    made = mixture(rng)
     left, _, rows = np.linalg.svd(rng.standard_normal((measurements, dim)), full_matrices=False)
     singular = np.sort(rng.uniform(size=measurements))[::-1]
     deviation = rng.uniform() * singular[0] / made.scale
@@ -126,16 +128,16 @@ def denoise(of: Mixture, xt: Array, log_alpha_bar: Array) -> tuple[Array, Array]
         xt: (d,), of q(x^t | x^0).
         log_alpha_bar: log ᾱ_t.
     """
-    of = jax.tree.map(lambda a: jnp.asarray(a, xt.dtype), of)
+    log_weight, modes, variance = (jnp.asarray(a, xt.dtype) for a in of[:3])
     signal, noise = jnp.exp(log_alpha_bar), -jnp.expm1(log_alpha_bar)
-    total = signal * of.variance + noise  # of a mode of x^t
+    total = signal * variance + noise  # of a mode of x^t
     pairs = xt.reshape(-1, 2)
-    near = jnp.sqrt(signal) * of.centre @ jnp.sum(pairs, axis=0)
-    far = 0.5 * signal * len(pairs) * jnp.sum(of.centre**2, axis=1)
-    share = jax.nn.softmax(of.log_weight + (near - far) / total)
-    centre = jnp.tile(share @ of.centre, len(pairs))
-    x0 = (jnp.sqrt(signal) * of.variance * xt + noise * centre) / total
-    return x0, of.variance * noise / total
+    near = jnp.sqrt(signal) * modes @ jnp.sum(pairs, axis=0)
+    far = 0.5 * signal * len(pairs) * jnp.sum(modes**2, axis=1)
+    share = jax.nn.softmax(log_weight + (near - far) / total)
+    centre = jnp.tile(share @ modes, len(pairs))
+    x0 = (jnp.sqrt(signal) * variance * xt + noise * centre) / total
+    return x0, variance * noise / total
 
 
 def chain(of: Mixture, schedule: Schedule, dim: int) -> Chain:
