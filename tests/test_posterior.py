@@ -524,7 +524,7 @@ WRONG = [
     ),
     (
         lambda: posterior.perturb(G, jnp.sum, "noised"),
-        r"r_t: expected one of \('constant', 'annealed'\) for a general log r, got 'noised'",
+        r"r_t: expected one of \('constant', 'annealed', 'dps'\) for any log r, got 'noised'",
     ),
     (
         lambda: posterior.compose(posterior.denoise(G, ZEROS, 1.0), posterior.perturb(B, jnp.sum)),

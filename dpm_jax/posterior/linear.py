@@ -39,6 +39,7 @@ class Linear(NamedTuple):
     seen: Callable[[Array], Array]  # y (*out) -> (k,)    Uᵀ y
     spread: Callable[[Array], Array]  # d, broadcast to (*shape) -> (k,): diag of Vᵀ diag(d) V, the
     # variances of Vᵀ x where the elements of x are independent of variances d
+    diagonal: bool = False  # whether Vᵀ diag(d) V is diagonal for any d: no element is in two rows
 
 
 def mask(known: ArrayLike) -> Linear:
@@ -65,6 +66,7 @@ def mask(known: ArrayLike) -> Linear:
         back=partial(_scatter, where, known.shape),
         seen=jnp.ravel,
         spread=lambda d: rows(_filled(d, known.shape)),
+        diagonal=True,
     )
 
 
@@ -100,6 +102,7 @@ def block_mean(shape: Sequence[int], factor: int) -> Linear:
         back=back,
         seen=jnp.ravel,
         spread=lambda d: jnp.ravel(mean(_filled(d, shape))),
+        diagonal=True,
     )
 
 
@@ -172,6 +175,7 @@ def channels(shape: Sequence[int], weights: ArrayLike | None = None) -> Linear:
         back=lambda z: jnp.multiply.outer(jnp.reshape(z, out), jnp.asarray(row, z.dtype)),
         seen=jnp.ravel,
         spread=lambda d: jnp.ravel(mixed(row**2, _filled(d, shape))),
+        diagonal=True,
     )
 
 

@@ -10,7 +10,8 @@ from jax.typing import ArrayLike
 
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.family import Array, Family, LogR, Params, numbers
-from dpm_jax.posterior.tilt import R_T, Tilt
+from dpm_jax.posterior.guide import Felt, Guide
+from dpm_jax.posterior.tilt import R_T, Tilt, exponent, guided
 
 
 def inpaint(chain: Chain, mask: ArrayLike, known: ArrayLike, r_t: str = "constant") -> Tilt:
@@ -65,21 +66,25 @@ def denoise(
 def perturb(chain: Chain, log_r: LogR, r_t: str = "constant") -> Tilt:
     """Any log r: to first order for Gaussians (eq. 61), exact for bits (Table App.1).
 
+    With r_t="dps" r(x^t) = r(x̂^0(x^t)), through the network (Gaussian): a classifier of x^0 is one.
+
     Args:
         chain: that will be sampled.
         log_r: x -> nats; Gaussian: differentiable, a scalar or per element; bits: per bit, each
             value of its own bit alone (an r that couples bits has no kernel in the family).
-        r_t: "constant" or "annealed".
+        r_t: "constant", "annealed" or, of Gaussians, "dps".
 
     Raises:
-        ValueError: for `r_t` "noised", of which a general r has no closed form; when it is used,
-            for a log_r that returns another shape.
+        ValueError: for another `r_t`, of which a general r has no closed form; for bits and "dps";
+            when it is used, for a log_r that returns another shape.
     """
     if not callable(log_r):
         raise TypeError(f"log_r: expected a function x -> nats, got {log_r!r}")
+    if r_t == "dps":
+        return guided(chain, _at_x0_hat(log_r))
     if r_t not in R_T[:2]:
-        raise ValueError(f"r_t: expected one of {R_T[:2]} for a general log r, got {r_t!r}")
-    family, power = chain.family, _exponent(chain, r_t)
+        raise ValueError(f"r_t: expected one of {(*R_T[:2], 'dps')} for any log r, got {r_t!r}")
+    family, power = chain.family, exponent(chain, r_t)
 
     def scaled(s: Array) -> LogR:
         return lambda x: power(s) * _checked(log_r, x)
@@ -107,6 +112,17 @@ def perturb(chain: Chain, log_r: LogR, r_t: str = "constant") -> Tilt:
         bend=lambda params, t: _bend(family, params, scaled(t - 1)),
         params=type(chain.prior),
     )
+
+
+def _at_x0_hat(log_r: LogR) -> Guide:
+    def total(x: Array) -> Array:
+        return jnp.sum(_checked(log_r, x))
+
+    def feel(x0: Array, product, params: Params, step) -> Felt:
+        value, u = jax.value_and_grad(total)(x0)
+        return Felt(value, product(u))
+
+    return Guide(feel, total)
 
 
 def _bend(family: Family, params: Params, log_r: LogR) -> Array:
@@ -153,7 +169,7 @@ def _exact(chain: Chain, r: Params, mask: Array, r_t: str) -> Tilt:
     """The tilt of an r whose product with the kernel is in the family; `mask`: where there is r."""
     if r_t not in R_T:
         raise ValueError(f"r_t: expected one of {R_T}, got {r_t!r}")
-    family, power = chain.family, _exponent(chain, r_t)
+    family, power = chain.family, exponent(chain, r_t)
 
     def at(t: Array) -> Params:
         if r_t == "noised":
@@ -172,14 +188,6 @@ def _exact(chain: Chain, r: Params, mask: Array, r_t: str) -> Tilt:
 
     made = Tilt(T=chain.T, apply=apply, log_r=log_r, log_z=log_z, params=type(chain.prior))
     return made._replace(log_alpha_bar=chain.schedule.log_alpha_bar) if r_t == "noised" else made
-
-
-def _exponent(chain: Chain, r_t: str) -> Callable[[Array], Array]:
-    """s of r(x^t) = r(x^0)^s at t; at t = T it is 1e-20, since r^0 has no place in a variance."""
-    T, dtype = chain.T, chain.schedule.beta.dtype
-    if r_t != "annealed":
-        return lambda t: jnp.ones((), dtype)
-    return lambda t: jnp.maximum((T - t) / T, 1e-20).astype(dtype)
 
 
 def _each(log_prob: Callable[[Params, Array], Array], params: Params, x: Array) -> Array:

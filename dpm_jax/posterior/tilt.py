@@ -10,6 +10,7 @@ For t > 0 the r(x^t) is ours to choose (eq. 23); the choices have names, the arg
 * "constant"  r(x^t) = r(x^0): the paper's, eq. 23
 * "annealed"  r(x^t) = r(x^0)^((T−t)/T), the paper's alternative
 * "noised"    r(x^t) = E[r(x^0) | x^t] for x^0 ~ π: r as one sees it through q(x^t | x^0)
+* "dps", "pigdm", "mmps"  r as one sees it through x̂^0(x^t), the network (Gaussian; guide.py)
 
 Samples of these kernels alone are biased: eq. 22 normalises away the factor Z~_{t-1}(x^t)/r(x^t) of
 the exact eq. 21. `particles` keeps it, as the weights of a particle filter; its answer is exact as
@@ -20,7 +21,8 @@ Conventions: family.py; r is in nats as log r, always up to a factor at t > 0.
 
 import warnings
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -29,13 +31,14 @@ import numpy as np
 from dpm_jax import units
 from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
-from dpm_jax.core.family import Array, Params
+from dpm_jax.core.family import Array, Family, Params
+from dpm_jax.posterior import guide as through
+from dpm_jax.posterior.correctors import Corrector
+from dpm_jax.posterior.guide import Guide, Guided
 
 R_T = ("constant", "annealed", "noised")  # names of r(x^t) at t > 0
 Kernel = Callable[[Params, Array], Params]  # params, t -> params
 REACH = 0.5  # of the first-order form: the largest Σ ∂²log r at which it is not warned of
-
-
 STEEP = 1.0  # the largest bend at which it is not warned of
 
 
@@ -56,6 +59,8 @@ class Tilt(NamedTuple):
     singular: bool = False  # r(x^t) is a delta at t > 0, of which `particles` has no weight
     params: type | None = None  # that it multiplies: those of the family it was made for
     log_alpha_bar: Array | None = None  # of the schedule, where r(x^t) depends on it ("noised")
+    draw: Callable[[Array, Any], Array] | None = None  # key, p~ -> x, where p~ is not of the family
+    guides: tuple[Guide, ...] = ()  # what goes through the network, beside all of the above
 
     def __call__(self, params: Params, t: Array) -> Params:
         """p~(x^{t-1} | x^t) (eq. 22) from the parameters of p(x^{t-1} | x^t)."""
@@ -73,21 +78,42 @@ def tilted(chain: Chain, tilt: Tilt | Kernel) -> Chain:
     check_tilt(chain, tilt)
 
     def reverse(xt: Array, t: Array) -> Params:
-        return tilt(chain.reverse(xt, t), t)
+        return look(chain, tilt, xt, t)[1]
 
     prior = tilt(chain.prior, jnp.asarray(chain.T + 1))
-    return chain._replace(reverse=reverse, prior=prior, kernel=None)
+    family = chain.family._replace(sample=partial(draw, chain.family, tilt))
+    return chain._replace(family=family, reverse=reverse, prior=prior, kernel=None)
 
 
-def sample(key: Array, chain: Chain, tilt: Tilt | Kernel, num: int) -> Array:
+def look(chain: Chain, tilt: Tilt | Kernel, xt: Array, t: Array) -> tuple[Params, Params]:
+    """p(x^{t-1}|x^t) and p~(x^{t-1}|x^t) (eq. 22), of one call of the network; t in 1..T."""
+    if isinstance(tilt, Tilt) and tilt.guides:
+        return through.look(chain, tilt.guides, lambda params: tilt(params, t), xt, t)
+    params = chain.reverse(xt, t)
+    return params, tilt(params, t)
+
+
+def draw(family: Family, tilt: Tilt | Kernel, key: Array, law: Params) -> Array:
+    """x^{t-1} ~ p~, of the event's shape."""
+    if not isinstance(tilt, Tilt):
+        return family.sample(key, law)
+    if isinstance(law, Guided):
+        return through.draw(key, tilt.guides, law)
+    return family.sample(key, law) if tilt.draw is None else tilt.draw(key, law)
+
+
+def sample(
+    key: Array, chain: Chain, tilt: Tilt | Kernel, num: int, corrector: Corrector | None = None
+) -> Array:
     """`num` draws (num, *event) by the kernels of eq. 22, as the paper draws: fast, and biased.
 
     `particles.sample` of the same arguments is without the bias; a "noised" r(x^t) is made for it,
-    and is counted at every t here.
+    and is counted at every t here. A corrector spends more network calls against the bias.
 
     Raises:
         TypeError: for a key that is none.
-        ValueError: for a tilt of another T, family or schedule, or num below 1.
+        ValueError: for a tilt of another T, family or schedule, num below 1, or what the corrector
+            refuses.
 
     Warns:
         UserWarning: where a first-order tilt is used beyond its reach, unless under jit.
@@ -96,7 +122,39 @@ def sample(key: Array, chain: Chain, tilt: Tilt | Kernel, num: int) -> Array:
     num = units.whole("num", num)
     used = tilted(chain, tilt)
     warn_beyond_reach(key, chain, tilt)
-    return jax.vmap(lambda k: sampling.sample(k, used))(jax.random.split(key, num))
+    one = sampling.sample if corrector is None else corrector.sample
+    return jax.vmap(lambda k: one(k, used))(jax.random.split(key, num))
+
+
+def exponent(chain: Chain, r_t: str) -> Callable[[Array], Array]:
+    """s of r(x^t) = r(x^0)^s at t; at t = T it is 1e-20, since r^0 has no place in a variance."""
+    T, dtype = chain.T, chain.schedule.beta.dtype
+    if r_t != "annealed":
+        return lambda t: jnp.ones((), dtype)
+    return lambda t: jnp.maximum((T - t) / T, 1e-20).astype(dtype)
+
+
+def guided(chain: Chain, guide: Guide) -> Tilt:
+    """The tilt of one guide alone.
+
+    Raises:
+        ValueError: for a chain whose kernels have no x̂^0 in their mean.
+    """
+    if not hasattr(chain.prior, "low"):
+        raise ValueError(f"chain: expected one of Gaussians, got {chain!r}")
+
+    def nothing(x: Array, *_) -> Array:
+        return jnp.zeros((), chain.schedule.beta.dtype)
+
+    return Tilt(
+        T=chain.T,
+        apply=lambda params, t: params,
+        log_r=nothing,
+        log_z=nothing,
+        params=type(chain.prior),
+        log_alpha_bar=chain.schedule.log_alpha_bar,
+        guides=(guide,),
+    )
 
 
 def compose(*tilts: Tilt) -> Tilt:
@@ -114,6 +172,7 @@ def compose(*tilts: Tilt) -> Tilt:
         raise ValueError(f"tilts: expected kernels of one kind, got {sorted(kinds)}")
     if len(tilts) == 1:
         return tilts[0]
+    _check_order(tilts)
     first, rest = tilts[0], compose(*tilts[1:])
 
     def log_z(params: Params, x: Array, t: Array) -> Array:
@@ -138,7 +197,19 @@ def compose(*tilts: Tilt) -> Tilt:
         singular=first.singular or rest.singular,
         params=first.params or rest.params,
         log_alpha_bar=rest.log_alpha_bar if first.log_alpha_bar is None else first.log_alpha_bar,
+        draw=rest.draw,
+        guides=first.guides + rest.guides,
     )
+
+
+def _check_order(tilts: tuple[Tilt, ...]) -> None:
+    """A p~ that is not of the family takes no further factor."""
+    products = [tilt for tilt in tilts if tilt.draw is not None]
+    if products and (tilts[-1].draw is None or len(products) > 1 or any(t.guides for t in tilts)):
+        raise ValueError(
+            "tilts: expected the exact product of a measurement to be the last, and beside none"
+            " through the network; 'mmps' and 'pigdm' compose with all"
+        )
 
 
 def curvature(key: Array, chain: Chain, tilt: Tilt) -> Array:
@@ -167,7 +238,7 @@ def _largest(key: Array, chain: Chain, tilt: Tilt, size) -> Array:
     def body(carry, t: Array):
         x, largest = carry
         params = chain.reverse(x, t)
-        x = chain.family.sample(jax.random.fold_in(key, t), tilt(params, t))
+        x = draw(chain.family, tilt, jax.random.fold_in(key, t), tilt(params, t))
         return (x, jnp.maximum(largest, size(params, t))), None
 
     first = size(chain.prior, jnp.asarray(chain.T + 1))
