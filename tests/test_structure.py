@@ -82,7 +82,7 @@ def parsed(file):
 
 TREES = {name_of(file): parsed(file) for file in FILES}
 MODULES = sorted(TREES)
-GAUSSIAN = {f"posterior.{name}" for name in ("guide", "measure", "product")}
+GAUSSIAN = {f"posterior.{name}" for name in ("guide", "measurement", "product")}
 SHARED = [  # what both columns of Table App.1 share
     name
     for name in MODULES
@@ -211,6 +211,14 @@ def test_all_names_what_the_package_imports(room):
     assert all(hasattr(package, name) for name in names)
     if not room:
         assert names and sorted(names) == names
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if name])
+def test_no_name_of_a_package_is_that_of_the_module_it_is_from(name):
+    """`package.name` would be the module as soon as anything had imported that."""
+    module, package = name.split(".")[-1], name.rpartition(".")[0]
+    tree = TREES.get(package) if package else TREES[""]
+    assert f"dpm_jax.{name}.{module}" not in set(imports(tree))
 
 
 # --- what the columns share ---------------------------------------------------------------------

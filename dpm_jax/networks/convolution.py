@@ -1,7 +1,8 @@
 """Convolution of images by square kernels, whose gradient costs on CPU what it should.
 
-XLA for CPU packs the gradient of a kernel badly where it sums over many images. So convolution is
-a primitive here, with JAX's own rules but one: that gradient is summed a few images at a time.
+XLA for CPU packs the gradient of a kernel badly where it sums over many images, and leaves its fast
+path for that of the images inside a loop. So convolution is a primitive here, with JAX's own rules
+but two: the first is summed a few images at a time, the second is a convolution again.
 """
 
 from functools import partial, reduce
@@ -74,7 +75,10 @@ def _batched(args, axes, precision: str | None):
 
 
 def _to_images(dy: Array, x: Any, kernel: Array, precision: str | None) -> Array:
-    return jax.linear_transpose(lambda x: _plain(x, kernel, precision), x.aval)(dy)[0]
+    """A plain convolution again: lax's own, of a reversed window, is slow on CPU inside a loop."""
+    if kernel.shape[0] % 2 == 0:  # whose padding is not the same on both sides
+        return jax.linear_transpose(lambda x: _plain(x, kernel, precision), x.aval)(dy)[0]
+    return _convolve.bind(dy, jnp.flip(kernel, (0, 1)).swapaxes(2, 3), precision=precision)
 
 
 def _to_kernel(dy: Array, x: Array, kernel: Any, precision: str | None) -> Array:

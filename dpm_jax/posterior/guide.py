@@ -109,7 +109,8 @@ def look(
     lost = signal * a < _ROUNDINGS * jnp.finfo(a.dtype).eps
 
     def product(u: Array) -> Array:  # eq. 3; at t = 1 V = Σ
-        by_tweedie = schedule.noise[t] / signal * jnp.where(lost, signal * u, transposed(u)[0])
+        through = transposed(u)[0] / jnp.where(lost, 1.0, signal)
+        by_tweedie = schedule.noise[t] * jnp.where(lost, u, through)
         return jnp.where(t == 1, params.variance * u, by_tweedie)
 
     bridge = beta * schedule.noise[t - 1] / schedule.noise[t]

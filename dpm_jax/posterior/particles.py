@@ -21,15 +21,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpm_jax import units
-from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
-from dpm_jax.core.family import Array, Params
+from dpm_jax.core.family import Array
 from dpm_jax.posterior import guide as through
-from dpm_jax.posterior.tilt import Tilt, check_tilt, draw, look, tilted, warn_beyond_reach
-from dpm_jax.posterior.weighted import ANCESTORS, Particles, check, pool, warn_of_few
+from dpm_jax.posterior.particle_gibbs import Sweeps, gibbs
+from dpm_jax.posterior.tilt import Tilt, draw, look, tilted, warn_beyond_reach
+from dpm_jax.posterior.weighted import (
+    ANCESTORS,
+    Particles,
+    check,
+    check_arguments,
+    log_weight,
+    pool,
+    warn_of_few,
+)
 
-__all__ = ["ANCESTORS", "Particles", "check", "sample", "systematic"]
+__all__ = ["ANCESTORS", "Particles", "Sweeps", "check", "gibbs", "sample", "systematic"]
 _HALVINGS = 12  # of the interval in which the power of a tempered r lies
 
 
@@ -67,7 +74,8 @@ def sample(
         UserWarning: where a first-order tilt is used beyond its reach, and where the draws descend
             from few of the first particles, unless under jit.
     """
-    _check(key, chain, tilt, (threshold, temper), num=num, filters=filters)
+    check_arguments(key, chain, tilt, num=num, filters=filters)
+    _check_parts(tilt, threshold=threshold, temper=temper)
     warn_beyond_reach(key, chain, tilt)
     keys = key[None] if filters == 1 else jax.random.split(key, filters)
     found = pool(*_filters(keys, chain, tilt, num, (threshold, temper)))
@@ -144,28 +152,12 @@ def _step(
     x, params, law = jax.tree.map(lambda leaf: leaf[index], (found.x, params, law))
     keys = jax.random.split(key_draw, num)
     x_prev = jax.vmap(lambda k, one: draw(chain.family, tilt, k, one))(keys, law)
-    pending = jax.vmap(lambda *of: weight(tilt, t, *of))(x, params, law, x_prev)
+    pending = jax.vmap(lambda *of: log_weight(tilt, t, *of))(x, params, law, x_prev)
     log_w = jnp.where(again, -np.log(num), found.weight)
     found = found._replace(
         x=x_prev, weight=log_w, resampled=found.resampled + again.astype(t.dtype)
     )
     return _Cloud(found, pending, power, cloud.origin[index]), total
-
-
-def weight(tilt: Tilt, t: Array, x: Array, params: Params, law: Params, x_prev: Array) -> Array:
-    """log w_t of the step x^t -> x^{t-1}, nats; of an r through the network r(x^{t-1}) is missing.
-
-    Args:
-        tilt: of it.
-        t: 1..T; at t = 1 nothing is missing.
-        x, params, law: x^t, p(x^{t-1}|x^t) and p~(x^{t-1}|x^t), as `tilt.look` has them.
-        x_prev: x^{t-1} ~ p~.
-    """
-    change = tilt.log_z(params, x_prev, t) - tilt.log_r(x, t)
-    if not tilt.guides:
-        return change
-    last = jnp.where(t == 1, through.log_r0(tilt.guides, x_prev), 0.0)
-    return change + through.log_ratio(tilt.guides, law, x_prev) - law.log_r + last
 
 
 def _power(log_w: Array, log_r: Array, least: Array, ess: float) -> Array:
@@ -221,19 +213,10 @@ def systematic(key: Array, weight: Array) -> Array:
     return jnp.repeat(jnp.arange(n), counts, total_repeat_length=n)
 
 
-def _check(key: Array, chain: Chain, tilt: Tilt, parts: tuple[float, float], **counts: int) -> None:
-    sampling.check_key(key)
-    for name, count in counts.items():
-        units.whole(name, count)
-    for name, part in zip(("threshold", "temper"), parts):
+def _check_parts(tilt: Tilt, **parts: float) -> None:
+    for name, part in parts.items():
         if not isinstance(part, int | float | np.number) or not 0 <= part <= 1:
             raise ValueError(f"{name}: expected a number in [0, 1], got {part!r}")
-    if not isinstance(tilt, Tilt):
-        raise TypeError(f"tilt: expected a Tilt, whose weights are known, got {type(tilt)}")
-    check_tilt(chain, tilt)
-    if tilt.singular:
-        raise ValueError(
-            "tilt: a delta at t > 0 has no weights; expected r_t='noised' for the known coordinates"
-        )
-    if parts[1] and not tilt.guides:
-        raise ValueError(f"temper: expected 0 without an r through the network, got {parts[1]}")
+    if parts["temper"] and not tilt.guides:
+        expected = "0 without an r through the network"
+        raise ValueError(f"temper: expected {expected}, got {parts['temper']}")

@@ -98,7 +98,7 @@ def _covariance(A: Linear, s: Array, noise: Array, variance: Array) -> Array:
         return noise + s**2 * A.spread(variance)
     eye = jnp.eye(len(s), dtype=s.dtype)
     inner = jax.vmap(lambda row: A.rows(variance * A.back(row)))(eye)
-    return jnp.linalg.cholesky(s[:, None] * inner * s + jnp.diag(noise))
+    return jnp.linalg.cholesky(s[:, None] * inner * s[None, :] + jnp.diag(noise))
 
 
 def _solve(S: Array, e: Array) -> Array:

@@ -113,7 +113,7 @@ def sample(
     Raises:
         TypeError: for a key that is none.
         ValueError: for a tilt of another T, family or schedule, num below 1, or what the corrector
-            refuses.
+            refuses; where draws are not finite, unless under jit.
 
     Warns:
         UserWarning: where a first-order tilt is used beyond its reach, unless under jit.
@@ -123,7 +123,13 @@ def sample(
     used = tilted(chain, tilt)
     warn_beyond_reach(key, chain, tilt)
     one = sampling.sample if corrector is None else corrector.sample
-    return jax.vmap(lambda k: one(k, used))(jax.random.split(key, num))
+    found = jax.vmap(lambda k: one(k, used))(jax.random.split(key, num))
+    if not isinstance(found, jax.core.Tracer) and not jnp.isfinite(found).all():
+        raise ValueError(
+            "tilt: expected finite draws, got NaN or infinite ones: does log r return NaN, or is it"
+            " too steep for its kernels (dps where the noise is small: pigdm or mmps)?"
+        )
+    return found
 
 
 def exponent(chain: Chain, r_t: str) -> Callable[[Array], Array]:

@@ -8,7 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpm_jax import units
-from dpm_jax.core.family import Array
+from dpm_jax.core import sampling
+from dpm_jax.core.chain import Chain
+from dpm_jax.core.family import Array, Params
+from dpm_jax.posterior import guide as through
+from dpm_jax.posterior.tilt import Tilt, check_tilt
 from dpm_jax.thermodynamics import weights
 
 ANCESTORS = 30  # fewer, where a tenth of the particles is more, are warned of
@@ -140,4 +144,34 @@ def warn_of_few(found: Particles) -> None:
             " ones (`ancestors`): log Z~ and the draws may be far off whatever the ESS; more"
             " particles or filters, or an r(x^t) that is felt earlier ('noised', 'mmps')",
             stacklevel=3,
+        )
+
+
+def log_weight(tilt: Tilt, t: Array, x: Array, params: Params, law: Params, x_prev: Array) -> Array:
+    """log w_t of the step x^t -> x^{t-1}, nats; of an r through the network r(x^{t-1}) is missing.
+
+    Args:
+        tilt: of it.
+        t: 1..T; at t = 1 nothing is missing.
+        x, params, law: x^t, p(x^{t-1}|x^t) and p~(x^{t-1}|x^t), as `tilt.look` has them.
+        x_prev: x^{t-1} ~ p~.
+    """
+    change = tilt.log_z(params, x_prev, t) - tilt.log_r(x, t)
+    if not tilt.guides:
+        return change
+    last = jnp.where(t == 1, through.log_r0(tilt.guides, x_prev), 0.0)
+    return change + through.log_ratio(tilt.guides, law, x_prev) - law.log_r + last
+
+
+def check_arguments(key: Array, chain: Chain, tilt: Tilt, **counts: int) -> None:
+    """TypeError or ValueError, naming it, for no key, no count >= 1, no tilt that has weights."""
+    sampling.check_key(key)
+    for name, count in counts.items():
+        units.whole(name, count)
+    if not isinstance(tilt, Tilt):
+        raise TypeError(f"tilt: expected a Tilt, whose weights are known, got {type(tilt)}")
+    check_tilt(chain, tilt)
+    if tilt.singular:
+        raise ValueError(
+            "tilt: a delta at t > 0 has no weights; expected r_t='noised' for the known coordinates"
         )

@@ -1,0 +1,94 @@
+"""Posteriors of linear measurements, through the network or not, against closed forms."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cases import C_DIAGONAL, keys, mean_is
+from dpm_jax import particles, posterior, schedule
+from dpm_jax.benchmarks.measurements import measurements, posed
+from dpm_jax.core import sampling
+from dpm_jax.exact import linear_gaussian
+from dpm_jax.posterior import linear
+
+T, NOISE = 12, 0.5
+STEPS = schedule.geometric(T, 0.02, 1e4)
+ALL = measurements(4)
+CASES = [(name, "mmps") for name in ALL]
+CASES += [(name, r_t) for name in ("mask", "projection") for r_t in ("dps", "pigdm", "noised")]
+
+
+@pytest.mark.parametrize("name, r_t", CASES)
+def test_gaussian_data_have_their_posterior(name, r_t):
+    """Z~ times a weighted mean is unbiased at any N: many small filters."""
+    of = posed(ALL[name], STEPS, noise=NOISE)
+    tilt = posterior.measure(of.chain, of.A, of.y, NOISE, r_t)
+    found = jax.jit(jax.vmap(lambda k: particles.sample(k, of.chain, tilt, 64)))(keys(128, 3))
+    assert not np.asarray(found.lost_t).any()
+    evidence = np.exp(np.asarray(found.log_z, np.float64) - of.exact.log_z)
+    mean_is(evidence, 1)
+    value, axes = np.linalg.eigh(of.exact.covariance)
+    away = np.asarray(found.x, np.float64).reshape(128, 64, 16) - of.exact.mean
+    along = away @ axes / np.sqrt(value)
+    weight = evidence[:, None] * np.asarray(found.weight, np.float64)
+    mean_is(np.einsum("fn,fni->fi", weight, along), 0)
+    mean_is(np.einsum("fn,fni,fnj->fij", weight, along, along), np.eye(16))
+
+
+def test_exact_kernels_of_gaussian_data():
+    """The chain's x^0 has the data's law, and its kernels are Bayes' rule."""
+    variances = np.array([0.05, 0.4, 2.5])
+    chain = linear_gaussian.chain(variances, schedule.geometric(5, 0.1, 30.0))
+    x = jax.jit(jax.vmap(lambda k: sampling.sample(k, chain)))(keys(20_000))
+    mean_is(np.asarray(x) ** 2, variances)
+    t, xt = 3, jnp.asarray([0.3, -1.0, 2.0])
+    found, beta = chain.reverse(xt, t), chain.schedule.beta[t]
+    level = np.exp(float(chain.schedule.log_alpha_bar[t - 1]))
+    before = level * variances + 1 - level
+    precision = 1 / before + (1 - beta) / beta
+    np.testing.assert_allclose(found.variance, 1 / precision, rtol=1e-5)
+    np.testing.assert_allclose(
+        found.mean, np.sqrt(1 - beta) / beta * np.asarray(xt) / precision, rtol=1e-5
+    )
+
+
+def test_the_closed_posterior_is_that_of_a_joint_law():
+    rng = np.random.default_rng(2)
+    A, y = rng.normal(size=(3, 5)), rng.normal(size=3)
+    found = linear_gaussian.posterior(linear_gaussian.spectrum(5), A, y, 0.2)
+    prior = np.diag(linear_gaussian.spectrum(5))
+    C = np.linalg.inv(np.linalg.inv(prior) + A.T @ A / 0.2)
+    np.testing.assert_allclose(found.covariance, C, atol=1e-12)
+    np.testing.assert_allclose(found.mean, C @ A.T @ y / 0.2)
+    # Bayes: log p(y) = log p(x) + log p(y|x) − log p(x|y) at any x.
+    x = rng.normal(size=5)
+
+    def log_normal(e, S):
+        return -0.5 * (e @ np.linalg.solve(S, e) + np.linalg.slogdet(2 * np.pi * S)[1])
+
+    bayes = log_normal(x, prior) + log_normal(y - A @ x, 0.2 * np.eye(3))
+    np.testing.assert_allclose(found.log_z, bayes - log_normal(x - found.mean, C))
+    assert np.isclose(linear_gaussian.spectrum(7).mean(), 1)
+
+
+@pytest.mark.parametrize("r_t", posterior.R_T)
+def test_a_measured_mask_is_denoise_of_it(r_t):
+    """The same kernels at every t, and r(x^t) and Z~ up to the factor that a law of x^t has."""
+    chain = linear_gaussian.chain(np.diag(C_DIAGONAL), STEPS)
+    known, y = np.array([True, False, True]), np.array([0.7, 0.0, -1.2])
+    ours = posterior.measure(chain, linear.mask(known), y[known], NOISE, r_t)
+    theirs = posterior.denoise(chain, y, NOISE, r_t, known)
+    x = jax.random.normal(jax.random.key(0), (3,))
+    factor = np.asarray(STEPS.log_alpha_bar) * known.sum() / 2 * (r_t == "noised")
+    for t in (1, 2, T // 2, T, T + 1):
+        params = chain.prior if t > T else chain.reverse(x, jnp.asarray(t))
+        a, b = (tilt.log_z(params, x, jnp.asarray(t)) for tilt in (ours, theirs))
+        np.testing.assert_allclose(a + factor[t - 1], b, rtol=2e-5, err_msg=f"log Z~ at {t}")
+        law, same = (tilt(params, jnp.asarray(t)) for tilt in (ours, theirs))
+        np.testing.assert_allclose(law.mean, same.mean, rtol=2e-5, atol=1e-6)
+        if t <= T:
+            a, b = (tilt.log_r(x, jnp.asarray(t)) for tilt in (ours, theirs))
+            np.testing.assert_allclose(a + factor[t], b, rtol=2e-5, err_msg=f"log r at {t}")
+        drawn = jax.vmap(lambda k: ours.draw(k, law))(keys(4000, t))  # noqa: B023
+        mean_is((drawn - same.mean[None]) ** 2, same.variance, expected_error=1e-6)
