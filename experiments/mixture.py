@@ -198,16 +198,17 @@ def _exact(of, problem: tuple[int, int, int], name: str, num: int) -> np.ndarray
 def _distances(of, draws, target: np.ndarray, long) -> dict[str, Any]:
     """What an entry says of draws (count, num, dim) and log Z~: distances in original units."""
 
-    def distance(x: np.ndarray, y: np.ndarray) -> float:
-        pair = (jnp.asarray(a, jnp.float32) for a in (x, y))
-        found = mixture.sliced_wasserstein(jax.random.key(0), *pair)
-        return float(of.mixture.scale * found)
+    def distance(xs: np.ndarray, y: np.ndarray) -> float | None:
+        """The mean over xs; None of draws that are not finite."""
+        key, y = jax.random.key(0), jnp.asarray(y, jnp.float32)
+        each = [mixture.sliced_wasserstein(key, jnp.asarray(x, jnp.float32), y) for x in xs]
+        return units.or_null(float(of.mixture.scale * np.mean(each)))
 
     x, log_z = draws
-    told: dict[str, Any] = {"sw": float(np.mean([distance(each, target[0]) for each in x]))}
+    told: dict[str, Any] = {"sw": distance(x, target[0])}
     told["log_z_error"] = units.or_null(log_z - float(of.log_z))
     if long is not None:
-        told["sw_model"] = float(np.mean([distance(each, long[0][0]) for each in x]))
+        told["sw_model"] = distance(x, long[0][0])
         told["log_z_model"] = units.or_null(log_z - long[1])
     return told
 

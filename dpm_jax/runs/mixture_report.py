@@ -57,8 +57,8 @@ def cells(entries: Sequence[Entry]) -> list[Cell]:
 
 
 def of(entries: Sequence[Entry], cell: Cell, method: str) -> list[Entry]:
-    """Those of one cell and one method, by seed."""
-    own = [e for e in entries if e["method"] == method]
+    """Those of one cell and one method, by seed; draws that were not finite have no distance."""
+    own = [e for e in entries if e["method"] == method and e["sw"] is not None]
     own = [e for e in own if (e["dim"], e["measurements"]) == cell]
     return sorted(own, key=lambda e: e["seed"])
 
