@@ -27,7 +27,7 @@ from dpm_jax.runs import Invalid, bars, binary, flags, places
 from dpm_jax.runs import workdir as workdirs
 from dpm_jax.runs.config import HELP, name_flag
 from dpm_jax.runs.flags import Flag
-from dpm_jax.runs.mixture_methods import EXACT, LONG, METHODS
+from dpm_jax.runs.mixture_methods import EXACT, LONG, METHODS, plan
 from dpm_jax.training.options import MAX_SEED
 
 with later.imports(globals()):
@@ -172,15 +172,15 @@ def measure(config: dict[str, Any], problem: tuple[int, int, int], todo) -> list
 
     target, long = _exact(of, problem, "target", num), None
     if config["denoiser"] == "trained":
-        long = run(*LONG)
+        long = run(LONG, config["calls"])
     found = []
     for method, calls in todo:
         begun = time.monotonic()
         exact = method in EXACT
         draws = (_exact(of, problem, method, num), math.nan) if exact else run(method, calls)
         own = dict(zip(("dim", "measurements", "seed"), problem), method=method, calls=calls)
-        same = mixture_methods.plan(method, calls)[0] == mixture_methods.plan(*LONG)[0]
-        own |= _distances(of, draws, target, long if exact or same else None)
+        same = exact or plan(method, calls)[0] == plan(LONG, config["calls"])[0]
+        own |= _distances(of, draws, target, long if same else None)
         found.append(own | {"seconds": round(time.monotonic() - begun, 2)})
     return found
 
@@ -205,7 +205,8 @@ def _distances(of, draws, target: np.ndarray, long) -> dict[str, Any]:
         return units.or_null(float(of.mixture.scale * np.mean(each)))
 
     x, log_z = draws
-    told: dict[str, Any] = {"sw": distance(x, target[0])}
+    lost = int(np.sum(~np.isfinite(x).all(axis=-1)))
+    told: dict[str, Any] = {"sw": distance(x, target[0]), "lost": lost}
     told["log_z_error"] = units.or_null(log_z - float(of.log_z))
     if long is not None:
         told["sw_model"] = distance(x, long[0][0])

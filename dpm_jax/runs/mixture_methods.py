@@ -56,7 +56,7 @@ LABELS = {
 }
 METHODS = tuple(LABELS)
 EXACT = ("floor", "prior")  # take no chain
-LONG = ("particles_mmps", 4 * MOST_T)  # a long run, exact for the model that it is of
+LONG = "long_mmps"  # particles, four times as many: nearly exact for the model that they are of
 
 
 class Asked(NamedTuple):
@@ -81,16 +81,17 @@ class Task(NamedTuple):
 def plan(name: str, calls: int) -> tuple[int, int]:
     """T and how many times as many calls a draw takes: T · more is `calls`, rounded down.
 
-    Of particles half goes into their number, from MOST_T steps on all: of 1,024 that were resampled
+    Of particles half goes into their number, beyond MOST_T steps all: of 1,024 that were resampled
     some hundred ancestors are left, and more steps make no more of them.
     """
     kind = name.partition("_")[0]
-    if kind in ("particles", "pooled", "particle"):
-        T = min(max(calls // 2, 2), MOST_T // 2)
-    elif kind in ("gibbs", "langevin"):
-        T = min(max(calls // 2, 2), MOST_T)
-    else:
-        T = min(calls, MOST_T) if kind == "mcgdiff" else calls
+    if kind == "long":
+        T, more = plan("particles", calls)
+        return T, 4 * more
+    T = calls
+    if kind in ("gibbs", "langevin", "particle", "particles", "pooled"):
+        T = max(calls // 2, 2)
+    T = T if kind in ("dps", "ddrm", "tilt") else min(T, MOST_T)
     return T, max(calls // T, 1)
 
 
@@ -251,6 +252,7 @@ _KINDS: dict[str, Callable] = {
     "gibbs": partial(_alone, lambda more: posterior.Gibbs(repeats=more - 1)),
     "langevin": partial(_alone, lambda more: posterior.Langevin(repeats=more - 1)),
     "particles": partial(_weighted, False),
+    "long": partial(_weighted, False),
     "pooled": partial(_weighted, True),
     "particle": _particle_gibbs,
 }
