@@ -60,6 +60,7 @@ CORE = {
     "core.schedule": set(),
     "core.numerics": set(),
     "core.chunks": set(),
+    "core.denoising": RECORDS,
     "core.readout": RECORDS,
     "core.gaussian": {*RECORDS, "core.numerics", "core.readout"},
     "core.binomial": {*RECORDS, "core.readout"},
@@ -87,7 +88,7 @@ SHARED = [  # what both columns of Table App.1 share
     name
     for name in MODULES
     if name.split(".")[0] in ("core", "likelihood", "posterior", "training")
-    and name not in {*COLUMNS, *GAUSSIAN, "likelihood.discretized"}
+    and name not in {*COLUMNS, *GAUSSIAN, "likelihood.discretized", "likelihood.up_down"}
 ]
 
 

@@ -24,6 +24,8 @@ from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.family import Array, Family, Params
 from dpm_jax.core.numerics import exact_sum
+from dpm_jax.core.readout import check_name
+from dpm_jax.likelihood import up_down
 from dpm_jax.thermodynamics.estimators import Estimate, jarzynski
 
 
@@ -48,12 +50,28 @@ class Sandwich(NamedTuple):
     upper: Array  # its mean is >= log p(x^0)
 
 
-def forward_work(key: Array, chain: Chain, x0: Array) -> Array:
+PROPOSALS = ("paper", "up_down")  # laws of the trajectories of eq. 9
+
+
+def forward_work(key: Array, chain: Chain, x0: Array, proposal: str = "paper") -> Array:
     """W of one forward trajectory (eq. 9), scalar nats: E e^{−W} = p(x^0), E W = −K (eq. 12).
 
     A scan: memory does not grow with T. Differentiable in what the chain and x0 hold.
+
+    Args:
+        key: typed PRNG key.
+        chain: the model's.
+        x0: of the event's shape.
+        proposal: "paper", or "up_down" (up_down.py) of Gaussians with the fixed last step, whose
+            works spread less by far where examples have many dimensions; −⟨W⟩ is then no K.
+
+    Raises:
+        ValueError: for a proposal that the chain does not have.
     """
     x0 = chain.checked("x0", x0)
+    check_name("proposal", proposal, PROPOSALS)
+    if proposal == "up_down":
+        return up_down.forward_work(key, chain, x0)
     total, _ = _walk(key, chain, x0, lambda step: None)
     return total
 
@@ -89,21 +107,25 @@ def entropy_bounds(
     return lower, chain.family.entropy(chain.family.step(x_prev, chain.schedule.beta[t]))
 
 
-def forward_works(key: Array, chain: Chain, x0: Array, num: int, chunk: int = 256) -> Array:
+def forward_works(
+    key: Array, chain: Chain, x0: Array, num: int, chunk: int = 256, proposal: str = "paper"
+) -> Array:
     """W of `num` independent forward trajectories of one example (eq. 9), (num,) nats.
 
     `chunk` trajectories are held at once, forward and (by rematerialisation) in a gradient.
 
     Raises:
-        ValueError: for num or chunk below 1.
+        ValueError: for num or chunk below 1, or a proposal that the chain does not have.
     """
     x0 = chain.checked("x0", x0)
     num, chunk = units.whole("num", num), units.whole("chunk", chunk)
-    one = jax.checkpoint(lambda k: forward_work(k, chain, x0))
+    one = jax.checkpoint(lambda k: forward_work(k, chain, x0, proposal))
     return jax.lax.map(one, jax.random.split(key, num), batch_size=min(chunk, num))
 
 
-def estimate(key: Array, chain: Chain, x0: Array, num: int, chunk: int = 256) -> Estimate:
+def estimate(
+    key: Array, chain: Chain, x0: Array, num: int, chunk: int = 256, proposal: str = "paper"
+) -> Estimate:
     """log p(x^0) of one example from `num` trajectories (eq. 9), with its errors; nats.
 
     Returns:
@@ -111,10 +133,10 @@ def estimate(key: Array, chain: Chain, x0: Array, num: int, chunk: int = 256) ->
         mean, the bound L_M of Burda et al. 2015: K <= L_M <= L_{M+1} <= log p(x^0).
 
     Raises:
-        ValueError: for num or chunk below 1.
+        ValueError: for num or chunk below 1, or a proposal that the chain does not have.
     """
     sampling.check_key(key)
-    return jarzynski(forward_works(key, chain, x0, num, chunk))
+    return jarzynski(forward_works(key, chain, x0, num, chunk, proposal))
 
 
 def reverse_work(key: Array, chain: Chain) -> tuple[Array, Array]:
@@ -139,7 +161,9 @@ def reverse_work(key: Array, chain: Chain) -> tuple[Array, Array]:
     return x0, total
 
 
-def sandwich(key: Array, chain: Chain, num: int, chunk: int = 256) -> Sandwich:
+def sandwich(
+    key: Array, chain: Chain, num: int, chunk: int = 256, proposal: str = "paper"
+) -> Sandwich:
     """log p of one sample of the model (eq. 9), between a lower and an upper estimate.
 
     The lower is `estimate` from `num` forward trajectories. In the upper the trajectory that made
@@ -147,16 +171,18 @@ def sandwich(key: Array, chain: Chain, num: int, chunk: int = 256) -> Sandwich:
     mean. Both share the other trajectories, so that their difference varies little.
 
     Raises:
-        ValueError: for num or chunk below 1; for a last step that is a function: the upper estimate
-            holds for the sample itself and not for its bin.
+        ValueError: for num or chunk below 1, or a proposal that the chain does not have; for a last
+            step that is a function: the upper estimate holds for the sample and not for its bin.
 
     Source: Grosse et al. 2015 (bidirectional Monte Carlo); Burda et al. 2014.
     """
     if callable(chain.last_step):
         raise ValueError("last_step: expected fixed or learned for a sandwich, got a function")
     key_model, key_forward = jax.random.split(key)
-    x0, own = reverse_work(key_model, chain)
-    forward = forward_works(key_forward, chain, x0, num, chunk)
+    check_name("proposal", proposal, PROPOSALS)
+    of = up_down.reverse_work if proposal == "up_down" else reverse_work
+    x0, own = of(key_model, chain)
+    forward = forward_works(key_forward, chain, x0, num, chunk, proposal)
     upper = jarzynski(forward.at[0].set(own)).value
     return Sandwich(x0, jarzynski(forward).value, upper)
 

@@ -19,8 +19,8 @@ import jax.numpy as jnp
 from dpm_jax import units
 from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
+from dpm_jax.core.denoising import x0_hat
 from dpm_jax.core.family import Array
-from dpm_jax.posterior.guide import x0_hat
 
 
 class Gibbs(NamedTuple):

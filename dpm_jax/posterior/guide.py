@@ -30,9 +30,9 @@ import jax
 import jax.numpy as jnp
 
 from dpm_jax.core.chain import Chain
+from dpm_jax.core.denoising import coefficients, x0_hat
 from dpm_jax.core.family import Array
 from dpm_jax.core.gaussian import Normal
-from dpm_jax.core.schedule import Schedule
 
 Product = Callable[[Array], Array]  # u -> V u, of the event's shape
 _ROUNDINGS = 100
@@ -77,13 +77,6 @@ class Guided(NamedTuple):
         return self.base.mean + self.shift
 
 
-def x0_hat(mean: Array, xt: Array, schedule: Schedule, t: Array) -> Array:
-    """x̂^0 of a kernel whose mean is a x̂^0 + b x^t (as gaussian.bridge has it), at t >= 1."""
-    a, signal, beta = _coefficients(schedule, t)
-    less = beta / (1 + jnp.sqrt(1 - beta)) + a * signal
-    return (mean - xt + less * xt) / a
-
-
 def look(
     chain: Chain, guides: tuple[Guide, ...], base: Callable[[Normal], Normal], xt: Array, t: Array
 ) -> tuple[Normal, Guided]:
@@ -103,7 +96,7 @@ def look(
         return x0_hat(params.mean + params.low, x, schedule, t), params
 
     x0, transposed, params = jax.vjp(denoised, xt, has_aux=True)
-    a, signal, beta = _coefficients(schedule, t)
+    a, signal, beta = coefficients(schedule, t)
     # ∂x̂^0/∂x^t is the small difference of ∂mean/∂x^t and b: where rounding is all of it, x^t says
     # nothing of x^0 and V is that of the data.
     lost = signal * a < _ROUNDINGS * jnp.finfo(a.dtype).eps
@@ -159,11 +152,3 @@ def tempered(law: Guided, power: Array) -> Guided:
 def log_r0(guides: tuple[Guide, ...], x0: Array) -> Array:
     """log r(x^0) of all of them, nats."""
     return jnp.sum(jnp.stack([guide.log_r0(x0) for guide in guides]))
-
-
-def _coefficients(schedule: Schedule, t: Array) -> tuple[Array, Array, Array]:
-    """a = √ᾱ_{t-1} β_t/(1−ᾱ_t), √ᾱ_t and β_t."""
-    before, beta = schedule.log_alpha_bar[t - 1], schedule.beta[t]
-    signal = jnp.exp(0.5 * before)
-    a = signal * beta / (-jnp.expm1(before) + jnp.exp(before) * beta)
-    return a, signal * jnp.sqrt(1 - beta), beta

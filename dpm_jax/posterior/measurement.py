@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from dpm_jax import units
 from dpm_jax.core.chain import Chain
+from dpm_jax.core.denoising import x0_hat
 from dpm_jax.core.family import Array, numbers
 from dpm_jax.core.gaussian import Normal
 from dpm_jax.core.readout import check_name
@@ -50,16 +51,18 @@ def measure(
         products: of "mmps", vector products through the network in a step, by which S is inverted:
             so many turns of conjugate gradients. By default S is formed whole where A has up to 16
             rows, and 1 elsewhere.
-        error: of "pigdm", variances of x^0 − x̂^0 by t, (T+1,), or of the coordinates of A by t,
-            (T+1, rank), in the place of 1 − ᾱ_t.
+        error: of "pigdm", variances of x^0 − x̂^0 by t, (T+1,) as `errors` measures them, or of
+            the coordinates of A by t, (T+1, rank), in the place of 1 − ᾱ_t.
 
     Raises:
         ValueError: for a chain of bits, an A that is not linear, y of another shape, not finite, or
-            outside the range of A by more than its noise, noise not above 0, an unknown name.
+            outside the range of A by more than its noise, noise not above 0, an unknown name, or
+            an argument of another r(x^t).
     """
     if not isinstance(chain.prior, Normal):
         raise ValueError(f"chain: expected one of Gaussians, got {chain!r}; of bits: denoise")
     check_name("r_t", r_t, (*R_T, *THROUGH))
+    _only(r_t, products=products, error=error)
     A = A if isinstance(A, Linear) else linear.dense(A, chain.shape)
     R = _variance(noise)
     z, apart = _coordinates(chain, A, y, R)
@@ -80,6 +83,32 @@ def measure(
         return found._replace(log_r=found.log_r + apart, kept=kept)
 
     return guided(chain, Guide(feel, log_r0, A.rows, A.back))
+
+
+def errors(key: Array, chain: Chain, x0: ArrayLike) -> Array:
+    """Mean square error of x̂^0 by t, (T+1,), over examples noised to each t: the `error` of pigdm.
+
+    1 − ᾱ_t is what x^0 − x̂^0 could be; where the network knows more, steps by what it is are
+    longer and better aimed. T calls of the network for each example.
+
+    Args:
+        key: typed PRNG key.
+        chain: of Gaussians.
+        x0: (n, *event); some dozens, of the data or samples of the model.
+    """
+    rows, schedule = jnp.asarray(chain.checked("x0", x0, many=True)), chain.schedule
+
+    def one(key: Array, x: Array, t: Array) -> Array:
+        xt = chain.family.sample(key, chain.family.marginal(x, schedule.log_alpha_bar[t]))
+        params = chain.reverse(xt, t)
+        return jnp.mean((x0_hat(params.mean + params.low, xt, schedule, t) - x) ** 2)
+
+    def at(t: Array) -> Array:
+        keys = jax.random.split(jax.random.fold_in(key, t), len(rows))
+        return jnp.mean(jax.vmap(lambda k, x: one(k, x, t))(keys, rows))
+
+    found = jax.lax.map(at, jnp.arange(1, chain.T + 1))
+    return jnp.concatenate([jnp.zeros_like(found[:1]), found])
 
 
 # --- through the network ------------------------------------------------------------------------
@@ -194,6 +223,14 @@ def _coordinates(chain: Chain, A: Linear, y: ArrayLike, R: Array) -> tuple[Array
     return z, -0.5 * (outside / R + free * (LOG_2PI + jnp.log(R)))
 
 
+def _only(r_t: str, **of_others: Any) -> None:
+    """ValueError for an argument of another r(x^t)."""
+    owner = {"products": "mmps", "error": "pigdm"}
+    for name, value in of_others.items():
+        if value is not None and r_t != owner[name]:
+            raise ValueError(f"{name}: expected none but with r_t={owner[name]!r}, got r_t={r_t!r}")
+
+
 def _products(A: Linear, products: int | None) -> int | None:
     if products is None:
         return None if len(A.singular) <= _DENSE else 1
@@ -207,4 +244,6 @@ def _errors(chain: Chain, A: Linear, error: ArrayLike | None) -> Array:
     if error.shape not in ((chain.T + 1,), (chain.T + 1, len(A.singular))):
         expected = f"({chain.T + 1},) or {(chain.T + 1, len(A.singular))}"
         raise ValueError(f"error: expected variances by t, of shape {expected}, got {error.shape}")
+    if not isinstance(error, jax.core.Tracer) and not bool(jnp.all(error >= 0)):
+        raise ValueError("error: expected variances, of at least 0, got lower or NaN ones")
     return error

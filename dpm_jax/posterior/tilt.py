@@ -122,6 +122,8 @@ def sample(
     num = units.whole("num", num)
     used = tilted(chain, tilt)
     warn_beyond_reach(key, chain, tilt)
+    if corrector is not None and not isinstance(corrector, Corrector):
+        raise TypeError(f"corrector: expected Gibbs() or Langevin(), got {corrector!r}")
     one = sampling.sample if corrector is None else corrector.sample
     found = jax.vmap(lambda k: one(k, used))(jax.random.split(key, num))
     if not isinstance(found, jax.core.Tracer) and not jnp.isfinite(found).all():
