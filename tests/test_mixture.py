@@ -7,11 +7,11 @@ import pytest
 from scipy.special import gammaln
 from scipy.stats import multivariate_normal
 
-from dpm_jax import gaussian, sampling, schedule
+from dpm_jax import gaussian, posterior, sampling, schedule
 from dpm_jax.baselines import inverse
 from dpm_jax.core.chain import make_chain
 from dpm_jax.exact import mixture
-from dpm_jax.posterior import linear
+from dpm_jax.posterior import linear, tilt
 
 KEY = jax.random.key(0)
 
@@ -193,6 +193,19 @@ def test_dps_follows_the_gradient_of_the_distance():
     moved = inverse.dps(chain, A, y, 0.3).reverse(x, t)
     np.testing.assert_allclose(moved.mean - chain.reverse(x, t).mean, expected, atol=1e-5)
     assert gaussian.family().name == chain.family.name
+
+
+def test_mmps_pulls_nowhere_along_negative_directions_of_a_network():
+    """x̂^0 = −x^t has V < 0, which no covariance is: with S = R = 1e-8 it would pull by 1e8."""
+    steps = schedule.geometric(20, 1e-2, 1e3)
+
+    def reverse(xt, t):
+        return gaussian.bridge(-xt, xt, steps.beta[t], steps.log_alpha_bar[t - 1])
+
+    chain = make_chain(gaussian.family(), steps, reverse, (6,))
+    made = posterior.measure(chain, measured(), jnp.ones(2), 1e-8)
+    _, law = tilt.look(chain, made, jnp.ones(6), jnp.asarray(10))
+    np.testing.assert_array_equal(law.shift, 0.0)
 
 
 def test_methods_take_any_gaussian_chain():
