@@ -200,8 +200,8 @@ def _distances(of, draws, target: np.ndarray, long) -> dict[str, Any]:
 
     def distance(xs: np.ndarray, y: np.ndarray) -> float | None:
         """The mean over xs; None of draws that are not finite."""
-        key, y = jax.random.key(0), jnp.asarray(y, jnp.float32)
-        each = [mixture.sliced_wasserstein(key, jnp.asarray(x, jnp.float32), y) for x in xs]
+        key, to = jax.random.key(0), jnp.asarray(y, jnp.float32)
+        each = [mixture.sliced_wasserstein(key, jnp.asarray(x, jnp.float32), to) for x in xs]
         return units.or_null(float(of.mixture.scale * np.mean(each)))
 
     x, log_z = draws
