@@ -21,6 +21,7 @@ from dpm_jax.experiments import (
     evaluate,
     heartbeat,
     jarzynski,
+    mixture,
     mnist,
     posterior,
     swiss_roll,
@@ -246,6 +247,7 @@ OTHERS = {
     "evaluate": (evaluate.FLAGS, evaluate.execute),
     "posterior": (posterior.FLAGS, posterior.execute),
     "jarzynski": (jarzynski.FLAGS, jarzynski.execute),
+    "mixture": (mixture.FLAGS, mixture.execute),
 }
 
 
@@ -500,6 +502,14 @@ BROKEN = [
     *((p, [f"--workdir={w}"], "workdir") for p in ALL for w in ("", "file", "file/x", "x" * 300)),
     ("jarzynski", ["--workdir=file"], "workdir"),
     ("jarzynski", ["--workdir=own"], "workdir"),
+    ("mixture", ["--workdir=file"], "workdir"),
+    ("mixture", ["--workdir=own"], "workdir"),
+    ("mixture", ["--dims=8,x"], "dims"),
+    ("mixture", ["--dims=8,2000000"], "dims"),
+    ("mixture", ["--dims=1000000", "--draws=1000000"], "dims"),
+    ("mixture", ["--measurements=9"], "measurements"),
+    ("mixture", ["--measurements=d/x"], "measurements"),
+    ("mixture", ["--curve=1e3"], "curve"),
     *(
         (program, [f"--workdir={w}"], "workdir")
         for program in ("evaluate", "posterior")

@@ -70,6 +70,8 @@ TOGETHER = [  # values that each flag may have, but not with the others
     ("cifar10", ["--workdir=run", "--network=wild"], "network: expected one of bump_dense, "),
     ("cifar10", ["--workdir=run", "--num_steps=0"], "num_steps: expected at least 1, got 0"),
     ("jarzynski", ["--workdir=run", "--durations=1,x"], "durations: expected numbers"),
+    ("mixture", ["--workdir=run", "--dims=7"], "dims: expected even numbers, got 7"),
+    ("mixture", ["--workdir=run", "--methods=wild"], "methods: expected some of floor, prior"),
     ("benchmark", ["--out=run", "--only=wild"], "only: expected some of peak, train"),
     ("reproduce", [], "workdir: expected a directory for the runs, got none"),
     ("reproduce", ["--workdir=run", "--only=figure9"], "only: expected some of swiss_roll"),

@@ -40,7 +40,7 @@ ROOMS = {
     "networks": set(),
     "core": {"units"},
     "thermodynamics": {"units", "core.family"},
-    "baselines": {"units", "files", "core.family"},
+    "baselines": {"units", "files", "core", "posterior"},
     "images": {"core", "units"},
     "data": {"files", "hosts", "images.dequantisation"},
     "likelihood": {"core", "thermodynamics", "parallel", "units"},

@@ -9,4 +9,6 @@ nothing here needs a network of the diffusion.
 * mcgsm   the same with mixtures of conditional Gaussian scale mixtures, as in Table 2
 * parzen  Parzen windows on samples of a model, as in Table 2
 * checks  what they ask of images
+
+* inverse  DPS, DDRM and MCGdiff, to set beside posteriors of linear measurements
 """

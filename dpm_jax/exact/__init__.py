@@ -2,4 +2,5 @@
 
 * swiss_roll  the noised density of the roll, its entropy, its posteriors on a grid
 * heartbeat   Bayes' rule over the five sequences: entropies, the best factorised kernel, posteriors
+* mixture     25 Gaussian modes under random linear measurements: denoiser, posterior, evidence
 """

@@ -139,14 +139,18 @@ def _mmps(
 
 
 def _whole(A: Linear, R: Array, e: Array, product: Product) -> Felt:
-    """S by a vector product for each row; V of a network may have negative directions: R there."""
+    """S by a vector product for each row; V of a network may have negative directions: R there.
+
+    With S = R, which may be tiny, they would pull without bound: x^t is left as it is along them.
+    """
     s = A.singular
     each = jax.vmap(lambda row: product(A.back(s * row)))(jnp.eye(len(s), dtype=e.dtype))
     V = jax.vmap(lambda x: s * A.rows(x))(each)
     value, vector = jnp.linalg.eigh((V + V.T) / 2)
     S = R + jnp.maximum(value, 0.0)
     along = vector.T @ e
-    return Felt(log_normal(along, S), jnp.tensordot(vector @ (along / S), each, 1))
+    pull = jnp.where(value > 0, along / S, 0.0)
+    return Felt(log_normal(along, S), jnp.tensordot(vector @ pull, each, 1))
 
 
 def _krylov(A: Linear, R: Array, products: int, noise: Array, e: Array, product: Product) -> Felt:

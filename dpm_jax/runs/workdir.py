@@ -35,8 +35,9 @@ INIT_FROM = ("init_from_step", "init_from_sha256")
 # What this program writes into the directory of a run.
 _OURS = (
     "config.json", "data.json", "data.npz", "lock", "metrics.csv", "report.json",
-    "checkpoints", "tensorboard", "figures", "posterior",
+    "checkpoints", "tensorboard", "figures", "posterior", "mixture.json",
 )  # fmt: skip
+_RESULTS = ("report.json", "mixture.json")
 
 _NAMED = re.compile(r"\w+(/\w[\w.-]*)?(:[\d.*]+)?")  # a set of tensorflow-datasets
 # Flags that older runs lack, and what they did.
@@ -68,7 +69,7 @@ def claim(workdir: Path, config: Config, write: bool) -> Path:
             _check_same(workdir, held, wanted)
             return workdir
     else:
-        for name in ("checkpoints", "metrics.csv", "report.json", "figures", "tensorboard"):
+        for name in ("checkpoints", "metrics.csv", *_RESULTS, "figures", "tensorboard"):
             if (workdir / name).exists():
                 raise ValueError(
                     f"workdir: {workdir} holds {name} but no config.json: not overwritten"
@@ -80,8 +81,10 @@ def claim(workdir: Path, config: Config, write: bool) -> Path:
 
 
 def began(workdir: Path) -> bool:
-    """Whether training left anything: a checkpoint, a row of metrics.csv, a report."""
-    if (workdir / "report.json").exists() or any((workdir / "checkpoints").glob("*")):
+    """Whether a run left anything: a checkpoint, a row of metrics.csv, a report."""
+    if any((workdir / name).exists() for name in _RESULTS) or any(
+        (workdir / "checkpoints").glob("*")
+    ):
         return True
     metrics = workdir / "metrics.csv"
     return metrics.is_file() and metrics.read_bytes().count(b"\n") > 1
