@@ -100,6 +100,18 @@ def test_tweedie_is_the_covariance_of_x0_given_xt():
     np.testing.assert_allclose(law.shift, a * V @ A.T @ np.linalg.solve(of_y, e), rtol=2e-3)
 
 
+def test_errors_are_the_variances_of_x0_given_xt():
+    """Of Gaussian data their mean over the elements is known, tr C − ᾱ C (ᾱ C + (1−ᾱ) I)⁻¹ C."""
+    x0 = np.random.default_rng(0).multivariate_normal(np.zeros(3), C_CORRELATED, 20_000)
+    found = np.asarray(posterior.errors(jax.random.key(0), chain_of(), x0))
+    for t in (2, 7, T):
+        ab = float(STEPS.alpha_bar[t])
+        S = ab * C_CORRELATED + (1 - ab) * np.eye(3)
+        V = C_CORRELATED - ab * C_CORRELATED @ np.linalg.solve(S, C_CORRELATED)
+        np.testing.assert_allclose(found[t], np.trace(V) / 3, rtol=0.05)
+    assert found.shape == (T + 1,)
+
+
 def test_any_log_r_of_x0_hat_is_eq_61_at_the_last_step():
     def log_r(x):
         return jnp.sum(jnp.sin(x)) - x[0] * x[2]

@@ -5,7 +5,7 @@ from dpm_jax import later
 with later.imports(globals()):
     from dpm_jax.posterior import linear, particles, replacement
     from dpm_jax.posterior.correctors import Gibbs, Langevin
-    from dpm_jax.posterior.measurement import THROUGH, measure
+    from dpm_jax.posterior.measurement import THROUGH, errors, measure
     from dpm_jax.posterior.r import denoise, inpaint, perturb
     from dpm_jax.posterior.tilt import R_T, REACH, Tilt, compose, curvature, sample, tilted
 
@@ -19,6 +19,7 @@ __all__ = [
     "compose",
     "curvature",
     "denoise",
+    "errors",
     "inpaint",
     "linear",
     "measure",

@@ -11,6 +11,7 @@ from jax.typing import ArrayLike
 
 from dpm_jax import units
 from dpm_jax.core.chain import Chain
+from dpm_jax.core.denoising import x0_hat
 from dpm_jax.core.family import Array, numbers
 from dpm_jax.core.gaussian import Normal
 from dpm_jax.core.readout import check_name
@@ -50,8 +51,8 @@ def measure(
         products: of "mmps", vector products through the network in a step, by which S is inverted:
             so many turns of conjugate gradients. By default S is formed whole where A has up to 16
             rows, and 1 elsewhere.
-        error: of "pigdm", variances of x^0 − x̂^0 by t, (T+1,), or of the coordinates of A by t,
-            (T+1, rank), in the place of 1 − ᾱ_t.
+        error: of "pigdm", variances of x^0 − x̂^0 by t, (T+1,) as `errors` measures them, or of
+            the coordinates of A by t, (T+1, rank), in the place of 1 − ᾱ_t.
 
     Raises:
         ValueError: for a chain of bits, an A that is not linear, y of another shape, not finite, or
@@ -82,6 +83,32 @@ def measure(
         return found._replace(log_r=found.log_r + apart, kept=kept)
 
     return guided(chain, Guide(feel, log_r0, A.rows, A.back))
+
+
+def errors(key: Array, chain: Chain, x0: ArrayLike) -> Array:
+    """Mean square error of x̂^0 by t, (T+1,), over examples noised to each t: the `error` of pigdm.
+
+    1 − ᾱ_t is what x^0 − x̂^0 could be; where the network knows more, steps by what it is are
+    longer and better aimed. T calls of the network for each example.
+
+    Args:
+        key: typed PRNG key.
+        chain: of Gaussians.
+        x0: (n, *event); some dozens, of the data or samples of the model.
+    """
+    rows, schedule = jnp.asarray(chain.checked("x0", x0, many=True)), chain.schedule
+
+    def one(key: Array, x: Array, t: Array) -> Array:
+        xt = chain.family.sample(key, chain.family.marginal(x, schedule.log_alpha_bar[t]))
+        params = chain.reverse(xt, t)
+        return jnp.mean((x0_hat(params.mean + params.low, xt, schedule, t) - x) ** 2)
+
+    def at(t: Array) -> Array:
+        keys = jax.random.split(jax.random.fold_in(key, t), len(rows))
+        return jnp.mean(jax.vmap(lambda k, x: one(k, x, t))(keys, rows))
+
+    found = jax.lax.map(at, jnp.arange(1, chain.T + 1))
+    return jnp.concatenate([jnp.zeros_like(found[:1]), found])
 
 
 # --- through the network ------------------------------------------------------------------------
