@@ -8,9 +8,11 @@ import pytest
 from cases import C_DIAGONAL, keys, mean_is
 from dpm_jax import particles, posterior, schedule
 from dpm_jax.benchmarks.measurements import measurements, posed
-from dpm_jax.core import sampling
+from dpm_jax.core import gaussian, sampling
+from dpm_jax.core.chain import make_chain
 from dpm_jax.exact import linear_gaussian
 from dpm_jax.posterior import linear
+from dpm_jax.posterior.tilt import look
 
 T, NOISE = 12, 0.5
 STEPS = schedule.geometric(T, 0.02, 1e4)
@@ -92,3 +94,23 @@ def test_a_measured_mask_is_denoise_of_it(r_t):
             np.testing.assert_allclose(a + factor[t], b, rtol=2e-5, err_msg=f"log r at {t}")
         drawn = jax.vmap(lambda k: ours.draw(k, law))(keys(4000, t))  # noqa: B023
         mean_is((drawn - same.mean[None]) ** 2, same.variance, expected_error=1e-6)
+
+
+@pytest.mark.parametrize("products", [None, 1])
+def test_where_tweedies_variance_is_negative_the_draws_stay(products):
+    """A network may have x̂^0 fall with x^t: nothing divides by the noise alone there."""
+
+    def reverse(xt, t):
+        beta, before = STEPS.beta[t], STEPS.log_alpha_bar[t - 1]
+        return gaussian.bridge(-0.5 * xt, xt, beta, before)
+
+    chain = make_chain(gaussian.family(), STEPS, reverse, (2,))
+    y, tiny = np.array([1.0]), 1e-6
+    tilt = posterior.measure(chain, np.array([[1.0, 0.0]]), y, tiny, products=products)
+    x = np.array([0.8, -0.4], np.float32)
+    for t in (2, T // 2, T):
+        _, law = look(chain, tilt, jnp.asarray(x), jnp.asarray(t))
+        a = gaussian.bridge(1.0, jnp.zeros(()), STEPS.beta[t], STEPS.log_alpha_bar[t - 1]).mean
+        assert abs(law.shift[0] / a) < 1.01 * abs(y[0] + 0.5 * x[0])
+    found = jax.jit(lambda k: particles.sample(k, chain, tilt, 64))(jax.random.key(0))
+    assert np.isfinite(found.log_z) and np.abs(found.x[:, 0] - 1).max() < 0.5

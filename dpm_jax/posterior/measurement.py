@@ -139,15 +139,15 @@ def _mmps(
 
 
 def _whole(A: Linear, R: Array, e: Array, product: Product) -> Felt:
-    """S by a vector product for each row; V of a network may have negative directions: R there.
+    """S by a vector product for each row; where V of a network is negative, its size is its error.
 
-    With S = R, which may be tiny, they would pull without bound: x^t is left as it is along them.
+    Nothing is pulled along such a direction: with S = R, which may be tiny, it would be anywhere.
     """
     s = A.singular
     each = jax.vmap(lambda row: product(A.back(s * row)))(jnp.eye(len(s), dtype=e.dtype))
     V = jax.vmap(lambda x: s * A.rows(x))(each)
     value, vector = jnp.linalg.eigh((V + V.T) / 2)
-    S = R + jnp.maximum(value, 0.0)
+    S = R + jnp.abs(value)
     along = vector.T @ e
     pull = jnp.where(value > 0, along / S, 0.0)
     return Felt(log_normal(along, S), jnp.tensordot(vector @ pull, each, 1))
@@ -168,7 +168,7 @@ def _krylov(A: Linear, R: Array, products: int, noise: Array, e: Array, product:
         moved = product(A.back(s * w * direction))
         image = R * w**2 * direction + w * s * A.rows(moved)
         # V of a network may have negative directions: R is the least that S has in any.
-        curved = jnp.maximum(direction @ image, R * jnp.sum((w * direction) ** 2))
+        curved = jnp.maximum(jnp.abs(direction @ image), R * jnp.sum((w * direction) ** 2))
         step = size / jnp.maximum(curved, least)
         pull, square = pull + step * moved, square + step * size
         residual = residual - step * image
