@@ -232,7 +232,7 @@ def _trained(steps: int, seed: int, dim: int):
     """Parameters, by training on draws of the mixture of this seed."""
     rng = np.random.default_rng([seed, dim, len(_EXACT_DRAWS)])
     of = mixture.problem(seed, dim, 1).mixture
-    data = mixture.prior(rng, of, dim, _EXAMPLES).astype(np.float32)
+    data = np.asarray(mixture.turned(jnp.asarray(mixture.prior(rng, of, dim, _EXAMPLES), float)))
     return mixture_methods.train(_network(dim).model, data, steps, seed)
 
 

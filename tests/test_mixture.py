@@ -35,8 +35,33 @@ def test_denoiser_is_tweedies_formula_of_the_sum_over_modes(log_alpha_bar, x64):
         above, below = (np.log(density(of, xt + s, log_alpha_bar)) for s in (step, -step))
         score = (above - below) / 2e-5
         expected = (xt + noise * score) / np.exp(log_alpha_bar / 2)
-        found, _ = mixture.denoise(of, jnp.asarray(xt), jnp.asarray(log_alpha_bar))
+        found, *_ = mixture.denoise(of, jnp.asarray(xt), jnp.asarray(log_alpha_bar))
         np.testing.assert_allclose(found, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("dim", [2, 6])
+def test_turned_is_a_reflection_that_puts_what_differs_between_modes_first(dim, x64):
+    x = jnp.asarray(np.random.default_rng(0).normal(size=(3, dim)))
+    z = mixture.turned(x)
+    np.testing.assert_allclose(mixture.turned(z), x, atol=1e-12)
+    np.testing.assert_allclose(jnp.sum(z**2, axis=1), jnp.sum(x**2, axis=1))
+    means = x.reshape(3, -1, 2).mean(axis=1) * np.sqrt(dim / 2)
+    np.testing.assert_allclose(z[:, :2], means, atol=1e-12)
+
+
+def test_the_variance_of_the_kernel_is_that_of_x0_given_xt(x64):
+    """By Tweedie's formula, (1−ᾱ)/√ᾱ ∂x̂^0/∂x^t, along the axes of `turned`."""
+    of, log_alpha_bar = mixture.mixture(np.random.default_rng(0)), jnp.asarray(-1.5)
+    noise, xt = -jnp.expm1(log_alpha_bar), 0.3 * jnp.cos(jnp.arange(6.0))
+
+    def x0(z):
+        return mixture.turned(mixture.denoise(of, mixture.turned(z), log_alpha_bar)[0])
+
+    z = mixture.turned(xt)
+    expected = noise / jnp.exp(log_alpha_bar / 2) * jnp.diag(jax.jacobian(x0)(z))
+    _, one, doubt = mixture.denoise(of, xt, log_alpha_bar)
+    found = jnp.full(6, one).at[:2].add(doubt)
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
 def test_data_have_mean_0_variance_1_and_modes_where_the_benchmark_has_them():
@@ -98,7 +123,8 @@ def test_sliced_wasserstein_of_a_shift_and_of_one_law():
 def test_chain_draws_the_data(dim):
     of = mixture.mixture(np.random.default_rng(2))
     chain = mixture.chain(of, schedule.geometric(150, 1e-4, 1e6), dim)
-    draws = jax.jit(jax.vmap(lambda k: sampling.sample(k, chain)))(jax.random.split(KEY, 1024))
+    each = jax.jit(jax.vmap(lambda k: mixture.turned(sampling.sample(k, chain))))
+    draws = each(jax.random.split(KEY, 1024))
     exact = [
         mixture.prior(np.random.default_rng(s), of, dim, 1024).astype(np.float32) for s in range(6)
     ]

@@ -120,13 +120,30 @@ def restored(of: Mixture, x: np.ndarray) -> np.ndarray:
     return _whole(of.mean[None], x.shape[1]) + of.scale * np.asarray(x)
 
 
-def denoise(of: Mixture, xt: Array, log_alpha_bar: Array) -> tuple[Array, Array]:
-    """x̂^0 = E[x^0 | x^t] by Bayes' rule over the modes, (d,), and Var[x^0 | x^t, mode], a scalar.
+def turned(x: Array) -> Array:
+    """(..., d) reflected so that the means of even and odd coordinates, times √(d/2), come first.
+
+    Modes differ in those two alone. Its own inverse.
+    """
+    pairs = x.reshape(*x.shape[:-1], -1, 2)
+    n = pairs.shape[-2]
+    axis = np.full(n, n**-0.5) - np.eye(n)[0]  # of the reflection that takes (1, ..)/√n to e_1
+    axis = jnp.asarray(axis / max(np.linalg.norm(axis), 1e-30), pairs.dtype)
+    along = jnp.tensordot(pairs, axis, ((-2,), (0,)))  # (..., 2)
+    return (pairs - 2 * jnp.einsum("i,...j->...ij", axis, along)).reshape(x.shape)
+
+
+def denoise(of: Mixture, xt: Array, log_alpha_bar: Array) -> tuple[Array, Array, Array]:
+    """x̂^0 = E[x^0 | x^t] by Bayes' rule over the modes, (d,), and the variance of x^0 | x^t.
 
     Args:
         of: the law of x^0.
         xt: (d,), of q(x^t | x^0).
         log_alpha_bar: log ᾱ_t.
+
+    Returns:
+        x̂^0; Var[x^0 | x^t, mode], a scalar; and what the doubt between modes adds to it, (2,), of
+        the first two coordinates of `turned`.
     """
     log_weight, modes, variance = (jnp.asarray(a, xt.dtype) for a in of[:3])
     signal, noise = jnp.exp(log_alpha_bar), -jnp.expm1(log_alpha_bar)
@@ -135,31 +152,44 @@ def denoise(of: Mixture, xt: Array, log_alpha_bar: Array) -> tuple[Array, Array]
     near = jnp.sqrt(signal) * modes @ jnp.sum(pairs, axis=0)
     far = 0.5 * signal * len(pairs) * jnp.sum(modes**2, axis=1)
     share = jax.nn.softmax(log_weight + (near - far) / total)
-    centre = jnp.tile(share @ modes, len(pairs))
-    x0 = (jnp.sqrt(signal) * variance * xt + noise * centre) / total
-    return x0, variance * noise / total
+    mean = share @ modes
+    x0 = (jnp.sqrt(signal) * variance * xt + noise * jnp.tile(mean, len(pairs))) / total
+    doubt = share @ (modes - mean[None, :]) ** 2
+    return x0, variance * noise / total, (noise / total) ** 2 * len(pairs) * doubt
 
 
-def chain(of: Mixture, schedule: Schedule, dim: int) -> Chain:
-    """The chain of the exact denoiser: x̂^0 through the bridge, Σ = β̃_t + from_x0² Var[x^0 | mode].
+def chain(of: Mixture, schedule: Schedule, dim: int, one_variance: bool = False) -> Chain:
+    """The chain of the exact denoiser, of z = `turned` x: x̂^0 through the bridge, and both moments.
 
-    Exact where one mode explains x^t, the last step ("learned") included; elsewhere the kernel is
-    one Gaussian in the place of several, which costs less the larger T is.
+    Σ = β̃_t + from_x0² Var[z^0 | z^t]. Exact where one mode explains z^t, the last step ("learned")
+    included; elsewhere the kernel is one Gaussian in the place of several, which costs less the
+    larger T is.
+
+    Args:
+        of: the data.
+        schedule: β_t.
+        dim: d.
+        one_variance: leave the doubt between modes out of Σ, for methods that take no other.
     """
 
     def kernel(schedule: Schedule) -> Reverse:
-        return partial(_reverse, of, schedule)
+        return partial(_reverse, of, schedule, one_variance)
 
     made = make_chain(gaussian.family(), schedule, kernel(schedule), (dim,), "learned")
     return made._replace(kernel=kernel)
 
 
-def _reverse(of: Mixture, schedule: Schedule, xt: Array, t: Array) -> gaussian.Normal:
-    x0, error = denoise(of, xt, schedule.log_alpha_bar[t])
+def _reverse(
+    of: Mixture, schedule: Schedule, one_variance: bool, zt: Array, t: Array
+) -> gaussian.Normal:
+    x0, error, doubt = denoise(of, turned(zt), schedule.log_alpha_bar[t])
     beta, before = schedule.beta[t], schedule.log_alpha_bar[t - 1]
     from_x0 = jnp.exp(0.5 * before) * beta / schedule.noise[t]
-    params = gaussian.bridge(x0, xt, beta, before)
-    return params._replace(variance=params.variance + from_x0**2 * error)
+    params = gaussian.bridge(turned(x0), zt, beta, before)
+    variance = params.variance + from_x0**2 * error
+    if not one_variance:
+        variance = variance.at[:2].add(from_x0**2 * doubt)
+    return params._replace(variance=variance)
 
 
 @partial(jax.jit, static_argnames="slices")

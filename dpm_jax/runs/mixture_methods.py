@@ -96,8 +96,9 @@ def plan(name: str, calls: int) -> tuple[int, int]:
 
 
 def measured(of: mixture.Problem) -> Linear:
-    """A of a problem by its singular values, which may be traced."""
-    left, singular, rows = map(jnp.asarray, (of.left, of.singular, of.rows))
+    """A of a problem, of z = `turned` x, by its singular values, which may be traced."""
+    left, singular = jnp.asarray(of.left), jnp.asarray(of.singular)
+    rows = mixture.turned(jnp.asarray(of.rows))
     return Linear(
         apply=lambda x: left @ (singular * (rows @ x)),
         shape=rows.shape[1:],
@@ -107,7 +108,6 @@ def measured(of: mixture.Problem) -> Linear:
         back=lambda z: rows.T @ z,
         seen=lambda y: left.T @ y,
         spread=lambda d: rows**2 @ jnp.broadcast_to(d, rows.shape[1:]),
-        diagonal=True,  # for one variance of all elements, as these chains have
     )
 
 
@@ -124,8 +124,8 @@ def steps(name: str, dim: int, T: int) -> Schedule:
 
 def exact_chain(of: mixture.Problem, params: Any, name: str, T: int) -> Chain:
     """The chain of the exact denoiser; it has no parameters."""
-    dim = of.rows.shape[1]
-    return mixture.chain(of.mixture, steps(name, dim, T), dim)
+    dim, others = of.rows.shape[1], name.partition("_")[0] in OTHERS
+    return mixture.chain(of.mixture, steps(name, dim, T), dim, one_variance=others)
 
 
 class Network(NamedTuple):
@@ -179,8 +179,8 @@ def _compiled():
         chain = make(of, params, asked.method, T)
         task = Task(chain, measured(of), y, noise, asked.num, more)
         kind, _, of_kind = asked.method.partition("_")
-        x, log_z = _KINDS[kind](key, task, of_kind)
-        return x, jnp.asarray(jnp.nan if log_z is None else log_z)
+        z, log_z = _KINDS[kind](key, task, of_kind)
+        return mixture.turned(z), jnp.asarray(jnp.nan if log_z is None else log_z)
 
     return run
 
