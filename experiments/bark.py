@@ -3,8 +3,9 @@
     python experiments/bark.py --workdir=runs/bark --preset=best --image_dir=DIR
 
 T = 500. Trained on crops of the photographs in --image_dir (the paper: T01–T04 of the UIUC texture
-database), whole files held out for testing. Figure 5 replaces the centre of a held-out photograph
-by noise and inpaints it, the paper's way and by replacement with resampling.
+database), whole files held out for testing. Figure 5 replaces the centre of held-out photographs by
+noise and inpaints it, the paper's way and by ours (runs/hole.py), and measures how the squares sit
+among intact ones (images/seam.py).
 """
 
 from __future__ import annotations
@@ -21,10 +22,8 @@ with later.imports(globals()):
     import jax.numpy as jnp
     import numpy as np
 
-    from dpm_jax import posterior, replacement, sampling
     from dpm_jax.data import folders, streaming
-    from dpm_jax.runs import identity, images, noise_floor, plots
-    from dpm_jax.runs.bars import bar
+    from dpm_jax.runs import hole, identity, images, noise_floor, plots
     from dpm_jax.runs.image_table import measures
 
 _SHARED = {
@@ -38,7 +37,11 @@ _SHARED = {
     "memory_gib": 4.0,
     "view": 320,
     "hole": 100,
-    "repeats": 5,
+    "window": 192,
+    "adapt": 250,
+    "hole_steps": 100,
+    "repeats": 3,
+    "jump": 10,
     "baselines": "dct,blocks,causal",
 }
 PRESETS = {
@@ -83,7 +86,9 @@ def make(config) -> images.ImageSet:
         photos.train.photos, draw, np.asarray(test), photos.mean, photos.scale, photos.levels, facts
     )
     paper = None if config["colour"] else images.Paper(-0.55, 1.5)
-    return found._replace(whole=_views(config, held), files=_digests(photos), paper=paper)
+    intact = _intact(config, held)
+    found = found._replace(whole=_views(config, intact), intact=intact, paper=paper)
+    return found._replace(files=_digests(photos))
 
 
 def _digests(photos) -> dict[str, dict]:
@@ -116,70 +121,45 @@ def figures(config, problem, params, folder):
     """Figure 5: a held-out photograph, its centre gone, inpainted; and samples."""
     found = images.samples(config, problem.model, params, config["num_samples"])
     shown = images.to_8bit(problem, found)
-    paths = {"samples": plots.image_grid(folder / "samples.png", shown, 8)}
-    facts = {}
+    paths, facts, rows = {"samples": plots.image_grid(folder / "samples.png", shown, 8)}, {}, []
     if not len(problem.images.whole):
         facts["figure5_note"] = "left out, no held-out photograph is as large as --view"
     else:
-        columns, facts = _figure5(config, problem, params)
+        columns, facts, rows = hole.fill(config, problem, params)
         paths["figure5"] = plots.image_columns(folder / "figure5.png", columns, size=3.0)
-    curve, more, rows, _ = noise_floor.measure(config, problem, params, folder)
-    return {name: str(path) for name, path in (paths | curve).items()}, facts | more, rows
+    curve, more, floors, _ = noise_floor.measure(config, problem, params, folder)
+    return {name: str(path) for name, path in (paths | curve).items()}, facts | more, rows + floors
 
 
-def _figure5(config, problem, params):
-    view, hole = config["view"], config["hole"]
-    x0 = problem.prepare(jax.random.key(config["seed"] + 9), jnp.asarray(problem.images.whole))
-    known = np.ones(x0.shape[1:], bool)
-    low = (view - hole) // 2
-    known[low : low + hole, low : low + hole] = False
-    model, known = problem.images.enlarge(known.shape), jnp.asarray(known)
-
-    def paper(params, key, y):
-        chain = images.sampled_chain(config, model, params)
-        return sampling.sample(key, posterior.tilted(chain, posterior.inpaint(chain, known, y)))
-
-    def replaced(params, key, y):
-        chain = images.sampled_chain(config, model, params)
-        return replacement.sample(key, chain, known, y, config["repeats"])
-
-    noise = jax.random.normal(jax.random.key(config["seed"] + 10), x0.shape)
-    columns = {"photograph": x0, "centre replaced by noise": jnp.where(known, x0, noise)}
-    facts = {}
-    for name, method in (("paper", paper), ("replacement", replaced)):
-        run = jax.jit(method)
-        keys = jax.random.split(jax.random.key(config["seed"] + 11), len(x0))
-        pairs = bar(list(zip(keys, x0)), f"inpaint, {name}")
-        columns[f"inpainted, {name}"] = jnp.stack(
-            [jax.block_until_ready(run(params, k, y)) for k, y in pairs]
-        )
-        filled = np.asarray(columns[f"inpainted, {name}"])[:, ~np.asarray(known)]
-        facts[f"figure5_sd_inside_{name}"] = float(filled.std())
-    facts["figure5_sd_inside_photograph"] = float(np.asarray(x0)[:, ~np.asarray(known)].std())
-    return {name: images.to_8bit(problem, x) for name, x in columns.items()}, facts
+def _intact(config, held) -> list[np.ndarray]:
+    """Up to sixteen held-out photographs, evenly spread, of --view pixels or more."""
+    large = [i for i, size in enumerate(held.sizes) if min(size) >= config["view"]]
+    return [held.photos[i, : held.sizes[i][0], : held.sizes[i][1]] for i in _spread(large, 16)]
 
 
-def _views(config, held) -> np.ndarray:
-    """The middle of up to three held-out photographs: squares of --view pixels."""
-    view = config["view"]
-    large = [i for i, size in enumerate(held.sizes) if min(size) >= view]
-    found = []
-    for i in large[:: -(-len(large) // 3) or 1]:
-        top, left = ((side - view) // 2 for side in held.sizes[i])
-        found.append(held.photos[i, top : top + view, left : left + view])
-    return (
-        np.stack(found)
-        if found
-        else np.zeros((0, view, view, held.photos.shape[-1]), held.photos.dtype)
-    )
+def _views(config, photographs) -> np.ndarray:
+    """The middle of up to four photographs: squares of --view pixels."""
+    view, found = config["view"], []
+    for photograph in _spread(photographs, 4):
+        top, left = ((side - view) // 2 for side in photograph.shape[:2])
+        found.append(photograph[top : top + view, left : left + view])
+    return np.array(found)
+
+
+def _spread(items: list, most: int) -> list:
+    return items[:: -(-len(items) // most) or 1]
 
 
 def _check_hole(config) -> None:
-    divisor = 2 ** (config["scales"] - 1)
-    if config["view"] % max(4, divisor):
-        raise ValueError(f"view: expected a multiple of {max(4, divisor)}, got {config['view']}")
+    divisor = max(4, 2 ** (config["scales"] - 1))
+    for name in ("view", "window"):
+        if config[name] % divisor:
+            raise ValueError(f"{name}: expected a multiple of {divisor}, got {config[name]}")
     if not 0 < config["hole"] < config["view"]:
         raise ValueError(f"hole: expected 1..{config['view'] - 1}, got {config['hole']}")
+    if config["window"] <= config["hole"]:
+        expected = f"more than the {config['hole']} pixels of --hole"
+        raise ValueError(f"window: expected {expected}, got {config['window']}")
 
 
 EXPERIMENT = runs.register(
@@ -198,7 +178,21 @@ EXPERIMENT = runs.register(
                 int, "Side of the part of a photograph that Figure 5 shows.", values=_SIDES
             ),
             "hole": Flag(int, "Side of the square in it that is inpainted.", values=_SIDES),
+            "window": Flag(
+                int,
+                "Side of the square around it that is computed, at most --view.",
+                values=_SIDES,
+            ),
+            "adapt": Flag(
+                int,
+                "Steps of training on the rest of the photograph before its hole is filled.",
+                values="[0, inf)",
+            ),
+            "hole_steps": Flag(
+                int, "Steps of the chain that fills it, at most T.", values="[2, inf)"
+            ),
             "repeats": Flag(int, "Times that replacement takes each step.", values="[1, inf)"),
+            "jump": Flag(int, "Steps that it takes before it goes back.", values="[1, inf)"),
         },
         setup=setup,
         without_data=without_data,

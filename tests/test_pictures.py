@@ -24,6 +24,7 @@ from dpm_jax.runs import (
     Invalid,
     Problem,
     execution,
+    hole,
     identity,
     image_table,
     images,
@@ -241,18 +242,37 @@ def test_the_code_length_of_integers_by_the_discretized_last_step(tmp_path):
 
 
 def test_bark_from_a_folder_fills_the_centre_of_a_held_out_photograph(tmp_path, photographs):
-    given = {"size": 16, "view": 32, "hole": 12, "repeats": 2, "image_dir": str(photographs)}
-    given |= {"baselines": "dct"}  # all of them: test_dead_leaves_and_an_image_larger_than...
-    config, _, report = run(bark.EXPERIMENT, tmp_path / "run", **given)
+    given = {"size": 16, "view": 32, "hole": 8, "window": 24, "repeats": 2}
+    given |= {
+        "image_dir": str(photographs),
+        "baselines": "dct",
+    }  # all of them: test_dead_leaves_and_an_image_larger_than...
+    config, printed, report = run(bark.EXPERIMENT, tmp_path / "run", **given)
     assert report["figures"].keys() == {"samples", "figure5", "noise_floor", "bound_terms"}
     assert len(report["held_out_files"]) == 1 and report["skipped_files"] == 0
     assert report["left_out"] == report["converted"] == []
+    for name in ("photograph", "paper", "ours", "ours_again"):
+        z = report[f"figure5_seam_{name}"]
+        assert z.keys() == {"border", "step", "spectrum", "histogram"} and len(z["step"]) == 1
+        assert report[f"figure5_within_{name}"] in (0, 1)
+    assert abs(report["figure5_seam_photograph"]["border"][0]) < 4
+    assert report["figure5_sd_inside_ours"] != report["figure5_sd_inside_ours_again"]
+    assert "Figure 5, squares among intact ones, the paper's way" in printed
     problem = bark.setup(config)
     assert problem.images.whole.shape == (1, 32, 32, 1) and problem.data.shape[0] == 3
     held = np.asarray(Image.open(photographs / report["held_out_files"][0]))
     np.testing.assert_array_equal(problem.images.whole[0, ..., 0], held[2:34, 8:40])
     x = problem.draw(jax.random.key(0), problem.data, 50)
     assert x.shape == (50, 16, 16, 1) and abs(float(x.mean())) < 0.5
+
+
+def test_crops_beside_the_hole_reach_all_that_is_known_and_nothing_else():
+    view, size, side = 20, 8, 4
+    place = jnp.arange(view * view).reshape(view, view, 1)
+    keys = jax.random.split(jax.random.key(0), 1000)
+    seen = np.unique(jax.vmap(lambda k: hole.beside(k, place, size, side))(keys))
+    inside = np.arange(view * view).reshape(view, view)[hole.middle(view, size)[1:]]
+    assert sorted([*seen, *inside.ravel()]) == list(range(view * view))
 
 
 def test_bark_from_a_folder_larger_than_memory_resumes_to_the_bit(tmp_path, photographs):
@@ -341,6 +361,8 @@ def test_levels_of_16_bits_are_shown_in_8():
         (bark, {"image_dir": "/no"}, "/no"),
         (bark, {"image_dir": "x", "hole": 400}, "--hole: expected 1..319, got 400"),
         (bark, {"image_dir": "x", "view": 30}, "--view: expected a multiple of 4, got 30"),
+        (bark, {"image_dir": "x", "window": 190}, "--window: expected a multiple of 4, got 190"),
+        (bark, {"image_dir": "x", "window": 96}, "--window: expected more than the 100 pixels"),
     ],
 )
 def test_bad_flags_are_refused_before_any_work(tmp_path, experiment, flags, message):

@@ -87,6 +87,18 @@ def test_the_posterior_keeps_what_is_known(session):
     assert found.variance[0] < 1e-12 < found.variance[1] and found.ancestors > 30
 
 
+def test_a_digit_classifier_guides(session, dpm_data, monkeypatch):
+    """Judged by other digits, which the classifier never saw: a tenth of the model's are threes."""
+    if not (dpm_data / "mnist").is_dir():
+        pytest.skip(f"no mnist in {dpm_data}")
+    monkeypatch.setenv("DPM_DATA", str(dpm_data))
+    names = dict(session)
+    (example,) = _blocks("python mnist")
+    exec(example, names)
+    right = names["y"][6000 + np.array(names["nearest"])] == 3
+    assert names["threes"].shape == (16, 28, 28, 1) and right.mean() > 0.45
+
+
 def test_pictures_and_links_are_there():
     links = re.findall(r"\]\((?!https?:|#)([^)]+)\)|src=\"([^\"]+)\"", README)
     places = {one or other for one, other in links}

@@ -5,4 +5,5 @@
 * kernel          its Wiener filter, and the reverse kernel with a network on top
 * resize          the law at another size
 * dct             images as coefficients
+* seam            how well a filled square sits in its photograph
 """

@@ -51,6 +51,7 @@ class ImageScale:
     levels: int  # that a pixel can take
     enlarge: Callable[..., Model] | None = None  # shape -> the model of larger images
     whole: Any = ()  # held-out images larger than those of the test set, for figures
+    intact: Any = ()  # whole held-out photographs, of any size, that filled ones are compared with
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -46,6 +46,7 @@ class ImageSet(NamedTuple):
     levels: int
     facts: dict[str, Any]
     whole: Any = ()  # (k, H, W, C): held-out images larger than those of the test set
+    intact: Any = ()  # (H, W, C) each: whole held-out photographs
     validation: Any = None  # held out of training and test
     held: Any = None  # what test rows are of, where that is not `test`; (): a generator's
     files: dict[str, dict] | None = None  # of photographs: train_files, test_files, digests by name
@@ -95,7 +96,7 @@ def setup(
         return prepare(key_noise, images.draw(key_rows, rows, n))
 
     of = {"mean": images.mean, "scale": images.scale, "levels": images.levels}
-    scaling = ImageScale(**of, enlarge=build, whole=images.whole)
+    scaling = ImageScale(**of, enlarge=build, whole=images.whole, intact=images.intact)
     return Problem(
         model=build(images.event),
         data=images.data,

@@ -23,7 +23,8 @@ PLACES = (
 )  # fmt: skip
 MEASURES = (
     "num_eval", "passes", "num_samples", "sample_steps", "figures", "learned",
-    "baselines", "baseline_patches", "view", "hole", "repeats",
+    "baselines", "baseline_patches", "view", "hole", "window", "adapt", "hole_steps",
+    "repeats", "jump",
 )  # fmt: skip
 # Flags that name data: another path may lead to the same, which their digest in data.json says.
 MOVABLE = ("dataset", "image_dir")
