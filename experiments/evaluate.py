@@ -31,7 +31,7 @@ with later.imports(globals()):
     from dpm_jax.runs import identity, plots, results
     from dpm_jax.runs import likelihood_report as report
     from dpm_jax.runs.execution import fewer_rows
-    from dpm_jax.runs.observations import read_array
+    from dpm_jax.runs.inputs import read_array
 
 FLAGS = {
     "workdir": Flag(Path, "Directory of a trained run."),

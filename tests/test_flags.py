@@ -308,7 +308,7 @@ def test_names_that_flags_take_are_those_of_the_library():
     """They stand in files that import no JAX."""
     from dpm_jax.core import binomial
     from dpm_jax.networks import multiscale_conv
-    from dpm_jax.runs import config, noise_floor, observations, presets
+    from dpm_jax.runs import config, draws, noise_floor, observations, presets
 
     assert ("learned", *schedule.FIXED) == config.SCHEDULES
     assert config.NETWORKS == registry.NAMES
@@ -321,11 +321,14 @@ def test_names_that_flags_take_are_those_of_the_library():
     for name, values in (("optimizer", OPTIMIZERS), ("lr_schedule", LR_SCHEDULES)):
         assert config.HELP[name].values == values
     asked = posterior.FLAGS
-    assert asked["method"].values == tuple(observations.METHODS)
-    assert (asked["task"].values, asked["start"].values) == (
-        observations.TASKS,
-        observations.STARTS,
-    )
+    for name, values in (
+        ("task", observations.TASKS),
+        ("method", draws.METHODS),
+        ("start", draws.STARTS),
+        ("twist", draws.TWISTS),
+        ("corrector", draws.CORRECTORS),
+    ):
+        assert asked[name].values == values
 
 
 def test_every_whole_number_has_a_type_a_range_and_a_help():

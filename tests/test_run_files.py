@@ -18,7 +18,7 @@ from dpm_jax import files, gaussian, model, networks, runs
 from dpm_jax.core import schedule
 from dpm_jax.data.streaming import Stream
 from dpm_jax.experiments import bark, cifar10, evaluate, jarzynski, posterior
-from dpm_jax.runs import identity, parts
+from dpm_jax.runs import draws, identity, parts, posterior_figures, posterior_report
 from dpm_jax.runs import workdir as workdirs
 from dpm_jax.runs.metrics import Board, MetricsFile
 from dpm_jax.training import Options
@@ -614,18 +614,18 @@ def test_posterior_goes_on_after_it_was_stopped(own, tmp_path, monkeypatch, when
     np.save(tmp_path / "y.npy", pairs(1))
     flags = flags_of(posterior, workdir=str(own.workdir), input=str(tmp_path / "y.npy"))
     flags |= {"out": str(tmp_path / "out"), "num_samples": 4}
-    monkeypatch.setattr(posterior.observations, "draw", lambda *args: None)
+    monkeypatch.setattr(draws, "draw", lambda *args: None)
     monkeypatch.setattr(
-        posterior.report, "content", lambda run, seen, found, held: {"settings": held}
+        posterior_report, "content", lambda run, seen, found, held: {"settings": held}
     )
-    monkeypatch.setattr(posterior.report, "text", lambda content: "")
+    monkeypatch.setattr(posterior_report, "text", lambda content: "")
 
     def write(path, *args):
         with files.replacing(path) as temporary:
             temporary.write_bytes(b"whole")
 
-    monkeypatch.setattr(posterior.report, "draw", write)
-    monkeypatch.setattr(posterior.report, "save_arrays", write)
+    monkeypatch.setattr(posterior_figures, "draw", write)
+    monkeypatch.setattr(posterior_figures, "save_arrays", write)
     with monkeypatch.context() as patch:
 
         def stop(path, *args):
@@ -633,7 +633,7 @@ def test_posterior_goes_on_after_it_was_stopped(own, tmp_path, monkeypatch, when
                 (path.parent / f".{'0' * 32}.{path.name}").write_bytes(b"ha")
             raise KeyboardInterrupt
 
-        target = posterior.files if when == "write_json" else posterior.report
+        target = posterior.files if when == "write_json" else posterior_figures
         patch.setattr(target, when, stop)
         with pytest.raises(KeyboardInterrupt):
             posterior.execute(flags)

@@ -8,7 +8,9 @@ tilt means there, by kernels of the tilted chain alone, so that it serves any ti
 * Langevin   x^t += η (√ᾱ x̂ − x^t) + √(2η (1−ᾱ)) n, with x̂ = E(x^0|x^t, y) as the mean of p~ has it
              (guide.py): (√ᾱ x̂ − x^t)/(1−ᾱ) is the score of the tilted law; Gaussian
 
-Both have errors of their own, of the discretisation, that do not fall with more of them.
+Both have errors of their own, of the discretisation, that do not fall with more of them. Neither
+touches the steps that end at x^0: a fixed last step adds the noise β_1 (App. B.2), and would again
+with every turn.
 """
 
 from typing import NamedTuple
@@ -24,14 +26,15 @@ from dpm_jax.core.family import Array
 
 
 class Gibbs(NamedTuple):
-    """Every `jump` steps are taken `repeats` times more, with q(x^t|x^{t-jump}) between."""
+    """Every `jump` steps but the last are taken `repeats` times more, q(x^t|x^{t-jump}) between."""
 
     repeats: int = 1
     jump: int = 1
 
     def calls(self, T: int) -> int:
         """Network calls of a draw."""
-        return T * (1 + self.repeats)
+        blocks = -(-T // self.jump)
+        return self.jump * (blocks + self.repeats * (blocks - 1))
 
     def sample(self, key: Array, chain: Chain) -> Array:
         """One draw x^0 of a (tilted) chain, of the event's shape; jumps end at t = 0.
@@ -59,7 +62,7 @@ class Gibbs(NamedTuple):
                 x = down(x, t, keys[2 * i])
                 return chain.family.sample(keys[2 * i + 1], chain.family.step(x, beta))
 
-            x = jax.lax.fori_loop(0, repeats, again, x)
+            x = jax.lax.fori_loop(0, jnp.where(t > jump, repeats, 0), again, x)
             return down(x, t, keys[-1]), None
 
         x0, _ = jax.lax.scan(block, sampling.start(key, chain), jnp.arange(T, 0, -jump))
@@ -67,14 +70,14 @@ class Gibbs(NamedTuple):
 
 
 class Langevin(NamedTuple):
-    """`repeats` Langevin steps at every t, of size η in units of 1 − ᾱ_t."""
+    """`repeats` Langevin steps at every t > 1, of size η in units of 1 − ᾱ_t."""
 
     repeats: int = 1
     size: float = 0.2
 
     def calls(self, T: int) -> int:
         """Network calls of a draw."""
-        return T * (1 + self.repeats)
+        return T + (T - 1) * self.repeats
 
     def sample(self, key: Array, chain: Chain) -> Array:
         """One draw x^0 of a (tilted) Gaussian chain, of the event's shape.
@@ -92,12 +95,12 @@ class Langevin(NamedTuple):
         def body(x: Array, t: Array):
             def move(i: Array, x: Array) -> Array:
                 guess = x0_hat(chain.reverse(x, t).mean, x, schedule, t)
-                noise = jax.random.normal(jax.random.fold_in(of_t, i), x.shape, x.dtype)
+                noise = jax.random.normal(jax.random.fold_in(of_t, i + 1), x.shape, x.dtype)
                 drift = jnp.exp(0.5 * schedule.log_alpha_bar[t]) * guess - x
                 return x + size * drift + jnp.sqrt(2 * size * schedule.noise[t]) * noise
 
             of_t = jax.random.fold_in(key, t)
-            x = jax.lax.fori_loop(1, repeats + 1, move, x)
+            x = jax.lax.fori_loop(0, jnp.where(t > 1, repeats, 0), move, x)
             last = jax.random.fold_in(of_t, 0)
             return chain.family.sample(last, chain.reverse(x, t)), None
 

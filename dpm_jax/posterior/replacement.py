@@ -50,7 +50,7 @@ def sample(
         chain: the model's own.
         mask: bool, of the event's shape; True where x^0 is known.
         known: of the event's shape; not read where the mask is False.
-        repeats: times that each step is taken; T · repeats evaluations of the kernel.
+        repeats: times that each step but the last is taken: about T · repeats calls of the network.
         jump: so many steps are taken at once before going forward again.
 
     Raises:

@@ -1,267 +1,192 @@
-"""What posterior.py asks: what is observed of x^0, test rows or a file, mask, noise; its draws."""
+"""What posterior.py asks: what is seen of x^0, by task, of test rows or of a file."""
 
-from pathlib import Path
+import dataclasses
+import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from dpm_jax import particles, posterior, replacement, sampling
-from dpm_jax.core.chain import Chain
 from dpm_jax.core.family import Noise
-from dpm_jax.images import dequantisation
-from dpm_jax.likelihood import Rows, over_rows
-from dpm_jax.posterior.particles import Particles
-from dpm_jax.runs.bars import batches
-from dpm_jax.runs.experiment import Config, ImageScale
+from dpm_jax.core.model import Model
+from dpm_jax.posterior import linear
+from dpm_jax.posterior.linear import Linear
+from dpm_jax.runs import masks
+from dpm_jax.runs.experiment import Config
+from dpm_jax.runs.inputs import read_values, size_of
 from dpm_jax.runs.run import Run
 
-TASKS = ("inpaint", "denoise")
-METHODS = {"paper": "constant", "annealed": "annealed", "particles": "noised", "replacement": ""}
-STARTS = ("tilted", "observed")
-MASKS = ("left_half", "right_half", "centre", "random")
+TASKS = ("inpaint", "denoise", "super_resolution", "deblur", "colourise", "project")
+NOISE = 1e-3  # default variance of the noise of a linear measurement, in units of the data's
 
 
 class Observations(NamedTuple):
-    """n problems that share mask and noise, in the units of the model."""
+    """n problems that share measurement and noise, in the units of the model."""
 
-    y: np.ndarray  # (n, *event) what was seen; 0 where hidden
-    known: np.ndarray  # (*event) bool
-    noise: float  # 0 for inpainting
+    y: np.ndarray  # (n, *out); of inpaint and denoise (n, *event), 0 where hidden
+    known: np.ndarray  # (*event) bool, elements that y shows one by one; of a linear A none
+    noise: float  # variance, or the probability that a bit is flipped; 0 for inpainting
     truth: np.ndarray | None  # (n, *event); None for a file, of which the rest is not known
+    A: Linear | None = None  # of y = A x^0 + ε, where that is not the known elements
+
+    @property
+    def measurement(self) -> Linear:
+        """A of y = A x^0 + ε, of every task."""
+        return linear.mask(self.known) if self.A is None else self.A
+
+    @property
+    def measured(self) -> np.ndarray:
+        """y as `measurement` has it, (n, *out)."""
+        return self.y[:, self.known] if self.A is None else self.y
+
+    @property
+    def sought(self) -> np.ndarray:
+        """(*event) bool: the elements that are to be found."""
+        return np.ones_like(self.known) if self.noise else ~self.known
+
+    @property
+    def shown(self) -> np.ndarray:
+        """(n, *event): y where it is of the event's shape, else A⁺ y, the least x with A x = y."""
+        if self.A is None or self.A.out == self.A.shape:
+            return self.y
+        A = self.A
+        return np.asarray(jax.vmap(lambda y: A.back(A.seen(y) / A.singular))(jnp.asarray(self.y)))
+
+
+def sized(config: Config, run: Run) -> Run:
+    """The run with its model for the images of --input, where they are of another size than its.
+
+    Raises:
+        ValueError: for a size that its network does not serve.
+    """
+    scaling, event = run.problem.images, run.model.event_shape
+    if not config["input"] or scaling is None or scaling.enlarge is None:
+        return run
+    check(config, run)
+    if config["clean"] or (A := _linear(config, event)) is None:
+        shape = size_of(config["input"], event, config["crop"])
+    else:
+        found = size_of(config["input"], A.out, config["crop"])
+        times = [side // own for side, own in zip(event, A.out)]
+        shape = tuple(n * by for n, by in zip(found, times)) + event[len(found) :]
+    if shape == event:
+        return run
+    lanes = max(1, run.problem.budget.lanes * math.prod(event) // math.prod(shape))
+    budget = dataclasses.replace(run.problem.budget, lanes=lanes)
+    problem = dataclasses.replace(run.problem, model=_enlarged(run, shape), budget=budget)
+    return dataclasses.replace(run, problem=problem)
+
+
+def _enlarged(run: Run, shape: tuple[int, ...]) -> Model:
+    assert run.problem.images is not None and run.problem.images.enlarge is not None
+    own, got = run.model.event_shape, f"images of {shape}, made by --input"
+    try:
+        model = run.problem.images.enlarge(shape)
+    except ValueError as error:
+        raise ValueError(
+            f"input: expected sides that the network takes, got {got}: {error}"
+        ) from error
+    needed = jax.eval_shape(model.init, jax.random.key(0))
+    held = jax.tree.map(jnp.shape, run.params)
+    if jax.tree.map(jnp.shape, needed) != held:
+        raise ValueError(f"input: expected images of {own}, which its network is for, got {got}")
+    return model
 
 
 def observe(config: Config, run: Run) -> Observations:
-    """The problems that the flags name: test rows, hidden or made noisy here, or a file as it is.
+    """The problems that the flags name: test rows, measured here, or a file as it is.
 
     Raises:
         ValueError: naming the flag.
     """
-    family, shape = run.model.family, run.model.event_shape
-    inpaint = config["task"] == "inpaint"
-    known = read_mask(config, shape) if inpaint else np.ones(shape, bool)
-    noise = 0.0 if inpaint else _noise(config, family.noise)
+    check(config, run)
+    family, shape, task = run.model.family, run.model.event_shape, config["task"]
+    noise = 0.0 if task == "inpaint" else _noise(config, family.noise)
+    known = np.full(shape, task == "denoise")
+    known = masks.read_mask(config, shape) if task == "inpaint" else known
+    seen = Observations(np.zeros(()), known, noise, None, _linear(config, shape))
+    if config["input"] and not config["clean"]:
+        return seen._replace(y=_from_file(config, run, seen))
+    return _measured(config, run, seen)
+
+
+def _from_file(config: Config, run: Run, seen: Observations) -> np.ndarray:
+    """y of --input, nothing added to it."""
+    event = seen.A is None
+    shape, known = (run.model.event_shape, seen.known) if event else (seen.measurement.out, True)
+    of = (config["input"], shape, run.problem.images, known, seen.noise, config["crop"])
+    return _possible(config, run, read_values(*of)[: config["examples"]], seen.noise)
+
+
+def _measured(config: Config, run: Run, seen: Observations) -> Observations:
+    """Test rows, or --input of --clean, with what is measured of them."""
+    family, key = run.model.family, jax.random.key(config["seed"])
+    key_rows, key_noise = jax.random.split(key)
     if config["input"]:
-        scaling = run.problem.images
-        y = read_values(config["input"], shape, scaling, known, noise)[: config["examples"]]
-        try:
-            family.observe(y, noise)  # for its check of the values
-        except ValueError as error:
-            raise ValueError(
-                f"input: {config['input']}: {str(error).removeprefix('y: ')}"
-            ) from error
-        return Observations(y.astype(np.float32), known, noise, None)
-    if run.test is None:
+        of = (config["input"], run.model.event_shape, run.problem.images)
+        rows = read_values(*of, crop=config["crop"])[: config["examples"]]
+        truth = _possible(config, run, rows, 0.0)
+    elif run.test is None:
         raise ValueError("input: expected a file, since this run keeps no test set")
-    key_rows, key_noise = jax.random.split(jax.random.key(config["seed"]))
-    rows, prepare = run.test[: config["examples"]], run.problem.prepare
-    truth = np.asarray(rows if prepare is None else prepare(key_rows, rows), np.float32)
-    if inpaint:
-        return Observations(np.where(known, truth, 0), known, noise, truth)
-    # The channel is symmetric: y given x is drawn as x given y would be under a flat law.
-    seen = family.sample(key_noise, family.observe(jnp.asarray(truth), noise))
-    return Observations(np.asarray(seen), known, noise, truth)
-
-
-def draw(config: Config, run: Run, seen: Observations) -> Particles:
-    """Weighted draws for each problem: Particles of NumPy arrays (n, N, ...), on all devices.
-
-    Raises:
-        ValueError: naming the problem whose particles were all lost.
-    """
-    num = config["num_samples"]
-    one = _weighted if config["method"] == "particles" else _unweighted
-
-    def kernel(params, rows, key):
-        chain = run.model.chain(params, config["steps"])
-        each = jax.vmap(lambda k, y: one(config, seen, k, chain, y))
-        return each(jax.random.split(key, len(rows)), rows)
-
-    per_device = max(1, run.problem.budget.lanes // num)
-    rows = Rows(config["seed"] + 1, progress=batches("posterior"))
-    parts = over_rows(kernel, run.params, seen.y, per_device, rows)
-    return particles.check(jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts))
-
-
-def _weighted(config: Config, seen: Observations, key, chain: Chain, y) -> Particles:
-    tilt, filters = _tilt(config, seen, chain, y), config["filters"]
-    num = config["num_samples"] // filters
-    return particles.sample(key, chain, tilt, num, config["threshold"], filters)
-
-
-def _unweighted(config: Config, seen: Observations, key, chain: Chain, y) -> Particles:
-    num = config["num_samples"]
-    if config["method"] == "replacement":
-        known = jnp.asarray(seen.known)
-
-        def one(k):
-            return replacement.sample(k, chain, known, y, config["repeats"])
-
     else:
-        tilted = posterior.tilted(chain, _tilt(config, seen, chain, y))
-        if config["start"] == "observed":
-            tilted = tilted._replace(prior=chain.family.observe(y, 0.0))
-
-        def one(k):
-            return sampling.sample(k, tilted)
-
-    x = jax.vmap(one)(jax.random.split(key, num))
-    unknown, none = jnp.full((), jnp.nan), jnp.zeros((), jnp.int32)
-    return Particles(x, jnp.full((num,), 1 / num), unknown, unknown, unknown, none, none)
+        rows, prepare = run.test[: config["examples"]], run.problem.prepare
+        truth = np.asarray(rows if prepare is None else prepare(key_rows, rows), np.float32)
+    if not seen.noise:
+        return seen._replace(y=np.where(seen.known, truth, 0), truth=truth)
+    exact = truth if seen.A is None else jax.vmap(seen.A.apply)(jnp.asarray(truth))
+    # The channel is symmetric: y given x is drawn as x given y would be under a flat law.
+    y = family.sample(key_noise, family.observe(jnp.asarray(exact), seen.noise))
+    return seen._replace(y=np.asarray(y), truth=truth)
 
 
-def _tilt(config: Config, seen: Observations, chain: Chain, y) -> posterior.Tilt:
-    r_t = METHODS[config["method"]]
-    if config["task"] == "inpaint":
-        return posterior.inpaint(chain, seen.known, y, r_t)
-    return posterior.denoise(chain, y, seen.noise, r_t)
-
-
-def read_mask(config: Config, shape: tuple[int, ...]) -> np.ndarray:
-    """Where x^0 is known, (*event) bool, by the name of what is hidden or from a file.
-
-    Raises:
-        ValueError: naming the flag, also for a mask that hides nothing or everything.
-    """
-    known = np.asarray(_mask(config, shape))
-    if known.all() or not known.any():
-        hidden = f"{known.size - int(known.sum())} of {known.size} hidden"
-        what = f"{config['mask']}: {hidden}"
-        raise ValueError(f"mask: expected one that hides a part of {shape}, got {what}")
-    return known
-
-
-def _mask(config: Config, shape: tuple[int, ...]) -> np.ndarray:
-    name = config["mask"]
-    if name == "random":
-        if not 0 < config["fraction"] < 1:
-            raise ValueError(f"fraction: expected a number in (0, 1), got {config['fraction']}")
-        space = shape[:2] if len(shape) == 3 else shape  # a pixel is hidden with all its colours
-        order = np.random.default_rng(config["seed"]).permutation(int(np.prod(space)))
-        known = (order >= round(config["fraction"] * order.size)).reshape(space)
-        return np.broadcast_to(known[..., None], shape) if len(shape) == 3 else known
-    width = shape[1] if len(shape) == 3 else shape[-1]
-    column = np.broadcast_to(
-        np.arange(width)[:, None] if len(shape) == 3 else np.arange(width), shape
-    )
-    if name in ("left_half", "right_half"):
-        left = column < width // 2
-        return ~left if name == "left_half" else left
-    if name == "centre":
-        middle = np.ones(shape, bool)
-        for axis in range(min(2, len(shape))):
-            place = np.arange(shape[axis]) + 0.5
-            inside = abs(place - shape[axis] / 2) < shape[axis] / 4
-            middle &= inside.reshape([-1 if a == axis else 1 for a in range(len(shape))])
-        return ~middle
-    if not Path(name).expanduser().is_file():
-        raise ValueError(f"mask: expected one of {MASKS} or a file, got {name!r}")
-    return _two_valued(read_array(name, "mask"), shape, name)
-
-
-def _two_valued(values: np.ndarray, shape: tuple[int, ...], name: str) -> np.ndarray:
-    """Where the values of a mask are not 0; ValueError unless they are 0 and one other."""
-    if len(shape) == 3 and values.ndim == 3 and (values == values[..., :1]).all():
-        values = values[..., 0]  # a grey mask saved in colours
-    found = np.unique(values)
-    if len(found) > 2 or found[0] != 0:
-        got = f"{len(found)} values from {found[0]} to {found[-1]}"
-        if len(found) > 2:
-            got += " (a JPEG or a smooth edge? save it as PNG, without antialiasing)"
-        raise ValueError(f"mask: expected 0 where hidden and one other value, got {got} in {name}")
-    known = values != 0
-    if len(shape) == 3 and known.shape == shape[:2]:
-        known = np.broadcast_to(known[..., None], shape)
-    if known.shape != shape:
-        raise ValueError(f"mask: expected shape {shape}, got {known.shape} in {name}")
-    return known
-
-
-def read_values(
-    path: str,
-    shape: tuple[int, ...],
-    scaling: ImageScale | None,
-    known: np.ndarray | bool = True,
-    noise: float = 0.0,
-) -> np.ndarray:
-    """(n, *event) of a file in the units of the model, 0 where hidden.
-
-    Integers of an image run are its grey levels, and are scaled as its data, to the middle of a
-    level; all else is in the units of the model.
-
-    Raises:
-        ValueError: for another shape, and for levels or units that are not the run's.
-    """
-    values = read_array(path, "input")
-    if values.shape[-len(shape) :] != shape and len(shape) == 3 and shape[-1] == 1:
-        values = values[..., None]
-    if values.shape == shape:
-        values = values[None]
-    if values.shape[1:] != shape or not len(values):
-        raise ValueError(f"input: expected shape {('n', *shape)}, got {values.shape} in {path}")
-    seen = np.where(known, values, np.zeros((), values.dtype))
-    if scaling is None or not np.isfinite(seen).all():  # which the family refuses
-        return np.asarray(seen, np.float64)
-    of = (scaling.mean, scaling.scale, scaling.levels)
-    if values.dtype.kind == "f":
-        dequantisation.check_units("input", seen, *of, noise)
-        return np.asarray(seen, np.float64)
-    levels = dequantisation.check_rows("input", seen, scaling.levels)
-    return np.where(known, (levels + 0.5 - scaling.mean) / scaling.scale, 0)
-
-
-def read_array(path: str, flag: str) -> np.ndarray:
-    """The numbers of a .npy file, or the pixels of an image as deep as the file has them.
-
-    Raises:
-        ValueError: for a file that does not read, holds no numbers, or an image with transparency
-            or of several pages.
-    """
-    file = Path(path).expanduser()
-    expected = f"{flag}: expected a .npy file or an image, got {path}"
+def _possible(config: Config, run: Run, x: np.ndarray, noise: float) -> np.ndarray:
+    """x of --input, float32, where the family can have it."""
     try:
-        found = _load(file) if file.suffix == ".npy" else _pixels(file)
-    except Exception as error:  # NumPy and Pillow raise anything for what is damaged
-        why = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{expected}: {why}") from error
-    if found.dtype.kind not in "biuf" or not found.size:
-        raise ValueError(f"{expected}: {found.dtype} of shape {found.shape}, no numbers")
-    return found
+        run.model.family.observe(x, noise)  # for its check of the values
+    except ValueError as error:
+        why = str(error).removeprefix("y: ")
+        raise ValueError(f"input: {config['input']}: {why}") from error
+    return x.astype(np.float32)
 
 
-def _load(file: Path) -> np.ndarray:
-    found = np.load(file)
-    if not isinstance(found, np.ndarray):
-        raise ValueError("an archive of arrays; expected one array")
-    return found
+def check(config: Config, run: Run) -> None:
+    """ValueError, naming the flag, for a task that the run's examples do not have."""
+    shape, task, size = run.model.event_shape, config["task"], math.prod(run.model.event_shape)
+    if not run.model.family.noise.additive and task not in TASKS[:2]:
+        raise ValueError(f"task: expected inpaint or denoise of bits, got {task!r}")
+    if task == "colourise" and (len(shape) != 3 or shape[-1] == 1):
+        raise ValueError(f"task: colourise is for images in colour, got a run of shape {shape}")
+    num = config["num_measurements"]
+    if task == "project" and not 0 < (_num(config, shape)) < size:
+        raise ValueError(f"num_measurements: expected 1..{size - 1}, got {num}")
 
 
-def _pixels(file: Path) -> np.ndarray:
-    from PIL import Image, ImageOps
+def _num(config: Config, shape: tuple[int, ...]) -> int:
+    """Measurements of a random projection; without --num_measurements a quarter of the elements."""
+    given = config["num_measurements"]
+    return max(1, math.prod(shape) // 4) if given is None else given
 
-    from dpm_jax.data import pictures
 
-    with Image.open(file) as opened:
-        pages = getattr(opened, "n_frames", 1)
-        if pages > 1:
-            raise ValueError(f"{pages} pages; expected one")
-        if pictures.deep_colour(opened):
-            raise ValueError("colours of 16 bits, of which 8 would be read; give a .npy file")
-        image = ImageOps.exif_transpose(opened)
-        if image.has_transparency_data:
-            if np.asarray(image.convert("RGBA"))[..., 3].min() < 255:
-                raise ValueError("transparency; expected an image without")
-            image = image.convert("RGBA").convert("RGB")
-        if image.mode in ("1", "L", "F") or image.mode[0] == "I":
-            return np.asarray(image)
-        pixels = np.asarray(image.convert("RGB"))
-        grey = opened.mode not in ("RGB", "RGBA") and (pixels == pixels[..., :1]).all()
-        return pixels[..., 0] if grey else pixels
+def _linear(config: Config, shape: tuple[int, ...]) -> Linear | None:
+    """A of the task; None where single elements are seen."""
+
+    def projection() -> Linear:
+        key = jax.random.fold_in(jax.random.key(config["seed"]), 1)
+        return linear.projection(key, shape, _num(config, shape))
+
+    makers = {
+        "super_resolution": lambda: linear.block_mean(shape, config["factor"]),
+        "deblur": lambda: linear.blur(shape, config["sigma"]),
+        "colourise": lambda: linear.channels(shape),
+        "project": projection,
+    }
+    return makers[config["task"]]() if config["task"] in makers else None
 
 
 def _noise(config: Config, kind: Noise) -> float:
-    noise = kind.default if config["noise"] is None else config["noise"]
+    default = kind.default if config["task"] == "denoise" else NOISE
+    noise = default if config["noise"] is None else config["noise"]
     if not 0 < noise < kind.most:
         raise ValueError(f"noise: expected a {kind.name} in (0, {kind.most:g}), got {noise}")
     return float(noise)

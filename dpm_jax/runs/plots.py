@@ -186,10 +186,15 @@ def posterior_points(path, data, seen, draws, title: str = "") -> Path:
     Args:
         path: of the PNG.
         data: (n, 2) of the data, for the backdrop.
-        seen: with y (m, 2), known (2,) bool, noise and truth (m, 2) or None.
+        seen: with `shown` (m, 2), `measurement` and truth (m, 2) or None.
         draws: m arrays (k, 2).
         title: of the figure.
     """
+    points, A = seen.shown, seen.measurement
+    # Of one number is seen the line of all x^0 that have it; of two a point.
+    line = (
+        np.asarray(A.back(np.ones(1, np.float32)))[::-1] * [-1, 1] if len(A.singular) == 1 else None
+    )
     columns = min(4, len(draws))
     rows = -(-len(draws) // columns)
     figure, axes = plt.subplots(
@@ -200,16 +205,14 @@ def posterior_points(path, data, seen, draws, title: str = "") -> Path:
     for i, (axis, x) in enumerate(zip(axes.flat, draws)):
         axis.scatter(*data.T, s=1, color="0.85", linewidths=0)
         axis.scatter(*x.T, s=2, color="tab:red", linewidths=0)
-        if seen.noise:
-            axis.plot(*seen.y[i], "x", color="black", ms=7)
-        elif seen.known[0]:
-            axis.axvline(seen.y[i, 0], color="black", lw=0.6)
-        elif seen.known[1]:
-            axis.axhline(seen.y[i, 1], color="black", lw=0.6)
+        if line is None:
+            axis.plot(*points[i], "x", color="black", ms=7)
+        else:
+            axis.axline(points[i], points[i] + line, color="black", lw=0.6)
         if seen.truth is not None:
             axis.plot(*seen.truth[i], "o", color="tab:blue", ms=4)
         axis.set(xlim=(-3, 3), ylim=(-3, 3), aspect="equal")
-    what = "cross" if seen.noise else "line"
+    what = "cross" if line is None else "line"
     figure.suptitle(f"{title}: data (grey), observed ({what}), truth (blue), draws (red)", y=0.97)
     return save(figure, path)
 
@@ -219,14 +222,14 @@ def posterior_rows(path, seen, draws, title: str = "") -> Path:
 
     Args:
         path: of the PNG.
-        seen: with y (m, length), known (length,) bool and truth (m, length) or None.
+        seen: with `shown` (m, length), known (length,) bool, A, and truth (m, length) or None.
         draws: m arrays (k, length).
         title: of the figure.
     """
     figure, axes = plt.subplots(1, len(draws), figsize=(2.2 * len(draws), 3.2), squeeze=False)
     low, high = min(x.min() for x in draws), max(x.max() for x in draws)
     for i, (axis, x) in enumerate(zip(axes[0], draws)):
-        observed = np.where(seen.known, seen.y[i], np.nan)
+        observed = np.where(seen.known | (seen.A is not None), seen.shown[i], np.nan)
         truth = np.full_like(observed, np.nan) if seen.truth is None else seen.truth[i]
         gap = np.full_like(observed, np.nan)
         colours = plt.colormaps["gray_r"].with_extremes(bad=(0.6, 0.75, 0.95))
