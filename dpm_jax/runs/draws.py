@@ -9,10 +9,12 @@ import numpy as np
 
 from dpm_jax import particles, posterior, replacement, sampling
 from dpm_jax.core.chain import Chain
+from dpm_jax.core.model import Model, sample
 from dpm_jax.likelihood import Rows, over_rows
 from dpm_jax.posterior.particles import Particles
-from dpm_jax.runs.bars import batches
+from dpm_jax.runs.bars import batches, phase
 from dpm_jax.runs.experiment import Config
+from dpm_jax.runs.noise_floor import examples
 from dpm_jax.runs.observations import Observations
 from dpm_jax.runs.run import Run
 
@@ -33,6 +35,8 @@ TWISTS = ("noised", "pigdm", "mmps")
 CORRECTORS = ("none", "gibbs", "langevin")
 STARTS = ("tilted", "observed")
 EXACT = 1e-4  # variance that the known elements have where r(x^t) goes through the network
+_MEASURED_ON = 64  # examples, of the error of x̂^0 by t
+_PIXELS = 2**16  # of the samples in their place, where the run keeps no data
 _SMALL = 64  # elements of an example, up to which "noised" is the twist of a filter
 
 
@@ -116,10 +120,15 @@ def draw(config: Config, run: Run, seen: Observations) -> Particles:
     y = seen.y if _plain(config, seen) else seen.measured
     y = y if filtered else np.repeat(y, num, axis=0)
 
+    error = _errors(config, run) if _r_t(config) == "pigdm" else None
+
     def kernel(params, rows, keys):
-        chain = run.model.chain(params)
-        chain = chain if steps == chain.T else run.model.chain(params, steps)
-        return jax.vmap(lambda key, y: one(config, seen, key, chain, y))(keys, rows)
+        chain = _chain(run.model, params, steps)
+
+        def of_one(key, y):
+            return one(config, seen, key, chain, lambda: _tilt(config, seen, chain, y, error), y)
+
+        return jax.vmap(of_one)(keys, rows)
 
     per_device = max(1, run.problem.budget.lanes // (num if filtered else 1))
     rows = Rows(config["seed"] + 1, progress=batches("posterior"))
@@ -131,9 +140,33 @@ def draw(config: Config, run: Run, seen: Observations) -> Particles:
     return particles.check(found)
 
 
-def _filtered(config: Config, seen: Observations, key, chain: Chain, y) -> Particles:
-    """The particles of one problem, or one draw of each sweep but the first."""
-    tilt, filters = _tilt(config, seen, chain, y), config["filters"]
+def _chain(model: Model, params, steps: int) -> Chain:
+    chain = model.chain(params)
+    return chain if steps == chain.T else model.chain(params, steps)
+
+
+def _errors(config: Config, run: Run) -> np.ndarray:
+    """Mean square error of x̂^0 by t, on training examples or else samples of the model itself."""
+    key, model, images = jax.random.key(config["seed"]), run.model, run.problem.images
+    x0 = examples(run.problem, _MEASURED_ON)
+    with phase("error of the denoiser by t"):
+        if x0 is None:
+            num = min(_MEASURED_ON, max(4, _PIXELS // math.prod(model.event_shape)))
+            x0 = sample(model, run.params, key, num, config["steps"])
+        if x0.shape[1:] != model.event_shape:  # of an --input larger than the training images
+            assert images is not None and images.enlarge is not None
+            model = images.enlarge(x0.shape[1:])
+
+        @jax.jit
+        def measured(params, key, x0):
+            return posterior.errors(key, _chain(model, params, config["steps"]), x0)
+
+        return np.asarray(measured(run.params, key, jnp.asarray(x0, jnp.float32)))
+
+
+def _filtered(config: Config, seen: Observations, key, chain: Chain, make, y) -> Particles:
+    """The particles of one problem, or one draw of each sweep but the first; make: () -> tilt."""
+    tilt, filters = make(), config["filters"]
     num, first = config["num_samples"], config["sweeps"]
     if config["method"] == "particles":
         return particles.sample(key, chain, tilt, num // filters, config["threshold"], filters)
@@ -145,12 +178,12 @@ def _filtered(config: Config, seen: Observations, key, chain: Chain, y) -> Parti
     )
 
 
-def _drawn(config: Config, seen: Observations, key, chain: Chain, y):
-    """One draw, without a weight."""
+def _drawn(config: Config, seen: Observations, key, chain: Chain, make, y):
+    """One draw, without a weight; make: () -> tilt."""
     if config["method"] == "replacement":
         of = (jnp.asarray(seen.known), y, config["repeats"], config["jump"])
         return replacement.sample(key, chain, *of)
-    tilt = _tilt(config, seen, chain, y)
+    tilt = make()
     if config["start"] == "observed":
         tilted = posterior.tilted(chain, tilt)._replace(prior=chain.family.observe(y, 0.0))
         return sampling.sample(key, tilted)
@@ -173,11 +206,12 @@ def _plain(config: Config, seen: Observations) -> bool:
     return seen.A is None and _r_t(config) not in THROUGH
 
 
-def _tilt(config: Config, seen: Observations, chain: Chain, y) -> posterior.Tilt:
+def _tilt(config: Config, seen: Observations, chain: Chain, y, error) -> posterior.Tilt:
     r_t = _r_t(config)
     if not _plain(config, seen):
         noise = seen.noise or config["noise"] or EXACT
-        return posterior.measure(chain, seen.measurement, y, noise, r_t, config["products"])
+        of = {"mmps": {"products": config["products"]}, "pigdm": {"error": error}}.get(r_t, {})
+        return posterior.measure(chain, seen.measurement, y, noise, r_t, **of)
     if config["task"] == "inpaint":
         return posterior.inpaint(chain, seen.known, y, r_t)
     return posterior.denoise(chain, y, seen.noise, r_t)

@@ -64,6 +64,15 @@ def some_rows(problem, num: int):
     return jnp.asarray(data.spread(num) if isinstance(data, Stream) else data)
 
 
+def examples(problem: Problem, num: int):
+    """Training examples (num, *event) as a model sees them; None where the run keeps no data."""
+    if problem.data is None:
+        return None
+    if problem.draw is not None:
+        return problem.draw(jax.random.key(0), some_rows(problem, num), num)
+    return problem.data.spread(num) if isinstance(problem.data, Stream) else problem.data[:num]
+
+
 def measure(config: Config, problem: Problem, params, folder: Path):
     """The curve as figure, facts and rows of the table; the other densities at the least noise."""
     noise = np.asarray(problem.model.chain(params).schedule.noise)

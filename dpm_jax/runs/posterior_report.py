@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpm_jax import units
-from dpm_jax.data.streaming import Stream
 from dpm_jax.likelihood import standard_error
 from dpm_jax.posterior.particles import ANCESTORS
 from dpm_jax.runs import report
 from dpm_jax.runs.experiment import Config, Problem
-from dpm_jax.runs.noise_floor import some_rows
+from dpm_jax.runs.noise_floor import examples
 from dpm_jax.runs.observations import Observations
 from dpm_jax.runs.run import Run
 
@@ -157,14 +156,11 @@ def wiener(problem, seen) -> np.ndarray | None:
     None for bits, and for examples too large for a covariance.
     """
     size = seen.known.size
-    if not problem.model.family.noise.additive or size > _LARGEST or problem.data is None:
+    if not problem.model.family.noise.additive or size > _LARGEST:
         return None
-    if problem.draw is not None:
-        rows = some_rows(problem, _TRAINED_ON)
-        rows = problem.draw(jax.random.key(0), rows, _TRAINED_ON)
-    else:
-        streams = isinstance(problem.data, Stream)
-        rows = problem.data.spread(_TRAINED_ON) if streams else problem.data[:_TRAINED_ON]
+    rows = examples(problem, _TRAINED_ON)
+    if rows is None:
+        return None
     x = np.asarray(rows, np.float64).reshape(len(rows), size)
     if x.shape[1] != size:  # the images of --input are of another size
         return None
