@@ -110,6 +110,9 @@ def test_errors_are_the_variances_of_x0_given_xt():
         V = C_CORRELATED - ab * C_CORRELATED @ np.linalg.solve(S, C_CORRELATED)
         np.testing.assert_allclose(found[t], np.trace(V) / 3, rtol=0.05)
     assert found.shape == (T + 1,)
+    along = np.asarray(posterior.errors(jax.random.key(0), chain_of(), x0, linear.dense(A, (3,))))
+    rows = np.linalg.svd(A, full_matrices=False)[2]
+    np.testing.assert_allclose(along[T], np.trace(rows @ V @ rows.T) / 2, rtol=0.05)
 
 
 def test_any_log_r_of_x0_hat_is_eq_61_at_the_last_step():

@@ -85,7 +85,7 @@ def measure(
     return guided(chain, Guide(feel, log_r0, A.rows, A.back))
 
 
-def errors(key: Array, chain: Chain, x0: ArrayLike) -> Array:
+def errors(key: Array, chain: Chain, x0: ArrayLike, A: Linear | None = None) -> Array:
     """Mean square error of x̂^0 by t, (T+1,), over examples noised to each t: the `error` of pigdm.
 
     1 − ᾱ_t is what x^0 − x̂^0 could be; where the network knows more, steps by what it is are
@@ -95,13 +95,16 @@ def errors(key: Array, chain: Chain, x0: ArrayLike) -> Array:
         key: typed PRNG key.
         chain: of Gaussians.
         x0: (n, *event); some dozens, of the data or samples of the model.
+        A: whose rows the error is taken along; of all elements where none is given. Errors of
+            neighbours go together: along means of them it is larger than along each.
     """
     rows, schedule = jnp.asarray(chain.checked("x0", x0, many=True)), chain.schedule
 
     def one(key: Array, x: Array, t: Array) -> Array:
         xt = chain.family.sample(key, chain.family.marginal(x, schedule.log_alpha_bar[t]))
         params = chain.reverse(xt, t)
-        return jnp.mean((x0_hat(params.mean + params.low, xt, schedule, t) - x) ** 2)
+        off = x0_hat(params.mean + params.low, xt, schedule, t) - x
+        return jnp.mean((off if A is None else A.rows(off)) ** 2)
 
     def at(t: Array) -> Array:
         keys = jax.random.split(jax.random.fold_in(key, t), len(rows))

@@ -120,7 +120,7 @@ def draw(config: Config, run: Run, seen: Observations) -> Particles:
     y = seen.y if _plain(config, seen) else seen.measured
     y = y if filtered else np.repeat(y, num, axis=0)
 
-    error = _errors(config, run) if _r_t(config) == "pigdm" else None
+    error = _errors(config, run, seen) if _r_t(config) == "pigdm" else None
 
     def kernel(params, rows, keys):
         chain = _chain(run.model, params, steps)
@@ -145,7 +145,7 @@ def _chain(model: Model, params, steps: int) -> Chain:
     return chain if steps == chain.T else model.chain(params, steps)
 
 
-def _errors(config: Config, run: Run) -> np.ndarray:
+def _errors(config: Config, run: Run, seen: Observations) -> np.ndarray:
     """Mean square error of x̂^0 by t, on training examples or else samples of the model itself."""
     key, model, images = jax.random.key(config["seed"]), run.model, run.problem.images
     x0 = examples(run.problem, _MEASURED_ON)
@@ -159,7 +159,8 @@ def _errors(config: Config, run: Run) -> np.ndarray:
 
         @jax.jit
         def measured(params, key, x0):
-            return posterior.errors(key, _chain(model, params, config["steps"]), x0)
+            A = seen.measurement if model is run.model else None
+            return posterior.errors(key, _chain(model, params, config["steps"]), x0, A)
 
         return np.asarray(measured(run.params, key, jnp.asarray(x0, jnp.float32)))
 
