@@ -79,11 +79,13 @@ def _execute(config) -> str:
         if config["experiment"]:
             runs.import_file(config["experiment"])
         given = {name: config[name] for name in PLACES_OF_DATA}
-        named = ", ".join(methods(config))
+        asked_for = config["method"] or config["compare"]
+        named = ", ".join(methods(config)) if asked_for else "the method of its size"
         bars.say(f"posterior: {config['task']} by {named}, run in {config['workdir']}")
         with bars.phase("loading run and data"):
             more = {"other_data": config["other_data"], "data": not config["input"]}
             run = runs.load(config["workdir"], **more, **given)
+        config = _chosen(config, run)
         run, seen, asked, whole = hosts.together(_ask, config, run)
     except (ValueError, OSError) as error:
         raise Invalid(name_flag(error, config)) from error
@@ -99,6 +101,17 @@ def _execute(config) -> str:
     places.bring(run.workdir)
     places.bring((whole or next(iter(asked.values()))).out)
     return "\n".join(said)
+
+
+def _chosen(config, run) -> dict[str, Any]:
+    """The flags with the method that serves the size: of images particles keep one ancestor."""
+    if config["method"]:
+        return config
+    image = math.prod(run.model.event_shape) > 64 and run.model.family.noise.additive
+    method = "pigdm" if image and config["filters"] == 1 else "particles"
+    config = config if config["compare"] else {**config, "method": method}
+    check(config)
+    return config
 
 
 def _answer(config, run, seen, question: Question) -> str:
@@ -148,7 +161,7 @@ def _ask(config, run):
         _claim(_files(asked[name].out), asked[name].held)
     if not config["compare"]:
         return run, seen, asked, None
-    held = {n: v for n, v in asked[name].held.items() if n in _OF_ALL}
+    held = {n: v for n, v in asked[name].held.items() if n in _OF_ALL} | {"methods": list(asked)}
     whole = Question(config, base or _inside(run, config, "compare"), held)
     _claim(_compared(whole.out), held)
     return run, seen, asked, whole

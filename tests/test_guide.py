@@ -157,6 +157,13 @@ def beside_exact(chain):
     return posterior.compose(seen, measured("mmps", chain))
 
 
+def beside_a_delta(chain):
+    """Element 0 known exactly, and A through the network: R stands for a delta in the joint law."""
+    mask = np.array([True, False, False])
+    known = posterior.inpaint(chain, mask, np.array([0.7, 0, 0]), "noised")
+    return posterior.compose(known, measured("mmps", chain))
+
+
 CASES = {
     "two": (of_two, A, Y, 0.0),
     "beside an exact product": (beside_exact, np.vstack([A, [1, 0, 0]]), np.append(Y, 0.7), 0.0),
@@ -178,6 +185,38 @@ def test_weights_keep_compositions_and_powers_exact(case):
     np.testing.assert_allclose(found.variance / np.diag(C), 1, atol=error * np.sqrt(2))
     np.testing.assert_allclose(found.log_z, log_z, atol=error)
     assert int(found.distinct) >= float(found.ancestors) > 100
+
+
+def test_a_delta_beside_a_guide_keeps_its_weights():
+    """log Z~ is that of the known element, times that of A given it."""
+    chain = chain_of("diagonal")
+    tilt = beside_a_delta(chain)
+    run = jax.jit(lambda k: particles.sample(k, chain, tilt, 1000, filters=16))
+    found = run(jax.random.key(0))
+    rest, C = A[:, 1:], C_DIAGONAL[1:, 1:]
+    mean, S, log_z = exact_posterior(C, rest, Y - 0.7 * A[:, 0], R)
+    log_z += -0.5 * (0.49 / C_DIAGONAL[0, 0] + np.log(2 * np.pi * C_DIAGONAL[0, 0]))
+    error = 5 / np.sqrt(float(found.ancestors))
+    np.testing.assert_allclose(found.log_z, log_z, atol=error)
+    np.testing.assert_allclose((found.mean[1:] - mean) / np.sqrt(np.diag(S)), 0, atol=error)
+    np.testing.assert_allclose(found.mean[0], 0.7, rtol=1e-5)
+
+
+def test_what_lies_outside_the_range_of_a_is_measured_without_cancellation(x64):
+    """y of 40 elements of which A reaches 20, noise 1e-6: log N of the rest, as in float64."""
+    rng = np.random.default_rng(0)
+    rows = np.repeat(rng.normal(size=(1, 3)), 40, axis=0)
+    y = rows @ np.array([1.0, 2.0, -1.0]) + 1e-3 * rng.normal(size=40)
+    outside = np.sum((y - y.mean()) ** 2)
+    expected = -0.5 * (outside / 1e-6 + 39 * np.log(2 * np.pi * 1e-6))
+    for dtype in (np.float32, np.float64):
+        A_ = linear.dense(rows, (3,))
+        guide = posterior.measure(chain_of(), A_, y.astype(dtype), 1e-6, "pigdm").guides[0]
+        x = jnp.asarray([1.0, 2.0, -1.0])
+        z = A_.seen(jnp.asarray(y)) - A_.singular * A_.rows(x)
+        inside = -0.5 * jnp.sum(z**2 / 1e-6 + np.log(2 * np.pi * 1e-6))
+        tolerance = 2e-2 if dtype == np.float32 else 1e-9
+        np.testing.assert_allclose(guide.log_r0(x), inside + expected, rtol=tolerance)
 
 
 # --- correctors ---------------------------------------------------------------------------------

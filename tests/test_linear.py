@@ -197,8 +197,8 @@ REFUSED = {
     "known: .* False everywhere": lambda: linear.mask(np.zeros(3, bool)),
     r"factor: .* divides H and W of \(6, 4\), got 3": lambda: linear.block_mean((6, 4), 3),
     r"shape: expected \(H,\), .* got \(2, 2, 2, 2\)": lambda: linear.block_mean((2, 2, 2, 2), 2),
-    "sigma: .* above 0, got 0": lambda: linear.blur((4,), 0),
-    "sigma: .* above 0, got nan": lambda: linear.blur((4,), np.nan),
+    "sigma: .* above 0, of .* got 0": lambda: linear.blur((4,), 0),
+    "sigma: .* above 0, of .* got nan": lambda: linear.blur((4,), np.nan),
     r"weights: expected 3 .* got \[1. 2.\]": lambda: linear.channels((2, 3), [1, 2]),
     "weights: .* not all 0": lambda: linear.channels((2, 3), [0, 0, 0]),
 }

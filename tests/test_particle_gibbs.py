@@ -216,10 +216,10 @@ def test_effective_draws_of_an_autoregression():
     for i in range(1, n):
         x[i] = rho * x[i - 1] + np.sqrt(1 - rho**2) * noise[i]
     x[:, 1] = noise[:, 1]
-    found = particle_gibbs._effective(jnp.asarray(x, jnp.float32))
+    found = particle_gibbs.effective(jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(found, [n * (1 - rho) / (1 + rho), n], rtol=0.15)
-    constant = particle_gibbs._effective(jnp.ones((10, 3)))
-    np.testing.assert_array_equal(constant, 10)
+    still = particle_gibbs.effective(jnp.tile(jnp.asarray([[0.5, 0.7]]), (1000, 1)))
+    assert jnp.isnan(still).all()  # known, or stuck: worth an unknown number, however it rounds
 
 
 def test_the_shapes_and_that_a_sweep_more_continues(bits):
@@ -261,3 +261,10 @@ def test_lost_weights_are_named_by_t(value, bits):
     tilt = posterior.Tilt(T, lambda params, t: params, lambda x, t: jnp.zeros(()), log_z)
     with pytest.raises(ValueError, match="gibbs: step t = 2 left no weight, or one that is NaN"):
         particles.gibbs(jax.random.key(0), chain, tilt, 4, 3)
+
+
+def test_float64_works(x64):
+    chain, _ = gaussian_chain(np.diag([0.3, 1.2]), schedule.geometric(6, 0.05, 1e3))
+    tilt = posterior.measure(chain, np.ones((1, 2)), [0.4], 0.1)
+    found = particles.gibbs(jax.random.key(0), chain, tilt, 4, 3)
+    assert found.x.dtype == jnp.float64 and jnp.isfinite(found.x).all()

@@ -110,9 +110,12 @@ def look(
     felt = [guide.feel(x0, product, params, Step(t, a, bridge)) for guide in guides]
     before = base(params)
     # Where the product before them left less of the variance, eq. 61 moves the mean by less.
+    # Rows would mix what is fixed before them into what moves: there Σ is left as it is.
+    free = jnp.all(before.variance > 0)
+    kept = tuple(None if f.kept is None else jnp.where(free, f.kept, 1.0) for f in felt)
     pull, log_r = (jnp.sum(jnp.stack(part), 0) for part in zip(*((f.pull, f.log_r) for f in felt)))
     shift = a * pull * (before.variance / params.variance)
-    return params, Guided(before, shift, tuple(each.kept for each in felt), log_r)
+    return params, Guided(before, shift, kept, log_r)
 
 
 def draw(key: Array, guides: tuple[Guide, ...], law: Guided) -> Array:

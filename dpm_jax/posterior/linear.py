@@ -116,8 +116,11 @@ def blur(shape: Sequence[int], sigma: float) -> Linear:
         ValueError: for a shape of more axes, or a sigma that is not above 0.
     """
     shape = _image(shape)
-    if not 0 < float(sigma) < np.inf:
-        raise ValueError(f"sigma: expected a number of pixels above 0, got {sigma}")
+    if not 0 < float(sigma) <= max(shape[:2]):
+        raise ValueError(
+            f"sigma: expected a number of pixels above 0, of {shape} at most {max(shape[:2])},"
+            f" got {sigma}"
+        )
     each = [_damping(size, float(sigma)) for size in shape[:2]]
     damping = reduce(np.multiply.outer, [*each, np.ones(shape[2:])])
     where = np.flatnonzero(damping > LEAST * damping.max())

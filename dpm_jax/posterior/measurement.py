@@ -214,13 +214,11 @@ def _coordinates(chain: Chain, A: Linear, y: ArrayLike, R: Array) -> tuple[Array
         raise ValueError("y: expected finite values, got NaN or infinite ones")
     if not free:
         return z, jnp.zeros((), z.dtype)
-    outside: Any
-    if not known:
-        outside = jnp.maximum(jnp.sum(y**2) - jnp.sum(z**2), 0.0)
-    else:
-        total = np.sum(np.asarray(y, np.float64) ** 2)
-        outside = max(total - float(np.sum(np.asarray(z, np.float64) ** 2)), 0.0)
-        rounding = 1e-5 * total  # of y itself, which may have been measured in float32
+    left = jnp.asarray(y, z.dtype) - A.apply(A.back(z / A.singular))  # y − U Uᵀ y
+    outside: Any = jnp.sum(left**2)
+    if known:
+        outside = float(outside)
+        rounding = 1e-5 * float(jnp.sum(jnp.asarray(y) ** 2))  # of a y measured in float32
         if outside - rounding > float(R) * (free + 10 * (2 * free) ** 0.5):
             far, noise = outside**0.5, float(R * free) ** 0.5
             raise ValueError(

@@ -50,8 +50,19 @@ class Sweeps(NamedTuple):
 
     x: Array  # (sweeps, *event); the first are not yet of the posterior
     changed: Array  # (T+1,) share of the sweeps but the first that drew x^t anew, by t
-    ess: Array  # (*event) independent draws that are worth as much, of each element of x^0
+    ess: Array  # (*event) independent draws that are worth as much, of each element of x^0; NaN
+    # where it never moved: it may be known, or the chain stuck
     lost_t: Array  # the t whose step left no weight (or a NaN); 0 where all went well
+
+    def __str__(self) -> str:
+        """How many sweeps, and what they are worth; not the draws."""
+        if any(isinstance(field, jax.core.Tracer) for field in self) or self.changed.ndim != 1:
+            return f"sweeps of {self.x.shape}"
+        return (
+            f"{len(self.x)} sweeps, worth {float(jnp.nanmedian(self.ess)):.1f} independent draws"
+            f" (median over elements); x^0 drawn anew in {float(self.changed[0]):.0%} of them,"
+            f" x^T in {float(self.changed[-1]):.0%}"
+        )
 
 
 def gibbs(key: Array, chain: Chain, tilt: Tilt, num: int, sweeps: int) -> Sweeps:
@@ -96,7 +107,7 @@ def _gibbs(key: Array, chain: Chain, tilt: Tilt, num: int, sweeps: int) -> Sweep
     return Sweeps(
         x=x,
         changed=jnp.sum(again[1:], axis=0) / later,
-        ess=_effective(x),
+        ess=effective(x),
         lost_t=jnp.max(lost_t),
     )
 
@@ -159,7 +170,7 @@ def _parents(key: Array, weight: Array, past: Array) -> Array:
     point = begin + jax.random.uniform(key_point, (), weight.dtype) * (end[first] - begin)
     points = jnp.mod(point + jnp.arange(N, dtype=weight.dtype) / N, 1.0)
     parents = jnp.minimum(jnp.searchsorted(end, points, side="right"), N - 1)
-    return parents.at[0].set(first)
+    return parents.at[0].set(first.astype(parents.dtype))
 
 
 def _traced(x0: Array, states: Array, parents: Array, chosen: Array) -> tuple[Array, Array]:
@@ -176,12 +187,16 @@ def _traced(x0: Array, states: Array, parents: Array, chosen: Array) -> tuple[Ar
         slot = parent[slot]
         return slot, (state[slot], slot)
 
+    chosen = chosen.astype(parents.dtype)
     _, (x, slots) = jax.lax.scan(body, chosen, (states[::-1], parents[::-1]))
     return jnp.concatenate([x0[chosen][None], x]), jnp.concatenate([chosen[None], slots])
 
 
-def _effective(x: Array) -> Array:
-    """n / (1 + 2 Σ ρ_k) of n draws in order, of each element, by Geyer's initial positive sums."""
+def effective(x: Array) -> Array:
+    """n / (1 + 2 Σ ρ_k) of n draws in order, of each element, by Geyer's initial positive sums.
+
+    NaN where an element never moves: it may be known, or the chain stuck.
+    """
     n = len(x)
     away = x - jnp.mean(x, axis=0, keepdims=True)
     size = 2 * n  # padded, so that the correlation does not wrap
@@ -190,9 +205,10 @@ def _effective(x: Array) -> Array:
     rho = covariance / jnp.maximum(covariance[:1], jnp.finfo(x.dtype).tiny)
     rho = jnp.concatenate([rho, jnp.zeros_like(rho[:1])])[: 2 * ((n + 1) // 2)]
     pairs = rho[0::2] + rho[1::2]
+    unmoved = covariance[0] <= (1e-5 * jnp.max(jnp.abs(x), axis=0)) ** 2 * n  # but for rounding
     positive = jnp.cumsum(pairs <= 0, axis=0) == 0
     tau = -1 + 2 * jnp.sum(jnp.where(positive, pairs, 0.0), axis=0)
-    return n / jnp.maximum(tau, 1.0)
+    return jnp.where(unmoved, jnp.nan, n / jnp.maximum(tau, 1.0))
 
 
 def _check(found: Sweeps) -> None:

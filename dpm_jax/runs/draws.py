@@ -11,6 +11,7 @@ from dpm_jax import particles, posterior, replacement, sampling
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.model import Model, sample
 from dpm_jax.likelihood import Rows, over_rows
+from dpm_jax.posterior.particle_gibbs import effective
 from dpm_jax.posterior.particles import Particles
 from dpm_jax.runs.bars import batches, phase
 from dpm_jax.runs.experiment import Config
@@ -175,8 +176,9 @@ def _filtered(config: Config, seen: Observations, key, chain: Chain, make, y) ->
     even, unknown = jnp.full((num,), 1 / num), jnp.full((), jnp.nan)
     none = jnp.zeros((), jnp.int32)
     return Particles(
-        found.x[first:], even, unknown, jnp.mean(found.ess), unknown, none, found.lost_t
-    )
+        found.x[first:], even, unknown, jnp.nanmean(effective(found.x[first:])), unknown, none,
+        found.lost_t,
+    )  # fmt: skip
 
 
 def _drawn(config: Config, seen: Observations, key, chain: Chain, make, y):

@@ -57,6 +57,8 @@ def _two_valued(values: np.ndarray, shape: tuple[int, ...], name: str) -> np.nda
     if len(shape) == 3 and values.ndim == 3 and (values == values[..., :1]).all():
         values = values[..., 0]  # a grey mask saved in colours
     found = np.unique(values)
+    if not np.isfinite(found).all():
+        raise ValueError(f"mask: expected 0 where hidden and one other value, got NaN in {name}")
     if len(found) > 2 or found[0] != 0:
         got = f"{len(found)} values from {found[0]} to {found[-1]}"
         if len(found) > 2:

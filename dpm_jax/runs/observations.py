@@ -19,6 +19,7 @@ from dpm_jax.runs.run import Run
 
 TASKS = ("inpaint", "denoise", "super_resolution", "deblur", "colourise", "project")
 NOISE = 1e-3  # default variance of the noise of a linear measurement, in units of the data's
+_MOST = 1e8  # variance of the noise: beyond it float32 has no squares
 
 
 class Observations(NamedTuple):
@@ -187,6 +188,7 @@ def _linear(config: Config, shape: tuple[int, ...]) -> Linear | None:
 def _noise(config: Config, kind: Noise) -> float:
     default = kind.default if config["task"] == "denoise" else NOISE
     noise = default if config["noise"] is None else config["noise"]
-    if not 0 < noise < kind.most:
-        raise ValueError(f"noise: expected a {kind.name} in (0, {kind.most:g}), got {noise}")
+    most = min(kind.most, _MOST)
+    if not 0 < noise < most:
+        raise ValueError(f"noise: expected a {kind.name} in (0, {most:g}), got {noise}")
     return float(noise)

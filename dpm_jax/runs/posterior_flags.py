@@ -21,7 +21,11 @@ _COUNT = "[1, inf)"
 FLAGS = {
     "workdir": Flag(Path, "Directory of a trained run."),
     "task": Flag(str, f"{', '.join(TASKS)}; of bits the first two.", "inpaint", TASKS),
-    "method": Flag(str, f"{', '.join(METHODS)}.", "particles", METHODS),
+    "method": Flag(
+        str,
+        f"{', '.join(METHODS)}; by default particles, of images pigdm.",
+        values=METHODS,
+    ),
     "compare": Flag(
         list, "Several methods on the same problems, each with a corrector or not: mmps,mmps+gibbs."
     ),
@@ -132,7 +136,7 @@ def methods(config: Config) -> list[str]:
     if config["compare"]:
         return list(config["compare"])
     corrector = "" if config["corrector"] == "none" else f"+{config['corrector']}"
-    return [config["method"] + corrector]
+    return [(config["method"] or "particles") + corrector]
 
 
 def check(config: Config) -> None:
@@ -152,6 +156,8 @@ def check(config: Config) -> None:
     for name in ("repeats", "particles"):
         if config["calls"] and config[name]:
             raise ValueError(f"{name}: expected none with --calls, which decides them")
+    if config["compare"] and config["method"]:
+        raise ValueError(f"method: expected none with --compare, got {config['method']!r}")
     flag = "compare" if config["compare"] else "method"
     for name in methods(config):
         _check_method(config, name, flag)
@@ -162,7 +168,7 @@ def _check_method(config: Config, name: str, flag: str) -> None:
     if method not in METHODS or corrector not in ("", *CORRECTORS[1:]):
         known = f"one of {', '.join(METHODS)}, or with a corrector as mmps+gibbs"
         raise ValueError(f"{flag}: expected {known}, got {name!r}")
-    if corrector and method not in TILTS:
+    if corrector and method not in TILTS and (config["method"] or config["compare"]):
         raise ValueError(f"corrector: expected none with --method={method}, got {corrector!r}")
     if method == "replacement" and task != "inpaint":
         raise ValueError(f"{flag}: replacement is for --task=inpaint")

@@ -48,7 +48,7 @@ def content(run: Run, seen: Observations, found, held: Config) -> dict[str, Any]
     spread, target = spread_of(found, mean), seen.sought
     result["posterior_sd"] = float(spread[:, target].mean()) if target.any() else 0.0
     if held["method"] == "gibbs":
-        result["worth"] = [float(v) for v in found.ess]
+        result["worth"] = [units.or_null(float(v)) for v in found.ess]
     if held["method"] == "particles":
         result |= {
             _KEYS.get(n, n): [units.or_null(float(v)) for v in getattr(found, n)]
