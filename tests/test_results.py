@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -12,12 +13,20 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
+import test_run_files
 from PIL import Image
-from test_run_files import OPTIONS, contents, events, flags_of, pairs, plain, small, steps_of
+from test_run_files import OPTIONS, events, flags_of, pairs, plain, small, steps_of
 
 from dpm_jax import files, runs
 from dpm_jax.experiments import evaluate, posterior, swiss_roll
 from dpm_jax.runs import Invalid
+
+
+def contents(folder):
+    """But for the seconds that an answer took."""
+    found = test_run_files.contents(folder).items()
+    return {path: re.sub(rb'"seconds": [^,]*', b"", held) for path, held in found}
+
 
 SMALL = {"trajectories": "2", "examples": 2, "model_samples": 2, "lanes": 4}
 
