@@ -152,7 +152,7 @@ def draw_calls(
         cell: (dim, measurements).
         methods: of which there are curves.
     """
-    figure, axis = plots.plt.subplots(figsize=(6.4, 4.4), layout="constrained")
+    figure, axis = plots.plt.subplots(figsize=(8.4, 4.4), layout="constrained")
     for i, method in enumerate(methods):
         own = of(entries, cell, method)
         budgets = sorted({e["calls"] for e in own})
@@ -169,7 +169,7 @@ def draw_calls(
     axis.minorticks_off()
     axis.set_title(f"d = {cell[0]}, $d_y$ = {cell[1]}", fontsize=10)
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(fontsize=7)
+        figure.legend(loc="outside right upper", fontsize=7)
     return plots.save(figure, path)
 
 
