@@ -9,7 +9,8 @@ DIR/posterior/TASK_METHOD (or --out). Methods:
 * paper       r(x^t) = r(x^0) (eq. 23): biased, since eq. 22 normalises a factor of eq. 21 away
 * annealed    r(x^t) = r(x^0)^((T−t)/T): less biased
 * twisted     r(x^t) = E[r(x^0) given x^t] under π
-* dps, pigdm, mmps  r(x^t) of the network's own x̂^0, of no, one, or Tweedie's variance
+* dps, pigdm, mmps  r(x^t) of the network's own x̂^0, of no variance, its measured one (by default
+              of images), or Tweedie's
 * particles   that factor kept as the weights of a particle filter: exact as --num_samples grows
 * gibbs       filters in turn, each given a trajectory of the one before: exact as --sweeps grow
 * replacement (inpaint) the known part noised as the data are, each step taken --repeats times

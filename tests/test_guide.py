@@ -243,7 +243,7 @@ def test_correctors_add_no_noise_of_a_fixed_last_step(corrector):
 
 @pytest.mark.parametrize("jump", [1, 3])
 def test_gibbs_takes_bits(jump):
-    """Two bits that are equal, three steps of exact kernels of one bit and a copy of it."""
+    """In equilibrium, where forward and reverse kernels are one, nothing moves but bits."""
     steps = schedule.constant_fraction(4, 0.1)
     family = binomial.family(RATE)
     chain = make_chain(family, steps, lambda x, t: family.step(x, steps.beta[t]), (3,), "learned")

@@ -10,6 +10,7 @@ from scipy.stats import multivariate_normal
 from dpm_jax import gaussian, posterior, sampling, schedule
 from dpm_jax.baselines import inverse
 from dpm_jax.core.chain import make_chain
+from dpm_jax.core.denoising import x0_hat
 from dpm_jax.exact import mixture
 from dpm_jax.posterior import linear, tilt
 
@@ -163,11 +164,12 @@ def test_turned_chain_is_the_same_with_the_rows_of_A_in_front():
 
 
 @pytest.mark.parametrize("t", [1, 2, 30, 60])
-def test_expected_is_the_denoiser(t):
+def test_x0_hat_of_a_kernel_is_the_denoiser(t):
     chain, x = one_mode(), jax.random.normal(KEY, (6,))
     signal = chain.schedule.alpha_bar[t]
     exact = jnp.sqrt(signal) * 0.5 * x / (signal * 0.5 + 1 - signal)
-    found = inverse.expected(chain.schedule, chain.reverse(x, jnp.asarray(t)), x, jnp.asarray(t))
+    params = chain.reverse(x, jnp.asarray(t))
+    found = x0_hat(params.mean + params.low, x, chain.schedule, jnp.asarray(t))
     np.testing.assert_allclose(found, exact, rtol=1e-3, atol=1e-4)
 
 

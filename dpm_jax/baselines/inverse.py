@@ -19,9 +19,9 @@ import numpy as np
 
 from dpm_jax.core import gaussian
 from dpm_jax.core.chain import Chain
+from dpm_jax.core.denoising import x0_hat
 from dpm_jax.core.family import Array
 from dpm_jax.core.gaussian import Normal
-from dpm_jax.core.schedule import Schedule
 from dpm_jax.posterior.linear import Linear
 from dpm_jax.posterior.particles import systematic
 
@@ -69,21 +69,14 @@ def turned(chain: Chain, A: Linear) -> tuple[Chain, Callable[[Array], Array]]:
     return chain._replace(reverse=reverse, shape=shape, prior=prior, kernel=None), back
 
 
-def expected(schedule: Schedule, params: Normal, xt: Array, t: Array) -> Array:
-    """The x̂^0 of which the kernel's mean is that of q(x^{t-1} | x^t, x̂^0)."""
-    before, beta = schedule.log_alpha_bar[t - 1], schedule.beta[t]
-    from_xt = gaussian.bridge(jnp.zeros_like(xt), xt, beta, before).mean
-    from_x0 = jnp.exp(0.5 * before) * beta / schedule.noise[t]
-    return (params.mean - from_xt + params.low) / from_x0
-
-
 def dps(chain: Chain, A: Linear, y: Array, step: float) -> Chain:
     """The chain whose means move by −step ∂‖y − A x̂^0‖/∂x^t: DPS as its public code has it."""
 
     def reverse(xt: Array, t: Array) -> Normal:
         def distance(xt: Array):
             params = chain.reverse(xt, t)
-            error = y - A.apply(expected(chain.schedule, params, xt, t))
+            x0 = x0_hat(params.mean + params.low, xt, chain.schedule, t)
+            error = y - A.apply(x0)
             return jnp.sqrt(jnp.sum(error**2)), params
 
         gradient, params = jax.grad(distance, has_aux=True)(xt)
@@ -115,7 +108,8 @@ def ddrm(chain: Chain, of: Seen, eta: float = 0.85, eta_b: float = 1.0) -> Chain
         )
 
     def reverse(zt: Array, t: Array) -> Normal:
-        x0 = expected(schedule, chain.reverse(zt, t), zt, t)
+        params = chain.reverse(zt, t)
+        x0 = x0_hat(params.mean + params.low, zt, schedule, t)
         to = ratio[t - 1]
         old = jnp.exp(-0.5 * schedule.log_alpha_bar[t]) * zt
         mean = x0 + keep * jnp.sqrt(to / ratio[t]) * (old - x0)

@@ -11,12 +11,13 @@ from dpm_jax import particles, posterior, replacement, sampling
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.model import Model, sample
 from dpm_jax.likelihood import Rows, over_rows
+from dpm_jax.posterior.linear import Linear
 from dpm_jax.posterior.particle_gibbs import effective
 from dpm_jax.posterior.particles import Particles
 from dpm_jax.runs.bars import batches, phase
 from dpm_jax.runs.experiment import Config
 from dpm_jax.runs.noise_floor import examples
-from dpm_jax.runs.observations import Observations
+from dpm_jax.runs.observations import Observations, linear_of
 from dpm_jax.runs.run import Run
 
 R_T = {  # r(x^t) of each method; that of a filter is --twist
@@ -120,7 +121,6 @@ def draw(config: Config, run: Run, seen: Observations) -> Particles:
     one = _filtered if filtered else _drawn
     y = seen.y if _plain(config, seen) else seen.measured
     y = y if filtered else np.repeat(y, num, axis=0)
-
     error = _errors(config, run, seen) if _r_t(config) == "pigdm" else None
 
     def kernel(params, rows, keys):
@@ -158,12 +158,21 @@ def _errors(config: Config, run: Run, seen: Observations) -> np.ndarray:
             assert images is not None and images.enlarge is not None
             model = images.enlarge(x0.shape[1:])
 
+        A = seen.measurement if model is run.model else _smaller(config, x0.shape[1:])
+
         @jax.jit
         def measured(params, key, x0):
-            A = seen.measurement if model is run.model else None
             return posterior.errors(key, _chain(model, params, config["steps"]), x0, A)
 
         return np.asarray(measured(run.params, key, jnp.asarray(x0, jnp.float32)))
+
+
+def _smaller(config: Config, shape: tuple[int, ...]) -> Linear | None:
+    """A of the task at the size of training images; None, for each element, where it has none."""
+    try:
+        return linear_of(config, shape)
+    except ValueError:  # blocks or a blur that do not fit there, more projections than elements
+        return None
 
 
 def _filtered(config: Config, seen: Observations, key, chain: Chain, make, y) -> Particles:

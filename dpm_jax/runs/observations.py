@@ -65,7 +65,7 @@ def sized(config: Config, run: Run) -> Run:
     if not config["input"] or scaling is None or scaling.enlarge is None:
         return run
     check(config, run)
-    if config["clean"] or (A := _linear(config, event)) is None:
+    if config["clean"] or (A := linear_of(config, event)) is None:
         shape = size_of(config["input"], event, config["crop"])
     else:
         found = size_of(config["input"], A.out, config["crop"])
@@ -106,7 +106,7 @@ def observe(config: Config, run: Run) -> Observations:
     noise = 0.0 if task == "inpaint" else _noise(config, family.noise)
     known = np.full(shape, task == "denoise")
     known = masks.read_mask(config, shape) if task == "inpaint" else known
-    seen = Observations(np.zeros(()), known, noise, None, _linear(config, shape))
+    seen = Observations(np.zeros(()), known, noise, None, linear_of(config, shape))
     if config["input"] and not config["clean"]:
         return seen._replace(y=_from_file(config, run, seen))
     return _measured(config, run, seen)
@@ -169,7 +169,7 @@ def _num(config: Config, shape: tuple[int, ...]) -> int:
     return max(1, math.prod(shape) // 4) if given is None else given
 
 
-def _linear(config: Config, shape: tuple[int, ...]) -> Linear | None:
+def linear_of(config: Config, shape: tuple[int, ...]) -> Linear | None:
     """A of the task; None where single elements are seen."""
 
     def projection() -> Linear:
