@@ -84,11 +84,12 @@ def parsed(file):
 TREES = {name_of(file): parsed(file) for file in FILES}
 MODULES = sorted(TREES)
 GAUSSIAN = {f"posterior.{name}" for name in ("guide", "measurement", "product")}
+LAWS = {f"likelihood.{name}" for name in ("discretized", "twist", "up_down")}
 SHARED = [  # what both columns of Table App.1 share
     name
     for name in MODULES
     if name.split(".")[0] in ("core", "likelihood", "posterior", "training")
-    and name not in {*COLUMNS, *GAUSSIAN, "likelihood.discretized", "likelihood.up_down"}
+    and name not in {*COLUMNS, *GAUSSIAN, *LAWS}
 ]
 
 

@@ -10,7 +10,6 @@ import pytest
 from cases import (
     C_CORRELATED,
     C_DIAGONAL,
-    bits_chain,
     gaussian_chain,
     keys,
     log_density,
@@ -58,12 +57,12 @@ def test_the_reverse_side_has_the_mean_1_over_p(name):
     chain, S = chain_of(name)
 
     @jax.jit
-    def many(key):
-        own = jax.vmap(lambda k: up_down.reverse_work(k, chain))(jax.random.split(key, 20_000))
+    def many():
+        one = jax.vmap(lambda k: likelihood.reverse_work(k, chain, "up_down"))
         four = jax.vmap(lambda k: likelihood.sandwich(k, chain, 4, proposal="up_down"))
-        return own, four(jax.random.split(key, 20_000))
+        return one(keys(20_000)), four(keys(20_000, 1))
 
-    (x0, work), found = jax.tree.map(np.asarray, many(jax.random.key(1)))
+    (x0, work), found = jax.tree.map(np.asarray, many())
     p = np.array([log_density(S, x) for x in x0])
     mean_is(np.exp(work + p), 1.0)
     p = np.array([log_density(S, x) for x in found.x0])
@@ -95,27 +94,3 @@ def test_gradients_are_those_of_differences(x64):
     step = 1e-5 * np.eye(3)
     slope = [(work(X0 + h) - work(X0 - h)) / 2e-5 for h in step]
     np.testing.assert_allclose(jax.grad(work)(X0), slope, rtol=1e-5)
-
-
-@pytest.mark.parametrize(
-    "chain",
-    [
-        bits_chain(schedule.constant_fraction(4, 0.1))[2],
-        gaussian_chain(C_DIAGONAL, STEPS["one level above"], "learned")[0],
-    ],
-)
-@pytest.mark.parametrize("ask", [likelihood.estimate, likelihood.sandwich])
-def test_another_chain_is_refused(ask, chain):
-    x0 = () if ask is likelihood.sandwich else (np.zeros(3),)
-    with pytest.raises(ValueError, match="proposal: expected 'paper' but for Gaussians with the"):
-        ask(jax.random.key(0), chain, *x0, num=4, proposal="up_down")
-
-
-def test_an_unknown_proposal_is_refused():
-    chain, _ = chain_of("several steps down")
-    for ask in (
-        lambda: likelihood.estimate(jax.random.key(0), chain, X0, 4, proposal="down"),
-        lambda: likelihood.sandwich(jax.random.key(0), chain, 4, proposal="down"),
-    ):
-        with pytest.raises(ValueError, match=r"proposal: expected one of \('paper', 'up_down'\)"):
-            ask()

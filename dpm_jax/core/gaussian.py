@@ -13,7 +13,7 @@ import numpy as np
 from jax.typing import ArrayLike
 
 from dpm_jax.core.family import Array, Family, Noise
-from dpm_jax.core.numerics import exact_sum
+from dpm_jax.core.numerics import exact_sum, largest_eigenvalue
 from dpm_jax.core.readout import Range, Readout, check_name
 from dpm_jax.core.schedule import Schedule
 from dpm_jax.units import LOG_2PI
@@ -96,16 +96,9 @@ def curvature(params: Normal, log_r) -> Array:
     """
     gradient = jax.grad(lambda x: jnp.sum(log_r(x)))
     root = jnp.sqrt(params.variance)
-
-    def body(_, state):
-        v, _ = state
-        v = root * jax.jvp(gradient, (params.mean,), (root * v,))[1]
-        size = jnp.sqrt(jnp.sum(v**2))
-        return v / jnp.maximum(size, 1e-30), size
-
-    v = jax.random.normal(jax.random.key(0), root.shape, root.dtype)
-    start = v / jnp.sqrt(jnp.sum(v**2)), jnp.zeros((), root.dtype)
-    return jax.lax.fori_loop(0, 20, body, start)[1]
+    return largest_eigenvalue(
+        lambda v: root * jax.jvp(gradient, (params.mean,), (root * v,))[1], root
+    )
 
 
 def observe(y: ArrayLike, noise: ArrayLike) -> Normal:
@@ -161,8 +154,7 @@ def sample(key: Array, params: Normal) -> Array:
 
 def log_prob(params: Normal, x: Array) -> Array:
     """Log density of x in nats, summed over the event."""
-    z2 = (x - params.mean - params.low) ** 2 / params.variance
-    return -0.5 * jnp.sum(z2 + jnp.log(params.variance) + LOG_2PI)
+    return -0.5 * jnp.sum(_unlikely(params, x) + LOG_2PI)
 
 
 def entropy(params: Normal) -> Array:
@@ -204,6 +196,11 @@ def compare(key: Array, q: Normal, p: Normal) -> tuple[Array, Array]:
     return x, 0.5 * jnp.sum(excess - log_ratio)
 
 
+def log_ratio(p: Normal, x: Array, q: Normal, y: Array) -> Array:
+    """log p(x) − log q(y) in nats: element by element before the sum, since each sum is large."""
+    return -0.5 * jnp.sum(_unlikely(p, x) - _unlikely(q, y))
+
+
 def v_weights(schedule: Schedule) -> tuple[Array, Array]:
     """Law of t and weights (T+1,) under which the terms of K are the mean squared error of v.
 
@@ -214,8 +211,7 @@ def v_weights(schedule: Schedule) -> tuple[Array, Array]:
     ratio = schedule.noise / jnp.maximum(schedule.alpha_bar, 1e-12)  # infinite where ᾱ_T = 0
     law = jnp.diff(jnp.arctan(jnp.sqrt(ratio[1:])), prepend=jnp.zeros(2))
     law = jnp.maximum(law.at[1].set(0.0), 0.0)
-    before = ratio[:-1]
-    weights = 2 * before / jnp.maximum(schedule.beta[1:], 1e-12)
+    weights = 2 * ratio[:-1] / jnp.maximum(schedule.beta[1:], 1e-12)
     return law / jnp.sum(law), jnp.concatenate([jnp.zeros(1), weights])
 
 
@@ -255,6 +251,7 @@ def family() -> Family:
         noise=Noise("variance", most=np.inf, default=1.0, additive=True),
         reparametrised=True,
         compare=compare,
+        log_ratio=log_ratio,
         v_weights=v_weights,
         trainable=trainable,
     )
@@ -297,3 +294,7 @@ def _read_variance(name: str, raw: Array, schedule: Schedule, t: Array) -> Array
         return jnp.full_like(raw[..., 0], lower)
     fraction = jax.nn.sigmoid(raw[..., 1])
     return jnp.exp(fraction * jnp.log(beta) + (1 - fraction) * jnp.log(lower))
+
+
+def _unlikely(params: Normal, x: Array) -> Array:
+    return (x - params.mean - params.low) ** 2 / params.variance + jnp.log(params.variance)

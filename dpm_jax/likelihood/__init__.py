@@ -23,6 +23,7 @@ with later.imports(globals()):
         evaluate_works,
         summarise,
     )
+    from dpm_jax.likelihood.proposal import Proposal
     from dpm_jax.likelihood.rows import Rows, over_rows, standard_error
     from dpm_jax.likelihood.work import (
         Profile,
@@ -42,6 +43,7 @@ __all__ = [
     "LogLikelihood",
     "NoiseFloor",
     "Profile",
+    "Proposal",
     "Rows",
     "Sandwich",
     "bound",

@@ -24,8 +24,8 @@ from dpm_jax.core import sampling
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.family import Array, Family, Params
 from dpm_jax.core.numerics import exact_sum
-from dpm_jax.core.readout import check_name
-from dpm_jax.likelihood import up_down
+from dpm_jax.likelihood import particles
+from dpm_jax.likelihood.proposal import Proposal, checked
 from dpm_jax.thermodynamics.estimators import Estimate, jarzynski
 
 
@@ -50,10 +50,7 @@ class Sandwich(NamedTuple):
     upper: Array  # its mean is >= log p(x^0)
 
 
-PROPOSALS = ("paper", "up_down")  # laws of the trajectories of eq. 9
-
-
-def forward_work(key: Array, chain: Chain, x0: Array, proposal: str = "paper") -> Array:
+def forward_work(key: Array, chain: Chain, x0: Array, proposal: str | Proposal = "paper") -> Array:
     """W of one forward trajectory (eq. 9), scalar nats: E e^{−W} = p(x^0), E W = −K (eq. 12).
 
     A scan: memory does not grow with T. Differentiable in what the chain and x0 hold.
@@ -62,16 +59,16 @@ def forward_work(key: Array, chain: Chain, x0: Array, proposal: str = "paper") -
         key: typed PRNG key.
         chain: the model's.
         x0: of the event's shape.
-        proposal: "paper", or "up_down" (up_down.py) of Gaussians with the fixed last step, whose
-            works spread less by far where examples have many dimensions; −⟨W⟩ is then no K.
+        proposal: "paper"; "up_down" where the last step is the fixed one, whose works spread less
+            by far in many dimensions; or a `Proposal`, also of particles that are resampled. −⟨W⟩
+            of any but "paper" is no K.
 
     Raises:
         ValueError: for a proposal that the chain does not have.
     """
-    x0 = chain.checked("x0", x0)
-    check_name("proposal", proposal, PROPOSALS)
-    if proposal == "up_down":
-        return up_down.forward_work(key, chain, x0)
+    x0, of = chain.checked("x0", x0), checked(proposal, chain)
+    if of != Proposal():
+        return particles.forward_work(key, chain, x0, of)
     total, _ = _walk(key, chain, x0, lambda step: None)
     return total
 
@@ -108,7 +105,12 @@ def entropy_bounds(
 
 
 def forward_works(
-    key: Array, chain: Chain, x0: Array, num: int, chunk: int = 256, proposal: str = "paper"
+    key: Array,
+    chain: Chain,
+    x0: Array,
+    num: int,
+    chunk: int = 256,
+    proposal: str | Proposal = "paper",
 ) -> Array:
     """W of `num` independent forward trajectories of one example (eq. 9), (num,) nats.
 
@@ -119,12 +121,18 @@ def forward_works(
     """
     x0 = chain.checked("x0", x0)
     num, chunk = units.whole("num", num), units.whole("chunk", chunk)
+    at_once = max(1, chunk // checked(proposal, chain).particles)
     one = jax.checkpoint(lambda k: forward_work(k, chain, x0, proposal))
-    return jax.lax.map(one, jax.random.split(key, num), batch_size=min(chunk, num))
+    return jax.lax.map(one, jax.random.split(key, num), batch_size=min(at_once, num))
 
 
 def estimate(
-    key: Array, chain: Chain, x0: Array, num: int, chunk: int = 256, proposal: str = "paper"
+    key: Array,
+    chain: Chain,
+    x0: Array,
+    num: int,
+    chunk: int = 256,
+    proposal: str | Proposal = "paper",
 ) -> Estimate:
     """log p(x^0) of one example from `num` trajectories (eq. 9), with its errors; nats.
 
@@ -139,13 +147,21 @@ def estimate(
     return jarzynski(forward_works(key, chain, x0, num, chunk, proposal))
 
 
-def reverse_work(key: Array, chain: Chain) -> tuple[Array, Array]:
+def reverse_work(
+    key: Array, chain: Chain, proposal: str | Proposal = "paper"
+) -> tuple[Array, Array]:
     """A sample x^0 of the model (eq. 5) and W (eq. 9) of the very trajectory that led to it.
 
     The same key gives the same x^0 as `sampling.sample`. Given x^0 that trajectory is a draw from
     p(x^1..T|x^0), under which E e^{W} = 1/p(x^0). x^0 is known only at the end, so the bracket of
-    eq. 9 is formed as it is printed.
+    eq. 9 is formed as it is printed. With particles that trajectory is one of theirs.
+
+    Raises:
+        ValueError: for a proposal that the chain does not have.
     """
+    of = checked(proposal, chain)
+    if of != Proposal():
+        return particles.reverse_work(key, chain, of)
     family, schedule = chain.family, chain.schedule
 
     def body(carry, t: Array):
@@ -162,7 +178,7 @@ def reverse_work(key: Array, chain: Chain) -> tuple[Array, Array]:
 
 
 def sandwich(
-    key: Array, chain: Chain, num: int, chunk: int = 256, proposal: str = "paper"
+    key: Array, chain: Chain, num: int, chunk: int = 256, proposal: str | Proposal = "paper"
 ) -> Sandwich:
     """log p of one sample of the model (eq. 9), between a lower and an upper estimate.
 
@@ -179,9 +195,7 @@ def sandwich(
     if callable(chain.last_step):
         raise ValueError("last_step: expected fixed or learned for a sandwich, got a function")
     key_model, key_forward = jax.random.split(key)
-    check_name("proposal", proposal, PROPOSALS)
-    of = up_down.reverse_work if proposal == "up_down" else reverse_work
-    x0, own = of(key_model, chain)
+    x0, own = reverse_work(key_model, chain, proposal)
     forward = forward_works(key_forward, chain, x0, num, chunk, proposal)
     upper = jarzynski(forward.at[0].set(own)).value
     return Sandwich(x0, jarzynski(forward).value, upper)

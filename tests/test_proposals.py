@@ -1,0 +1,173 @@
+"""Particles that are resampled on their way: unbiased on both sides, whatever twist and kernels."""
+
+import itertools
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cases import C_CORRELATED, gaussian_chain, keys, log_density, mean_is, model_covariance
+from dpm_jax import binomial, gaussian, likelihood, schedule
+from dpm_jax.core.binomial import Bernoulli
+from dpm_jax.core.chain import make_chain
+from dpm_jax.core.gaussian import Normal
+from dpm_jax.likelihood import Proposal
+
+SPINS = np.array(list(itertools.product([0.0, 1.0], repeat=5)))
+
+
+@lru_cache
+def spins(last_step):
+    """Five bits of a ring whose neighbours agree: the chain, and log p of its 32 states, summed."""
+    steps, family = schedule.constant_fraction(6, 0.05), binomial.family(0.4)
+
+    def reverse(x, t):
+        neighbours = jnp.roll(x, 1, axis=-1) + jnp.roll(x, -1, axis=-1) - 1
+        return Bernoulli(family.step(x, steps.beta[t]).logits + 0.4 * neighbours)
+
+    chain = make_chain(family, steps, reverse, (5,), last_step)
+    of = jax.jit(jax.vmap(lambda p, x: family.log_prob(p, x), (None, 0)))
+    p = np.exp(of(chain.prior, SPINS))
+    for t in range(steps.T, 0, -1):
+        kernel = jax.vmap(chain.reverse, (0, None))(jnp.asarray(SPINS, jnp.float32), t)
+        p = p @ np.exp(jax.vmap(of, (0, None))(kernel, SPINS))
+    return chain, np.log(p)
+
+
+def tilted(x, t):
+    """A twist that knows nothing of the chain: any is right."""
+    return 0.7 * x[0] - 0.4 * x[-1] / t
+
+
+@lru_cache
+def three(last_step):
+    """Three correlated Gaussians with diagonal kernels, and the covariance of the model."""
+    steps = schedule.geometric(16, 0.1, 30.0)
+    chain, _ = gaussian_chain(C_CORRELATED, steps, last_step)
+    return chain, model_covariance(steps, chain.reverse)
+
+
+OF_BITS = {
+    "paper": ("learned", Proposal("paper", 4, every=2, threshold=1.0, twist=tilted)),
+    "fixed": ("fixed", Proposal("paper", 4, every=1, threshold=0.8, twist=tilted)),
+    "down": ("fixed", Proposal("up_down")),
+    "down, many": ("fixed", Proposal("up_down", 5, every=1, threshold=1.0, twist=tilted)),
+}
+OF_GAUSSIANS = {
+    "score": ("fixed", Proposal("up_down", 4, every=3, threshold=1.0)),
+    "learned": ("learned", Proposal("paper", 4, every=2, threshold=1.0)),
+    "tilted": ("fixed", Proposal("up_down", 16, every=2, threshold=0.9, twist=tilted)),
+}
+
+
+@pytest.mark.parametrize("name", OF_BITS)
+def test_of_bits_both_sides_have_the_mean_p(name):
+    last_step, proposal = OF_BITS[name]
+    chain, log_p = spins(last_step)
+    x0 = jnp.asarray(SPINS[[5, 31]], jnp.float32)
+
+    @jax.jit
+    def works(keys):
+        forward = jax.vmap(lambda k, x: likelihood.forward_work(k, chain, x, proposal), (0, None))
+        return jax.vmap(forward, (None, 0))(keys, x0), jax.vmap(
+            lambda k: likelihood.reverse_work(k, chain, proposal)
+        )(keys)
+
+    forward, (x, reverse) = works(keys(6000))
+    mean_is(np.exp(-np.asarray(forward).T - log_p[[5, 31]]), 1.0)
+    which = np.asarray(x) @ 2.0 ** np.arange(4, -1, -1)
+    mean_is(np.exp(reverse + log_p[which.astype(int)]), 1.0)
+
+
+@pytest.mark.parametrize("name", OF_GAUSSIANS)
+def test_of_gaussians_both_sides_have_the_mean_p(name):
+    last_step, proposal = OF_GAUSSIANS[name]
+    chain, S = three(last_step)
+
+    found = jax.jit(jax.vmap(lambda k: likelihood.sandwich(k, chain, 2, proposal=proposal)))(
+        keys(6000)
+    )
+    p = np.array([log_density(S, x) for x in np.asarray(found.x0)])
+    mean_is(np.exp(found.lower - p), 1.0)
+    mean_is(np.exp(p - found.upper), 1.0)
+    mean_is(np.asarray(found.x0)[:, :, None] * np.asarray(found.x0)[:, None], S)
+
+
+@lru_cache
+def many(T):
+    """64 Gaussians, half of them flat, with kernels of one variance; the variances of the model."""
+    spectrum, steps = np.where(np.arange(64) < 32, 2.0 / (1 + np.arange(64)), 1e-5), None
+    steps = schedule.geometric(T, 2e-3, 1e4)
+    exact, _ = gaussian_chain(np.diag(spectrum), steps)
+    chain = make_chain(
+        gaussian.family(),
+        steps,
+        lambda x, t: (lambda p: Normal(p.mean, jnp.full_like(x, jnp.mean(p.variance))))(
+            exact.reverse(x, t)
+        ),
+        (64,),
+    )
+    at = jax.vmap(chain.reverse, (None, 0))(jnp.ones(64), jnp.arange(T, 0, -1))
+    variance = np.ones(64)
+    for gain, spread in zip(np.asarray(at.mean, float), np.asarray(at.variance, float)):
+        variance = gain**2 * variance + spread
+    return chain, variance
+
+
+def test_resampling_by_the_score_closes_the_sandwich():
+    """T = 50 and 16 trajectories: half of what is left without resampling, about the truth."""
+    chain, variance = many(50)
+
+    @jax.jit
+    def both(keys):
+        def of(threshold):
+            proposal = Proposal("up_down", 16, threshold=threshold)
+            return jax.lax.map(
+                lambda k: likelihood.sandwich(k, chain, 1, proposal=proposal), keys, batch_size=8
+            )
+
+        return of(0.0), of(0.5)
+
+    plain, ours = both(keys(32))
+    truth = -0.5 * np.sum(np.asarray(ours.x0) ** 2 / variance + np.log(2 * np.pi * variance), 1)
+    width = [np.mean(found.upper - found.lower) for found in (plain, ours)]
+    assert width[1] < 0.6 * width[0]
+    assert np.mean(ours.lower) < np.mean(truth) < np.mean(ours.upper)
+
+
+def test_particles_below_one_number_are_the_mean_of_their_trajectories():
+    """Without resampling N particles are N trajectories: the same law, mean and width."""
+    chain, _ = three("fixed")
+    x0 = jnp.array([0.7, -0.9, 0.2])
+    one = jax.jit(jax.vmap(lambda k: likelihood.forward_work(k, chain, x0, "up_down")))
+    together = Proposal("up_down", 8, threshold=0.0)
+    many = jax.jit(jax.vmap(lambda k: likelihood.forward_work(k, chain, x0, together)))
+    apart = -(jax.nn.logsumexp(-one(keys(8 * 2000)).reshape(8, 2000), axis=0) - np.log(8.0))
+    ours = np.asarray(many(keys(2000, 1)))
+    mean_is(ours, np.mean(apart), expected_error=np.std(apart) / np.sqrt(2000))
+    assert abs(np.std(ours) / np.std(apart) - 1) < 0.15
+
+
+BAD = {
+    "order": (Proposal("down"), "proposal: expected one of .'paper', 'up_down'."),
+    "particles": (Proposal("paper", 0), "proposal.particles: expected at least 1, got 0"),
+    "every": (Proposal("paper", 4, every=0), "proposal.every: expected at least 1, got 0"),
+    "threshold": (Proposal("paper", 4, threshold=1.5), "proposal.threshold: expected 0 .. 1"),
+    "learned": (Proposal("up_down"), "expected 'paper' but for the fixed last step"),
+    "twist": (Proposal("paper", 4), "proposal.twist: expected a function of your own but for"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+@pytest.mark.parametrize("ask", [likelihood.estimate, likelihood.sandwich, likelihood.reverse_work])
+def test_bad_proposals_are_refused(ask, name):
+    proposal, message = BAD[name]
+    chain, _ = spins("learned")
+    x0 = (SPINS[0],) if ask is likelihood.estimate else ()
+    num = () if ask is likelihood.reverse_work else (4,)
+    with pytest.raises(ValueError, match=message):
+        ask(jax.random.key(0), chain, *x0, *num, proposal=proposal)
+    with pytest.raises(TypeError, match="proposal: expected one of"):
+        ask(jax.random.key(0), chain, *x0, *num, proposal=3)
