@@ -61,7 +61,7 @@ def reverse_work(key: Array, chain: Chain, proposal: Proposal) -> tuple[Array, A
     """A sample x^0 of the model (eq. 5), and W of N trajectories of which one led to it.
 
     Given x^0, E e^{W} = 1/p(x^0). That trajectory is held whole, T events. The same key gives the
-    same x^0 as `sampling.sample`.
+    same x^0 as `sampling.sample`, onto its bin where the last step is discretized.
     """
     key_model, key_work = key, jax.random.fold_in(key, chain.T + 1)
 
@@ -71,6 +71,7 @@ def reverse_work(key: Array, chain: Chain, proposal: Proposal) -> tuple[Array, A
 
     x_T = sampling.start(key_model, chain)
     x0, lower = jax.lax.scan(body, x_T, jnp.arange(chain.T, 0, -1))
+    x0 = chain.draw_last(x0)
     up = jnp.concatenate([x_T[None], lower])[::-1]
     down = up[:2]
     if proposal.order == "up_down":
