@@ -92,7 +92,7 @@ def _work(key: Array, chain: Chain, x0: Array, proposal: Proposal, own: _Path | 
         """The level of a move, and whether it is up."""
         return jnp.where(i < down, down - i, i - down + 2), i >= down
 
-    def after(blocks: Array) -> Array:
+    def after(blocks: Array | int) -> Array:
         """The level after so many blocks."""
         return at(jnp.minimum(blocks * every, moves) - 1)[0]
 
@@ -123,7 +123,7 @@ def _work(key: Array, chain: Chain, x0: Array, proposal: Proposal, own: _Path | 
     return -(value + low)
 
 
-def _late(chain: Chain, down, every: int, blocks):
+def _late(chain: Chain, down, every: int, blocks) -> Array:
     """After how many blocks x^t is more noise than signal; one at least has gone up."""
     signal = jnp.sum(chain.schedule.log_snr[1:] > 0)  # the last of these levels, on the way up
     return jnp.clip(-(-(down + signal - 1) // every), -(-(down + 1) // every), blocks)
