@@ -61,7 +61,7 @@ _ACCELERATOR = {
     "depth": 3,
     "bfloat16": True,
     "num_steps": 30_000,
-    "batch_size": 512,
+    "batch_size": 256,
     "ema_decay": 0.9995,
     "log_every": 200,
     "checkpoint_every": 5000,
@@ -85,8 +85,9 @@ def setup(config) -> runs.Problem:
     check_at_most(config, sample_steps=config["T"])
     _model(config, config["rate"] or 0.5)  # a bad flag ends here
     found = data.load("mnist", config["data_dir"] or None, config["manual_dir"] or None)
-    if found.train.shape[1:] != _SHAPE:
-        raise ValueError(f"manual_dir: expected images {_SHAPE}, got {found.train.shape[1:]}")
+    if found.train.shape[1:] != _SHAPE or len(found.train) <= VALIDATION:
+        expected = f"more than {VALIDATION} training images of {_SHAPE}"
+        raise ValueError(f"manual_dir: expected {expected}, got {found.train.shape}")
     white = bits.white(found.train)
     kept, test = (bits.fixed(x, seed, white) for x, seed in zip((found.train, found.test), _SEEDS))
     dynamic, rate = config["binarise"] == "dynamic", _rate(config)

@@ -263,12 +263,10 @@ def _read(
 
 def _evidence(rate: Array, xt: Array, log_alpha_bar: Array) -> Array:
     """log q(x^t | x^0 = 1)/q(x^t | x^0 = 0) of each bit, by two logs for each value of x^t."""
-    logits = [marginal(rate, jnp.full((), x0, xt.dtype), log_alpha_bar).logits for x0 in (1.0, 0.0)]
-    one, zero = (
-        jax.nn.log_sigmoid(sign * logits[0]) - jax.nn.log_sigmoid(sign * logits[1])
-        for sign in (1, -1)
-    )
-    return jnp.where(xt > 0.5, one, zero)
+    bits = (jnp.full((), x0, xt.dtype) for x0 in (1.0, 0.0))
+    one, zero = (marginal(rate, x0, log_alpha_bar).logits for x0 in bits)
+    sides = (jax.nn.log_sigmoid(s * one) - jax.nn.log_sigmoid(s * zero) for s in (1, -1))
+    return jnp.where(xt > 0.5, *sides)
 
 
 def _fold_size(log_snr: Array) -> Array:
