@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 from test_experiments import configure, contents, tiny_roll
 
-from dpm_jax import units
+from dpm_jax import runs, units
 from dpm_jax.exact import heartbeat as exact
 from dpm_jax.experiments import evaluate, heartbeat, swiss_roll
-from dpm_jax.likelihood import summarise
-from dpm_jax.runs import Invalid, execution, likelihood_report
+from dpm_jax.likelihood import Proposal, summarise
+from dpm_jax.runs import Invalid, effort, execution, likelihood_report
+from dpm_jax.runs.likelihood_measure import Measure
 
 FLAGS = {name: flag.default for name, flag in evaluate.FLAGS.items()}
 FLAGS |= {"trajectories": "2,8", "examples": 6}
@@ -52,6 +53,8 @@ def test_swiss_roll(roll):
     assert report["truth"] == pytest.approx(-1.37, abs=1.5)  # of six points of the roll
     assert report["sum_of_p"]["points"] == 60 and report["sum_of_p"]["error"] > 0
     assert report["last_step"] == "fixed" and report["beta_1"] == pytest.approx(1e-3)
+    assert (report["proposal"], report["particles"]) == ("up_down", 1)
+    assert "log p by trajectories, down before up" in printed
     for text in (
         "nats",
         "bits",
@@ -74,7 +77,10 @@ def test_heartbeat_has_a_true_entropy_and_a_sum_over_its_five_sequences(tmp_path
     config = configure(heartbeat.EXPERIMENT, tmp_path / "run", **sizes)
     experiment = dataclasses.replace(heartbeat.EXPERIMENT, figures=lambda *args: ({}, {}, []))
     execution.execute(experiment, config)
-    evaluate.execute({**FLAGS, "workdir": str(tmp_path / "run"), "trajectories": "64"})
+    asked = {**FLAGS, "workdir": str(tmp_path / "run"), "trajectories": "64"}
+    with pytest.raises(Invalid, match=r"^--particles: expected 1 of bits, .*no score; got 4"):
+        evaluate.execute({**asked, "particles": 4})
+    evaluate.execute(asked)
     report = json.loads((tmp_path / "run" / "likelihood.json").read_text(encoding="utf-8"))
     assert report["sum_of_p"]["points"] == 5 and 0 <= report["sum_of_p"]["value"] < 1.2
     assert report["truth"] == pytest.approx(-np.log(5) - 1.5, abs=1.5)
@@ -94,6 +100,64 @@ def test_heartbeat_has_a_true_entropy_and_a_sum_over_its_five_sequences(tmp_path
     assert entropy[1] == pytest.approx(expected, abs=1e-6)
 
 
+def test_works_of_particles_are_single_and_are_bounds(roll):
+    workdir, config = roll
+    flags = {"particles": 4, "trajectories": "1", "steps": 4}
+    printed = evaluate.execute({**config, **flags})
+    report = json.loads((workdir / "likelihood_4_steps.json").read_text(encoding="utf-8"))
+    assert (report["proposal"], report["particles"], report["seconds_a_call"]) == (
+        "up_down",
+        4,
+        None,
+    )
+    (found,), pair = report["likelihood"], report["sandwich"]
+    assert found["num"] == 1 and found["error"] > 0 and found["high"] is None
+    assert found["trajectory_error"] is None and np.isfinite(pair["width_error"])
+    assert "works of 4 resampled trajectories, down before up" in printed
+    assert "M = 1: no error over trajectories is known" in printed
+    assert (
+        "respaced to 4 steps: a model of its own" in printed and "dissipation, log p" not in printed
+    )
+
+
+def test_numbers_are_told_of_networks_that_give_them_alone(copy_of_run):
+    workdir, config = copy_of_run
+    run = runs.load(workdir)
+    broken = jax.tree.map(lambda leaf: np.full_like(leaf, np.nan), run.params)
+    chosen = effort.choose(config, run, 6, [2], False)
+    measure = Measure(dataclasses.replace(run, params=broken), chosen, None, 0)
+    message = "--workdir: expected a network that gives numbers, got NaN in"
+    with pytest.raises(Invalid, match=f"^{message} K of 1 of 1"):
+        measure.K(run.test[:6])
+    with pytest.raises(Invalid, match=f"^{message} log p of 6 of 6"):
+        measure.log_p(None, run.test[:6])
+
+
+def test_effort_goes_into_trajectories_while_a_few_examples_can_be_had():
+    def options(calls, most=1000):
+        return effort.fit(calls, lambda num: 10.0 * num, effort.NUMBERS, most)
+
+    assert options(0) == (1, effort.LEAST)
+    assert options(8 * 160) == (16, 8) and options(8 * 160 - 1) == (1, 127)
+    assert options(1e9, 50) == (256, 50)
+    assert options(2560 * 3, 2) == (256, 2)  # a few are no more than there are
+    assert effort.calls_of(1, [16, 256], sandwich=True) == 513
+    assert effort.calls_of(64, [1], sandwich=False) == 80
+
+
+def test_what_flags_leave_open_is_chosen_by_time(roll):
+    """Of vectors the experiment's M and no more examples than it has; what is given wins."""
+    _, config = roll
+    run, given = runs.load(roll[0]), {"examples": None, "model_samples": None, "minutes": 1e-9}
+    few = effort.choose({**config, **given}, run, 20, None, False)
+    assert (few.counts, few.examples, few.model_samples) == ([16, 256], 2, 2)
+    assert few.seconds_a_call > 0 and "ms a call of the network" in str(few)
+    assert few.lanes == 64 and few.proposal == Proposal("up_down")
+    more = {**config, **given, "minutes": 1e9, "model_samples": 7}
+    many = effort.choose(more, run, 20, [3], False)
+    assert (many.counts, many.examples, many.model_samples) == ([3], 20, 7)
+
+
 @pytest.mark.parametrize(
     "flags, message",
     [
@@ -103,6 +167,9 @@ def test_heartbeat_has_a_true_entropy_and_a_sum_over_its_five_sequences(tmp_path
         ({"lanes": 0}, "--lanes: expected at least 1, got 0"),
         ({"steps": 99}, "--steps: expected 2..5, got 99"),
         ({"examples": 21}, "--examples: expected at most 20, got 21"),
+        ({"proposal": "down"}, "--proposal: expected one of paper, up_down, got 'down'"),
+        ({"particles": 0}, "--particles: expected at least 1, got 0"),
+        ({"minutes": 0.0}, "--minutes: expected a finite number above 0, got 0.0"),
     ],
 )
 def test_bad_flags(roll, flags, message):
@@ -159,10 +226,10 @@ def test_a_run_of_another_version_or_experiment(copy_of_run):
 
 
 def test_impossible_data_and_loose_bounds_are_said_in_words():
-    found = {"num": 16, "examples": 3, "impossible": 1, "poor": 0.0, "not_a_number": 0}
+    found = {"num": 16, "examples": 3, "impossible": 1, "poor": 0.0}
     found |= {"low": None, "high": None, "values": 0.0, "k_hat": None}
     found["dissipation"] = None
-    content = {"sum_of_p": None, "likelihood": [found]}
+    content = {"sum_of_p": None, "likelihood": [found], "last_step": "learned"}
     assert "1 of 3 examples have log p = −inf" in likelihood_report.notes(content)[-1]
     found |= {"impossible": 0, "poor": 0.1, "dissipation": 1.0}
     assert "lower bound" in likelihood_report.notes(content)[-1]
@@ -170,8 +237,8 @@ def test_impossible_data_and_loose_bounds_are_said_in_words():
     assert "lower bound" in likelihood_report.notes(content)[-1]
     found |= {"dissipation": 1.0}
     assert "WARNING" not in "".join(likelihood_report.notes(content))
-    found |= {"not_a_number": 2}
-    assert "NaN for 2 examples" in "".join(likelihood_report.notes(content))
+    found |= {"num": 1, "dissipation": 0.0}
+    assert "M = 1: no error over trajectories is known" in likelihood_report.notes(content)[-1]
 
 
 def test_log_p_may_be_as_much_higher_as_the_sandwich_is_wide():

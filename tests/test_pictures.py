@@ -209,11 +209,11 @@ def measured_on_a_file(tmp_path, rng):
     """evaluate.py on grey levels of the user's."""
     np.save(tmp_path / "mine.npy", rng.integers(0, 256, (3, 8, 8, 3), dtype=np.uint8))
     asked = {name: flag.default for name, flag in evaluate.FLAGS.items()}
-    asked |= {"workdir": str(tmp_path / "run"), "trajectories": "2"}
+    asked |= {"workdir": str(tmp_path / "run"), "particles": 4, "examples": 2}
     printed = evaluate.execute({**asked, "input": str(tmp_path / "mine.npy")})
     found = json.loads((tmp_path / "run" / "likelihood_mine.json").read_text(encoding="utf-8"))
     assert found["K"]["examples"] == 3 and found["likelihood"][0]["examples"] == 2
-    assert "8-bit bits/dim" in printed and found["dims"] == 192
+    assert "8-bit bits/dim" in printed and found["dims"] == 192 and found["particles"] == 4
     np.save(tmp_path / "grey.npy", np.zeros((3, 8, 8), np.uint8))
     with pytest.raises(Invalid, match=r"^--input: expected numbers of shape \('n', 8, 8, 3\), got"):
         evaluate.execute({**asked, "input": str(tmp_path / "grey.npy")})
@@ -235,9 +235,19 @@ def test_the_code_length_of_integers_by_the_discretized_last_step(tmp_path):
     assert report["paper_K_bits"] is None  # it is a density, of CIFAR-10
     asked = {name: flag.default for name, flag in evaluate.FLAGS.items()}
     asked |= {"workdir": str(tmp_path / "run"), "trajectories": "4"}
-    asked |= {"examples": 2, "model_samples": 2}
-    with pytest.raises(Invalid, match="expected a run with a fixed or learned last step"):
-        evaluate.execute(asked)
+    asked |= {"examples": 2, "model_samples": 2, "num_eval": 8}
+    printed = evaluate.execute(asked)
+    found = json.loads((tmp_path / "run" / "likelihood.json").read_text(encoding="utf-8"))
+    assert found["last_step"] == "discretized" and found["proposal"] == "paper"
+    assert "lossless bits/dim" in printed and "those of integers" in printed
+    assert -found["likelihood"][0]["log_p"] / 64 / np.log(2) == pytest.approx(length, abs=0.3)
+    assert found["sandwich"]["upper"] < 0 and found["sandwich"]["samples"] == 2
+    for flags, message in (
+        ({"proposal": "up_down"}, "--proposal: expected 'paper' but for the fixed last step"),
+        ({"steps": 1000}, "--steps: expected"),
+    ):
+        with pytest.raises(Invalid, match=f"^{message}"):
+            evaluate.execute({**asked, **flags})
     assert list(report["noise_floor"]) == ["diffusion"]
 
 

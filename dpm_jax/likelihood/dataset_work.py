@@ -1,7 +1,7 @@
 """Eq. 9 over a data set: works, log p, sandwich and dissipation, on all devices.
 
 A device holds `rows.at_once` trajectories (1024 by default), so that memory grows with neither M
-nor the data.
+nor the data; the N particles of one work are always together.
 """
 
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from dpm_jax import units
 from dpm_jax.core.family import Array, numbers
 from dpm_jax.core.model import Model
 from dpm_jax.likelihood import work
+from dpm_jax.likelihood.proposal import Proposal, checked
 from dpm_jax.likelihood.rows import (
     Rows,
     check_counts,
@@ -86,24 +87,28 @@ def evaluate_works(
     num: int,
     steps: int | None = None,
     rows: Rows = Rows(),
+    proposal: str | Proposal = "paper",
 ) -> np.ndarray:
     """W (eq. 9) of `num` forward trajectories of each row of `data`, (n, num) float64 nats.
 
-    `summarise` makes likelihoods of them; model, params, data and steps as in `evaluate`.
+    `summarise` makes likelihoods of them; model, params, data and steps as in `evaluate`, and
+    proposal as in `forward_work`: with particles each W is one of them together.
 
     Raises:
-        ValueError: for no data, or num or rows.at_once below 1.
+        ValueError: for no data, num or rows.at_once below 1, or a proposal that the chain does not
+            have.
     """
     data = check_rows(model, data, rows)
     check_counts(data=len(data), num=num, at_once=rows.at_once)
-    lanes = rows.at_once or _AT_ONCE
+    lanes = _works_at_once(proposal, model, params, steps, rows)
 
     def kernel(params, part: Array, key: Array) -> Array:
         key_rows, key_walk = jax.random.split(key)
         x0, chain = rows.examples(key_rows, part), model.chain(params, steps)
 
         def one(i: Array) -> Array:  # trajectory i % num of row i // num
-            return work.forward_work(jax.random.fold_in(key_walk, i), chain, x0[i // num])
+            key = jax.random.fold_in(key_walk, i)
+            return work.forward_work(key, chain, x0[i // num], proposal)
 
         index = jnp.arange(len(x0) * num)
         flat = jax.lax.map(one, index, batch_size=min(lanes, len(x0) * num))
@@ -112,13 +117,20 @@ def evaluate_works(
     return np.concatenate(list(over_rows(kernel, params, data, max(1, lanes // num), rows)))
 
 
+def _works_at_once(proposal: str | Proposal, model: Model, params, steps, rows: Rows) -> int:
+    """How many works a device holds; ValueError for a proposal that the chain does not have."""
+    particles = checked(proposal, model.chain(params, steps)).particles
+    return max(1, (rows.at_once or _AT_ONCE) // particles)
+
+
 def summarise(works: np.ndarray, num: int | None = None) -> LogLikelihood:
     """The mean log p of a data set (eq. 9) from the works (n, M) of its examples.
 
     Args:
         works: (n, M) from `evaluate_works`, nats.
         num: trajectories for one estimate; M // num estimates of each example are averaged, so
-            that the bound L_num is known as well as M allows. None: all M in one.
+            that the bound L_num is known as well as M allows. None: all M in one. Of M = 1 the
+            error over trajectories is NaN, unknown, and log_p a lower bound in the mean.
 
     Raises:
         TypeError, ValueError: where works are no such array, or num is not in 1..M.
@@ -182,21 +194,23 @@ def evaluate_sandwich(
     num: int,
     steps: int | None = None,
     rows: Rows = Rows(),
+    proposal: str | Proposal = "paper",
 ) -> np.ndarray:
     """Lower and upper estimates of log p (eq. 9) of samples of the model, (examples, 2) nats.
 
     Raises:
-        ValueError: for examples, num or rows.at_once below 1, or a last step that is a function and
-            does not say how to draw (chain.py).
+        ValueError: for examples, num or rows.at_once below 1, a proposal that the chain does not
+            have, or a last step that is a function and does not say how to draw (chain.py).
     """
     check_counts(examples=examples, num=num, at_once=rows.at_once)
-    lanes = rows.at_once or _AT_ONCE
+    lanes = _works_at_once(proposal, model, params, steps, rows)
+    chunk = rows.at_once or _AT_ONCE
 
     def kernel(params, part: Array, key: Array) -> Array:
         chain = model.chain(params, steps)
 
         def one(k: Array) -> Array:
-            found = work.sandwich(k, chain, num, min(lanes, num))
+            found = work.sandwich(k, chain, num, chunk, proposal)
             return jnp.stack([found.lower, found.upper])
 
         return jax.vmap(one)(jax.random.split(key, len(part)))

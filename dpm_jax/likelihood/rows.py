@@ -129,9 +129,9 @@ def compiled(kernel: Callable, num_args: int = 3) -> Callable:
 
 def _plain(value: Any) -> bool:
     """Whether a value is told from others by what it is, not by its place in memory."""
-    if type(value) is tuple:
+    if isinstance(value, tuple):  # records of such values too, as a Proposal is
         return all(map(_plain, value))
-    return isinstance(value, (int, str, type(None)))
+    return isinstance(value, (int, float, str, type(None)))
 
 
 def standard_error(values: np.ndarray) -> float:

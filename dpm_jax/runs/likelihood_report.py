@@ -8,7 +8,7 @@ import numpy as np
 
 from dpm_jax import likelihood, units
 from dpm_jax.images import dequantisation
-from dpm_jax.likelihood import Evaluation, LogLikelihood, Rows, standard_error
+from dpm_jax.likelihood import Evaluation, LogLikelihood, Proposal, Rows, standard_error
 from dpm_jax.runs import report
 from dpm_jax.runs.run import Run
 
@@ -33,7 +33,7 @@ def content(run: Run, found: Measured) -> dict[str, Any]:
             "unit": "nats per example",
             "train_steps": run.step,
             "beta_1": float(run.model.chain(run.params).schedule.beta[1]),
-            "last_step": run.model.last_step,
+            "last_step": "discretized" if callable(run.model.last_step) else run.model.last_step,
             "dims": math.prod(run.model.event_shape),
             "scale_levels": run.problem.facts.get("scale_levels"),
             "levels": run.problem.facts.get("levels"),
@@ -68,7 +68,9 @@ def _sandwich(pairs: np.ndarray) -> dict[str, Any]:
     return {**means, **errors, "samples": len(pairs)}
 
 
-def normalisation(run: Run, num: int, n: int, steps: int | None, rows: Rows) -> dict | None:
+def normalisation(
+    run: Run, num: int, n: int, steps: int | None, rows: Rows, proposal: Proposal
+) -> dict | None:
     """Σ p(x) over all x, or ∫ p by importance sampling: 1 for a probability, at most 1 for a part.
 
     The error of each p̂ is that of its trajectories; where the points are random, the spread of
@@ -79,16 +81,17 @@ def normalisation(run: Run, num: int, n: int, steps: int | None, rows: Rows) -> 
     x, log_weight, exhaustive = run.problem.exact.points(jax.random.key(rows.seed), n)
     num = num if exhaustive else min(num, 64)
     rows = rows._replace(seed=rows.seed + 1)
-    works = likelihood.evaluate_works(run.model, run.params, np.asarray(x), num, steps, rows)
+    of = (np.asarray(x), num, steps, rows, proposal)
+    works = likelihood.evaluate_works(run.model, run.params, *of)
     p = np.exp(np.asarray(log_weight, np.float64)[:, None] - works)
     value = p.mean(axis=1).sum()
     if exhaustive:
         error = np.sqrt((p.var(axis=1, ddof=1) / num).sum()) if num > 1 else float("nan")
-        of = f"P of all {len(p)} sequences of the data, at most 1"
+        what = f"P of all {len(p)} sequences of the data, at most 1"
     else:
         error = np.std(p.mean(axis=1), ddof=1) * np.sqrt(len(p))
-        of = f"∫ p by importance sampling at {len(p)} points, 1 for a probability"
-    found = {"value": float(value), "error": float(error), "of": of}
+        what = f"∫ p by importance sampling at {len(p)} points, 1 for a probability"
+    found = {"value": float(value), "error": float(error), "of": what}
     return found | {"points": len(p), "trajectories": num}
 
 
@@ -112,9 +115,16 @@ def text(content) -> str:
     title = (
         f"{content['experiment'] or 'own model'}, preset {content['preset'] or '–'},"
         f" β_1 = {content['beta_1']:.3g}, last step {content['last_step']},"
-        f" {content['train_steps']} training steps{respaced}"
+        f" {content['train_steps']} training steps{respaced}; log p by {_works(content)}"
     )
     return "\n".join(["", title, report.table(table), *notes(content)])
+
+
+def _works(content) -> str:
+    """What the works are of."""
+    order = {"paper": "the paper's order", "up_down": "down before up"}[content["proposal"]]
+    N = content["particles"]
+    return f"works of {N} resampled trajectories, {order}" if N > 1 else f"trajectories, {order}"
 
 
 def _rows(content):
@@ -123,16 +133,21 @@ def _rows(content):
     yield f"K, eq. 14 ({K['examples']} examples)", K["K"], K["K_error"]
     gain = K["K_minus_L_null"], K["K_minus_L_null_error"]
     yield "K − L_null", *gain, None, None, False
-    yield "K = −⟨W⟩, examples below", many[-1]["K"]
+    plain = (content["proposal"], content["particles"]) == ("paper", 1)
+    yield f"{'K = ' if plain else ''}−⟨W⟩, examples below", many[-1]["K"]
     for found in many:
-        bound = found["high"] is None  # no error is told of a bound
+        bound = found["high"] is None
         is_bound = ", in the mean a bound" if bound else ""
         name = f"log p, M = {found['num']} ({found['examples']} examples){is_bound}"
         value = float("-inf") if found["impossible"] else found["log_p"]
         ess = units.number(found["ess"], digits=1)
-        errors = (None, None) if bound else (found["error"], found["trajectory_error"])
+        errors = (found["error"], found["trajectory_error"])
+        if bound:  # an error is told of single works alone, of which it is no estimate's
+            errors = (errors[0] if found["num"] == 1 else None, None)
         yield name, value, *errors, ess
-    yield "dissipation, log p − K", many[-1]["dissipation"], None, None, None, False
+    if many[-1]["num"] > 1:
+        lost = "dissipation, log p − K" if plain else "dissipation, log p + ⟨W⟩"
+        yield lost, many[-1]["dissipation"], None, None, None, False
     if content["truth"] is not None:
         yield "truth: exact kernels, same examples", content["truth"]
     if content["ceiling_of_K"] is not None:
@@ -148,6 +163,8 @@ def _rows(content):
 
 def _code(content) -> str:
     """What a code length is called: bits/dim of a level of the run's files."""
+    if content["last_step"] == "discretized":
+        return "lossless bits/dim"
     return f"{dequantisation.name(content['levels'] or dequantisation.LEVELS)} bits/dim"
 
 
@@ -157,7 +174,10 @@ def _row(content, name, nats, examples=None, noise=None, ess=None, level=True) -
     cells = [name, number(nats), number(bits[0]), number(bits[1]), number(bits[2]), ess or "–"]
     if scale:
         known = level and nats is not None
-        code = units.bits_per_dim(nats, dims, scale) if known else None
+        whole = content["last_step"] == "discretized"  # integers have a probability
+        code = None
+        if known:
+            code = -units.bits(nats) / dims if whole else units.bits_per_dim(nats, dims, scale)
         cells += [number(None if bits[0] is None else bits[0] / dims, digits=4)]
         cells += [number(code, digits=4)]
     return tuple(cells)
@@ -170,6 +190,8 @@ def notes(content) -> list[str]:
         "K <= log p: K is the mean of −W (work, in k_B T), log p = log⟨e^−W⟩ (Jarzynski, eq. 9;",
         "annealed importance sampling; IWAE with M samples). ± examples holds ± trajectories.",
     ]
+    if content["last_step"] == "discretized":
+        said.append("K and log p are those of integers, log probabilities.")
     if total is not None:
         value = units.number(total["value"], total["error"], 4)
         said.append(f"{total['of']}, M = {total['trajectories']}: {value}")
@@ -177,14 +199,17 @@ def notes(content) -> list[str]:
         low, high = (units.number(units.bits(best[end])) for end in ("low", "high"))
         above = ", above with the width of the sandwich" if content["sandwich"] else ""
         said.append(f"log p, M = {best['num']}: 95 % in {low} … {high} bits{above}.")
+    if best["num"] == 1:
+        said.append(
+            "M = 1: no error over trajectories is known, and log p is a lower bound in the mean;"
+            " how far below, the width of the sandwich says."
+        )
+        return said + _broken(best)
     said.append(
         f"{best['values']:.0%} of the estimates are values by the Pareto shape of their largest"
         f" weights (median k̂ {units.number(best['k_hat'], digits=2)}), the others lower bounds."
     )
-    if best["not_a_number"]:
-        said.append(f"WARNING: log p is NaN for {best['not_a_number']} examples: not a result.")
-    if best["impossible"]:
-        said.append(f"{best['impossible']} of {best['examples']} examples have log p = −inf.")
+    said += _broken(best)
     lost = best["dissipation"]
     if best["poor"] > 0.05 or (lost is not None and lost > np.log(best["num"])):
         said.append(
@@ -193,3 +218,10 @@ def notes(content) -> list[str]:
             f" {np.log(best['num']):.1f}: log p is a lower bound and no value, its error too small."
         )
     return said
+
+
+def _broken(found) -> list[str]:
+    """What is said of examples without a log p."""
+    if not found["impossible"]:
+        return []
+    return [f"{found['impossible']} of {found['examples']} examples have log p = −inf."]
