@@ -123,7 +123,7 @@ def works(data=DATA, num=4, at_once=None):
         ),
         (
             lambda: likelihood.evaluate_sandwich(built(lambda params, x0: 0.0), {}, 2, 4),
-            "last_step: expected fixed or learned for a sandwich, got a function",
+            "last_step: expected one with `draw` for samples, got a function",
         ),
         (
             lambda: likelihood.evaluate_dissipation(built(), {}, DATA, 1),

@@ -13,7 +13,7 @@ from dpm_jax import likelihood, training
 from dpm_jax.core import binomial, gaussian, model, schedule
 from dpm_jax.core.chain import make_chain
 from dpm_jax.core.gaussian import Normal
-from dpm_jax.likelihood import Rows, bound, discretized
+from dpm_jax.likelihood import Proposal, Rows, bound, discretized
 from dpm_jax.likelihood.discretized import Bins
 
 EIGHT = discretized.bins(256, 112.3, 64.1)
@@ -317,16 +317,26 @@ def test_gradients_are_finite_whatever_the_variance():
         assert jnp.isfinite(gradient).all() and jnp.any(gradient != 0)
 
 
-def test_a_discretized_last_step_needs_a_gaussian_and_has_no_sandwich():
+@pytest.mark.parametrize("proposal", ["paper", Proposal("paper", 4, every=1, threshold=1.0)])
+def test_both_sides_have_the_probability_of_the_level_as_their_mean(chain, four, proposal):
+    """Samples of the model are levels, as often as they are probable; 1/p̂ has the mean 1/p."""
+    works = of_levels(lambda key, x: likelihood.forward_work(key, chain, x, proposal), 4000)
+    mean_is(np.exp(-works), np.exp(four[0]))
+    x0, works = jax.jit(jax.vmap(lambda k: likelihood.reverse_work(k, chain, proposal)))(keys(8000))
+    level = np.rint((np.asarray(x0)[:, 0] - FOUR.low) / FOUR.width).astype(int)
+    np.testing.assert_allclose(np.asarray(x0)[:, 0], LEVELS[level])
+    mean_is(np.exp(works + four[0][level]), 1.0)
+    mean_is(np.eye(4)[level], np.exp(four[0]))
+
+
+def test_a_discretized_last_step_needs_a_gaussian_and_a_function_a_draw():
     message = "last_step: expected a function of binomial parameters and x.0, got one that fails"
     with pytest.raises(ValueError, match=message):
         last_step = discretized.last_step(FOUR)
         model.build(binomial.family(), LONG, Pull(), (2,), "x0", last_step=last_step)
-    message = "last_step: expected fixed or learned for a sandwich"
-    with pytest.raises(ValueError, match=message):
-        likelihood.evaluate_sandwich(built(), PARAMS, 2, 4)
-    with pytest.raises(ValueError, match=message):
-        likelihood.sandwich(jax.random.key(0), built().chain(PARAMS), 4)
+    other = built(lambda params, x0: jnp.sum(x0))
+    with pytest.raises(ValueError, match="last_step: expected one with `draw` for samples"):
+        likelihood.sandwich(jax.random.key(0), other.chain(PARAMS), 4)
 
 
 @pytest.mark.parametrize(

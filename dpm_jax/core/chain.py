@@ -10,7 +10,8 @@ of a reverse kernel of your own.
 * "fixed" (App. B.2): T_π(x^0|x^1; β_1) = q(x^1|x^0) π(x^0)/π(x^1), the forward kernel.
 * "learned": that of the network.
 * a function (params, x^0) -> nats: the network's, of which x^0 has this log probability; with
-  `discretized.last_step` K and log p are those of integers.
+  `discretized.last_step` K and log p are those of integers. Its `draw`, if it has one, makes a draw
+  of its own of a draw of the network's.
 """
 
 from collections.abc import Callable
@@ -68,6 +69,19 @@ class Chain(NamedTuple):
         x0 = checked(self.family, self.shape, argument, x0, many)
         dtype = self.schedule.beta.dtype
         return x0.astype(dtype) if jnp.finfo(x0.dtype).bits < jnp.finfo(dtype).bits else x0
+
+    def draw_last(self, x: Array) -> Array:
+        """x^0 of this last step from one of the family's p(x^0|x^1).
+
+        Raises:
+            ValueError: for a function that does not say how to.
+        """
+        if not callable(self.last_step):
+            return x
+        draw = getattr(self.last_step, "draw", None)
+        if draw is None:
+            raise ValueError("last_step: expected one with `draw` for samples, got a function")
+        return draw(x)
 
     def log_last(self, params: Params, x0: Array) -> Array:
         """log p(x^0|x^1), nats, by the parameters of that kernel."""

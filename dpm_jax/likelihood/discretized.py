@@ -16,8 +16,7 @@ at β_1/w² = 1/4, 1/2, 1, but 6.37 at 1/10 and 11.6 at 1/555; dequantised 6.37 
 Source: Ho et al. 2020, eq. 13; Kingma et al. 2021 (VDM).
 """
 
-from collections.abc import Callable
-from functools import partial
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -94,13 +93,29 @@ def centre(images: Array, bins: Bins) -> Array:
     return bins.low + levels * bins.width
 
 
-def last_step(bins: Bins) -> Callable[[Normal, Array], Array]:
+@dataclasses.dataclass(frozen=True)
+class LastStep:
+    """The last step onto bins: a function (params, x^0) -> nats, as chain.py has it."""
+
+    bins: Bins
+
+    def __call__(self, params: Normal, x0: Array) -> Array:
+        """`log_mass` of the bins with centres x^0."""
+        return log_mass(params, x0, self.bins)
+
+    def draw(self, x: Array) -> Array:
+        """The centres of the bins that x ~ N(mean, variance) lies in: draws of this last step."""
+        width, low, high = self.bins
+        return jnp.clip(low + width * jnp.round((x - low) / width), low, high)
+
+
+def last_step(bins: Bins) -> LastStep:
     """The last step onto these bins, for ``last_step=`` of `model.build` (chain.py).
 
     Raises:
         ValueError: for fewer than two bins, or a width that is not above 0.
     """
-    return partial(log_mass, bins=check(bins))
+    return LastStep(check(bins))
 
 
 def log_mass(params: Normal, x: Array, bins: Bins) -> Array:

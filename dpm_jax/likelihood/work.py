@@ -152,29 +152,15 @@ def reverse_work(
 ) -> tuple[Array, Array]:
     """A sample x^0 of the model (eq. 5) and W (eq. 9) of the very trajectory that led to it.
 
-    The same key gives the same x^0 as `sampling.sample`. Given x^0 that trajectory is a draw from
-    p(x^1..T|x^0), under which E e^{W} = 1/p(x^0). x^0 is known only at the end, so the bracket of
-    eq. 9 is formed as it is printed. With particles that trajectory is one of theirs.
+    Given x^0 that trajectory is a draw from p(x^1..T|x^0), under which E e^{W} = 1/p(x^0); of
+    particles it is one. It is held whole. The same key gives the same x^0 as `sampling.sample`;
+    where the last step is discretized, the centre of its bin.
 
     Raises:
-        ValueError: for a proposal that the chain does not have.
+        ValueError: for a proposal that the chain does not have, or a last step that is a function
+            and does not say how to draw (chain.py).
     """
-    of = checked(proposal, chain)
-    if of != Proposal():
-        return particles.reverse_work(key, chain, of)
-    family, schedule = chain.family, chain.schedule
-
-    def body(carry, t: Array):
-        xt, total = carry
-        p = chain.reverse(xt, t)
-        x_prev = family.sample(jax.random.fold_in(key, t), p)
-        q = family.step(x_prev, schedule.beta[t])
-        return (x_prev, total + family.log_prob(q, xt) - family.log_prob(p, x_prev)), None
-
-    x_T = sampling.start(key, chain)
-    start = (x_T, -family.log_prob(chain.prior, x_T))
-    (x0, total), _ = jax.lax.scan(body, start, jnp.arange(chain.T, 0, -1))
-    return x0, total
+    return particles.reverse_work(key, chain, checked(proposal, chain))
 
 
 def sandwich(
@@ -187,13 +173,10 @@ def sandwich(
     mean. Both share the other trajectories, so that their difference varies little.
 
     Raises:
-        ValueError: for num or chunk below 1, or a proposal that the chain does not have; for a last
-            step that is a function: the upper estimate holds for the sample and not for its bin.
+        ValueError: for num or chunk below 1; as `reverse_work`.
 
     Source: Grosse et al. 2015 (bidirectional Monte Carlo); Burda et al. 2014.
     """
-    if callable(chain.last_step):
-        raise ValueError("last_step: expected fixed or learned for a sandwich, got a function")
     key_model, key_forward = jax.random.split(key)
     x0, own = reverse_work(key_model, chain, proposal)
     forward = forward_works(key_forward, chain, x0, num, chunk, proposal)
