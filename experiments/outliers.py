@@ -132,11 +132,6 @@ def _levels(config, run) -> dict[str, np.ndarray]:
     """Grey levels of every set of images, test images first; ValueError for bad flags."""
     if run.problem.images is None or run.test is None:
         raise ValueError(f"workdir: expected a run on images with a test set, got {run}")
-    if callable(run.model.last_step):
-        raise ValueError(
-            "workdir: expected a run with a fixed or learned last step, which has a density; got"
-            " discretized"
-        )
     chain, n, seed = (
         run.model.chain(run.params, config["steps"]),
         config["examples"],
