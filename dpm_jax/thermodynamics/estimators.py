@@ -226,14 +226,16 @@ def bennett(forward_work, reverse_work) -> Difference:
 def crooks(forward_work, reverse_work) -> Crossing:
     """Fit of log P_F(W)/P_R(−W) = a + b W, by logistic regression of the direction on the work.
 
-    Arguments and errors as `bennett`. Crooks' theorem says b = 1 and −a/b = ΔF. No histogram.
+    Arguments and errors as `bennett`. Crooks' theorem says b = 1 and −a/b = ΔF. No histogram. NaN
+    of reversible works too: all are one number, and what tells them apart is rounding.
 
     Source: Crooks 1999, eq. 2; Shirts et al. 2003 (logistic regression, there with b = 1).
     """
     forward, reverse = _works("forward_work", forward_work), _works("reverse_work", reverse_work)
-    if forward.min() >= -reverse.min() or forward.max() <= -reverse.max():
-        return Crossing(math.nan, math.nan, math.nan, math.nan)
+    apart = forward.min() >= -reverse.min() or forward.max() <= -reverse.max()
     work = np.concatenate([forward, -reverse])
+    if apart or work.std() <= weights.ROUNDING:
+        return Crossing(math.nan, math.nan, math.nan, math.nan)
     is_forward = np.arange(len(work)) < len(forward)
     centre, scale = work.mean(), work.std()
     design = np.stack([np.ones_like(work), (work - centre) / scale], axis=1)
@@ -270,8 +272,9 @@ def _logistic(design: np.ndarray, label: np.ndarray):
 
 
 def _outside(work: np.ndarray, other: np.ndarray) -> float:
-    """Share of the works outside the range of the others."""
-    return float(np.mean((work < other.min()) | (work > other.max())))
+    """Share of the works outside the range of the others, by more than rounding."""
+    low, high = other.min() - weights.ROUNDING, other.max() + weights.ROUNDING
+    return float(np.mean((work < low) | (work > high)))
 
 
 def _works(name: str, work) -> np.ndarray:
