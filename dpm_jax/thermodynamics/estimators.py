@@ -189,7 +189,7 @@ def bennett(forward_work, reverse_work) -> Difference:
 
     f(x) = 1/(1+e^x). Given Crooks' theorem, no other estimate has less variance. Runs on the host.
     Where W_F and −W_R have no range in common, ΔF is anywhere between: value and error are NaN and
-    ess is 0.
+    ess is 0. Works that rounding alone tells apart are one number, which is ΔF.
 
     Args:
         forward_work, reverse_work: (n_F,), (n_R,) nats, independent, finite, at least 2 of each.
@@ -204,6 +204,7 @@ def bennett(forward_work, reverse_work) -> Difference:
     forward, reverse = _works("forward_work", forward_work), _works("reverse_work", reverse_work)
     shift = math.log(len(forward) / len(reverse))
     beyond = _outside(forward, -reverse), _outside(-reverse, forward)
+    beyond = (0.0, 0.0) if _reversible(forward, reverse) else beyond
     if min(beyond) == 1:
         return Difference(math.nan, math.nan, 0.0, *beyond)
 
@@ -234,7 +235,7 @@ def crooks(forward_work, reverse_work) -> Crossing:
     forward, reverse = _works("forward_work", forward_work), _works("reverse_work", reverse_work)
     apart = forward.min() >= -reverse.min() or forward.max() <= -reverse.max()
     work = np.concatenate([forward, -reverse])
-    if apart or work.std() <= weights.ROUNDING:
+    if apart or _reversible(forward, reverse):
         return Crossing(math.nan, math.nan, math.nan, math.nan)
     is_forward = np.arange(len(work)) < len(forward)
     centre, scale = work.mean(), work.std()
@@ -272,9 +273,13 @@ def _logistic(design: np.ndarray, label: np.ndarray):
 
 
 def _outside(work: np.ndarray, other: np.ndarray) -> float:
-    """Share of the works outside the range of the others, by more than rounding."""
-    low, high = other.min() - weights.ROUNDING, other.max() + weights.ROUNDING
-    return float(np.mean((work < low) | (work > high)))
+    """Share of the works outside the range of the others."""
+    return float(np.mean((work < other.min()) | (work > other.max())))
+
+
+def _reversible(forward: np.ndarray, reverse: np.ndarray) -> bool:
+    """Whether all works are one number, told apart by rounding alone."""
+    return float(np.append(forward, -reverse).std()) <= weights.ROUNDING
 
 
 def _works(name: str, work) -> np.ndarray:
