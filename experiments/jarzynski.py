@@ -18,7 +18,7 @@ It printed, among others (seed 0, ΔF = 0.6931, 20,000 trajectories each way; 2 
     master equation: max |error| = 7.8e-16
 
 A fast driving without maps gives a bound alone: k̂ says that the largest weights are not all drawn
-yet, and Bennett's estimate rests on 28 of the 20,000 works of a side. Carried with the trap only its
+yet, and Bennett's estimate rests on 28 of 20,000 works of a side. Carried with the trap only its
 stiffening is dear; --escort=full takes each canonical law to the next, so that W = ΔF of every
 trajectory, which is possible because that map is known; --escort=fitted finds maps on a pilot of
 its own and needs to know neither, with --quartic for a trap where no such map is perfect.
