@@ -146,7 +146,8 @@ def draw(path: Path, rows: list[dict[str, Any]], works: list, delta_F: float) ->
             axis.set_title(f"time {time[at]:g}, {name}", fontsize=11)
             forward, reverse = works[order[at]][row]
             _work_histograms(axis, forward, reverse, delta_F)
-            if (row, column) == (0, 2):  # of the fastest driving without maps: there is room
+            # Of the fastest driving without maps: there is room.
+            if (row, column) == (0, 2) and axis.patches:
                 axis.legend(frameon=False, loc="upper right")
     return plots.save(figure, path)
 
@@ -168,6 +169,7 @@ def _draw_dissipation(axis, time: np.ndarray, kinds: list) -> None:
     axis.set(xscale="log", xlabel="switching time, relaxation times of trap A")
     known = ": measured (points), exact (lines)" if kinds[0][1][0]["exact"] is not None else ""
     axis.set_title(f"dissipated work{known}")
+    axis.set_xlim(time[0] / 1.8, 1.8 * time[-1])
     axis.set_ylabel(r"$\langle W\rangle - \Delta F$, $k_BT$")
     axis.legend(frameon=False)
 
