@@ -12,7 +12,7 @@ from test_experiments import configure, contents, tiny_roll
 from dpm_jax import runs, units
 from dpm_jax.exact import heartbeat as exact
 from dpm_jax.experiments import evaluate, heartbeat, swiss_roll
-from dpm_jax.likelihood import Proposal, summarise
+from dpm_jax.likelihood import Proposal, summarise, up_down
 from dpm_jax.runs import Invalid, effort, execution, likelihood_report
 from dpm_jax.runs.likelihood_measure import Measure
 
@@ -141,8 +141,15 @@ def test_effort_goes_into_trajectories_while_a_few_examples_can_be_had():
     assert options(8 * 160) == (16, 8) and options(8 * 160 - 1) == (1, 127)
     assert options(1e9, 50) == (256, 50)
     assert options(2560 * 3, 2) == (256, 2)  # a few are no more than there are
-    assert effort.calls_of(1, [16, 256], sandwich=True) == 513
-    assert effort.calls_of(64, [1], sandwich=False) == 80
+
+
+def test_calls_of_a_work(roll):
+    run = runs.load(roll[0])
+    chain = run.model.chain(run.params)
+    alone, together = Proposal("up_down"), Proposal("up_down", 64, late=64)
+    assert effort.calls_of(chain, alone) == chain.T + up_down.turn(chain)
+    assert effort.calls_of(chain, together) == 80 * effort.calls_of(chain, alone)
+    assert effort.calls_of(chain, together._replace(late=16)) < effort.calls_of(chain, together)
 
 
 def test_what_flags_leave_open_is_chosen_by_time(roll):

@@ -38,7 +38,7 @@ def spins(last_step):
 
 def tilted(x, t):
     """A twist that knows nothing of the chain: any is right."""
-    return 0.7 * x[0] - 0.4 * x[-1] / t
+    return 0.7 * x[0] - 0.4 * x[-1] / jnp.asarray(t, x.dtype)
 
 
 @lru_cache
@@ -53,12 +53,12 @@ OF_BITS = {
     "paper": ("learned", Proposal("paper", 4, every=2, threshold=1.0, twist=tilted)),
     "fixed": ("fixed", Proposal("paper", 4, every=1, threshold=0.8, twist=tilted)),
     "down": ("fixed", Proposal("up_down")),
-    "down, many": ("fixed", Proposal("up_down", 5, every=1, threshold=1.0, twist=tilted)),
+    "down, many": ("fixed", Proposal("up_down", 5, every=1, threshold=1.0, late=3, twist=tilted)),
 }
 OF_GAUSSIANS = {
     "score": ("fixed", Proposal("up_down", 4, every=3, threshold=1.0)),
     "learned": ("learned", Proposal("paper", 4, every=2, threshold=1.0)),
-    "tilted": ("fixed", Proposal("up_down", 16, every=2, threshold=0.9, twist=tilted)),
+    "tilted": ("fixed", Proposal("up_down", 16, every=2, threshold=0.9, late=16, twist=tilted)),
 }
 
 
@@ -142,7 +142,7 @@ def test_particles_below_one_number_are_the_mean_of_their_trajectories():
     chain, _ = three("fixed")
     x0 = jnp.array([0.7, -0.9, 0.2])
     one = jax.jit(jax.vmap(lambda k: likelihood.forward_work(k, chain, x0, "up_down")))
-    together = Proposal("up_down", 8, threshold=0.0)
+    together = Proposal("up_down", 8, threshold=0.0, late=8)
     many = jax.jit(jax.vmap(lambda k: likelihood.forward_work(k, chain, x0, together)))
     apart = -(jax.nn.logsumexp(-one(keys(8 * 2000)).reshape(8, 2000), axis=0) - np.log(8.0))
     ours = np.asarray(many(keys(2000, 1)))
@@ -154,6 +154,7 @@ BAD = {
     "order": (Proposal("down"), "proposal: expected one of .'paper', 'up_down'."),
     "particles": (Proposal("paper", 0), "proposal.particles: expected at least 1, got 0"),
     "every": (Proposal("paper", 4, every=0), "proposal.every: expected at least 1, got 0"),
+    "late": (Proposal("paper", 4, late=5), "proposal.late: expected 1..4, got 5"),
     "threshold": (Proposal("paper", 4, threshold=1.5), "proposal.threshold: expected 0 .. 1"),
     "learned": (Proposal("up_down"), "expected 'paper' but for the fixed last step"),
     "twist": (Proposal("paper", 4), "proposal.twist: expected a function of your own but for"),

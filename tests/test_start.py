@@ -84,6 +84,8 @@ TOGETHER = [  # values that each flag may have, but not with the others
     ("evaluate", [], "workdir: expected a trained run, got none"),
     ("posterior", [], "workdir: expected a trained run, got none"),
     ("evaluate", ["--workdir=run", "--trajectories=x"], "trajectories: expected numbers"),
+    ("outliers", ["--workdir=run"], "out: expected a directory for the result, got none"),
+    ("outliers", ["--workdir=run", "--out=o", "--sets=x"], "sets: expected some of rotated"),
     ("posterior", ["--workdir=run", "--task=denoise", "--mask=centre"], "mask: expected none"),
     ("posterior", ["--workdir=run", "--method=paper", "--filters=2"], "filters: expected 1"),
 ]

@@ -19,7 +19,7 @@ from dpm_jax.core.family import Array, Family, Noise, numbers
 from dpm_jax.core.readout import Range, Readout, check_name
 from dpm_jax.core.schedule import Schedule
 
-MEANS = ("sigmoid", "step", "x0")
+MEANS = ("sigmoid", "step", "x0", "bayes")
 
 
 class Bernoulli(NamedTuple):
@@ -187,7 +187,9 @@ def readout(rate: Array, mean: str, variance: str = "") -> Readout:
         ValueError: for an unknown name.
     """
     check_name("readout", mean, MEANS)
-    return Readout(1, partial(_read, rate, mean))
+    return Readout(
+        1, partial(_read, rate, mean), kl_per_fold=_fold_size if mean == "bayes" else None
+    )
 
 
 def possible(x: Array) -> Array:
@@ -247,6 +249,8 @@ def _read(
         return Bernoulli(z)
     if mean == "step":
         return Bernoulli(z + step(rate, xt, beta).logits)
+    if mean == "bayes":
+        z = z + _logit(rate) + _evidence(rate, xt, schedule.log_alpha_bar[t])
     # P(x^{t-1}) = P(x^0=1|x^t) q(x^{t-1}|x^t,1) + P(x^0=0|x^t) q(x^{t-1}|x^t,0), in logs; the
     # normaliser 1 + e^z of P(x^0|x^t) is common to both values of x^{t-1} and drops out.
     before = schedule.log_alpha_bar[t - 1]
@@ -255,6 +259,20 @@ def _read(
     log_1 = jnp.logaddexp(z + one_if_1, one_if_0)
     log_0 = jnp.logaddexp(z + zero_if_1, zero_if_0)
     return Bernoulli(log_1 - log_0)
+
+
+def _evidence(rate: Array, xt: Array, log_alpha_bar: Array) -> Array:
+    """log q(x^t | x^0 = 1)/q(x^t | x^0 = 0) of each bit, by two logs for each value of x^t."""
+    bits = (jnp.full((), x0, xt.dtype) for x0 in (1.0, 0.0))
+    one, zero = (marginal(rate, x0, log_alpha_bar).logits for x0 in bits)
+    sides = (jax.nn.log_sigmoid(s * one) - jax.nn.log_sigmoid(s * zero) for s in (1, -1))
+    return jnp.where(xt > 0.5, *sides)
+
+
+def _fold_size(log_snr: Array) -> Array:
+    """About how large KL_t is in an e-fold of noise n, which bits that are nearly known lose."""
+    log_noise = -jax.nn.softplus(log_snr)
+    return jnp.exp(log_noise) * (0.3 - log_noise)
 
 
 def _log_bridge(rate: Array, x0: float, xt: Array, beta: Array, before: Array):

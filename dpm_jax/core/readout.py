@@ -19,6 +19,8 @@ Binomial (binomial.readout), with z the one output a bit:
 * "sigmoid"  f_b = σ(z)
 * "step"     f_b = σ(z + logit of the forward kernel at x^t), the counterpart of eq. 64
 * "x0"       P(x^0 = 1 | x^t) = σ(z), through the exact bridge
+* "bayes"    P(x^0 | x^t) ∝ B(x^0; σ(z + logit ρ)) q(x^t | x^0), the same way: each bit's own x^t by
+             Bayes' rule, and z what all others say of it; z = 0 is π at every t
 
 Images have one more, on a Gaussian law of their own: `images.kernel.readout`.
 """

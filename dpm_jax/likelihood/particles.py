@@ -15,7 +15,8 @@ Parents are drawn systematically from a point that is uniform on the circle, slo
 1; given slot 0's parent, U is uniform over that parent's arc. Turning all slots changes no law, so
 that slot 0 may stand for whichever slot the trajectory is in (Chopin & Singh 2015).
 
-N = 1 is one trajectory, without a twist.
+Where x^t is more noise than signal trajectories differ little: there a quarter of them go on, drawn
+in the same way. N = 1 is one trajectory, without a twist.
 """
 
 from typing import NamedTuple
@@ -51,7 +52,7 @@ class _Path(NamedTuple):
 def forward_work(key: Array, chain: Chain, x0: Array, proposal: Proposal) -> Array:
     """W of N trajectories from x^0 (eq. 1), scalar nats: E e^{−W} = p(x^0) (eq. 9).
 
-    N (T + t_1) calls of the network, and N + 1 at each level where they may be resampled.
+    A network call a particle and move, T + t_1 moves, and N + 1 where they may be resampled.
     Differentiable where N = 1 and the schedule is known when it is traced.
     """
     return _work(key, chain, x0, proposal, None)
@@ -81,35 +82,51 @@ def reverse_work(key: Array, chain: Chain, proposal: Proposal) -> tuple[Array, A
 
 def _work(key: Array, chain: Chain, x0: Array, proposal: Proposal, own: _Path | None) -> Array:
     first = up_down.turn(chain) if proposal.order == "up_down" else 1
-    key_start, key_moves = jax.random.split(key)
+    key_start, key_late, key_moves = jax.random.split(key, 3)
     system = _start(key_start, chain, x0, proposal, first, own)
     log_psi = _log_twist(chain, x0, proposal, first)
-    down = first - 1  # moves; the others go up
+    down, every = first - 1, proposal.every
+    moves = down + chain.T - 1  # down and up
+
+    def at(i: Array) -> tuple[Array, Array]:
+        """The level of a move, and whether it is up."""
+        return jnp.where(i < down, down - i, i - down + 2), i >= down
+
+    def after(blocks: Array | int) -> Array:
+        """The level after so many blocks."""
+        return at(jnp.minimum(blocks * every, moves) - 1)[0]
 
     def block(b: Array, system: _System) -> _System:
         def body(system: _System, i: Array):
             moved = _move(jax.random.fold_in(key_moves, i), chain, system, *at(i), own)
-            return _where(i < down + chain.T - 1, moved, system), None
+            return _where(i < moves, moved, system), None
 
         system, _ = jax.lax.scan(body, system, b * every + jnp.arange(every))
-        if proposal.particles == 1:
+        N, t = len(system.x), after(b + 1)
+        if N == 1:
             return system
-        t, _ = at(jnp.minimum((b + 1) * every, down + chain.T - 1) - 1)
+        key = jax.random.fold_in(key_moves, moves + b)
+        resampled, number = _resample(key, system, log_psi, t, own, N)
         # At 1 the kernel is not the network's, and at T the prior is the twist.
-        resampled = _resample(jax.random.fold_in(key_moves, -1 - b), system, log_psi, t, own)
-        few = resampled[1] < proposal.threshold * proposal.particles
-        return _where((t > 1) & (t < chain.T) & few, resampled[0], system)
+        do = (t > 1) & (t < chain.T) & (number < proposal.threshold * N)
+        return _where(do, resampled, system)
 
-    def at(i: Array) -> tuple[Array, Array]:
-        return jnp.where(i < down, down - i, i - down + 2), i >= down  # level, whether it is up
-
-    every = proposal.every
-    blocks = -(-(down + chain.T - 1) // every)
-    system = jax.lax.fori_loop(0, blocks, block, system)
+    blocks, late = -(-moves // every), proposal.number_late
+    turn = _late(chain, down, every, blocks) if late < proposal.particles else blocks
+    system = jax.lax.fori_loop(0, turn, block, system)
+    if late < proposal.particles:
+        system, _ = _resample(key_late, system, log_psi, after(turn), own, late)
+        system = jax.lax.fori_loop(turn, blocks, block, system)
     prior = jax.vmap(lambda x: chain.family.log_prob(chain.prior, x))(system.x)
-    last = jax.nn.logsumexp(sum(system.log_g) + prior) - np.log(proposal.particles)
+    last = jax.nn.logsumexp(sum(system.log_g) + prior) - np.log(len(system.x))
     value, low = _add(system.log_z, last)
     return -(value + low)
+
+
+def _late(chain: Chain, down, every: int, blocks) -> Array:
+    """After how many blocks x^t is more noise than signal; one at least has gone up."""
+    signal = jnp.sum(chain.schedule.log_snr[1:] > 0)  # the last of these levels, on the way up
+    return jnp.clip(-(-(down + signal - 1) // every), -(-(down + 1) // every), blocks)
 
 
 def log_weights(
@@ -200,20 +217,22 @@ def _move(key, chain: Chain, system: _System, t: Array, up: Array, own: _Path | 
     )
 
 
-def _resample(key, system: _System, log_psi, t: Array, own: _Path | None) -> tuple[_System, Array]:
-    """The particles after eq. 1, and how many they were worth before."""
-    N, psi = len(system.x), log_psi(system.x, system.params, t)
+def _resample(
+    key, system: _System, log_psi, t: Array, own: _Path | None, num: int
+) -> tuple[_System, Array]:
+    """`num` particles after eq. 1, and how many those before were worth."""
+    psi = log_psi(system.x, system.params, t)
     value = sum(system.log_g) + psi
     weight = jax.nn.softmax(value)
     point = jax.random.uniform(key, dtype=weight.dtype)
     point = point if own is None else point * weight[0]
-    places = jnp.mod(point + jnp.arange(N, dtype=weight.dtype) / N, 1)
+    places = jnp.mod(point + jnp.arange(num, dtype=weight.dtype) / num, 1)
     parents = jnp.searchsorted(jnp.cumsum(weight), places, side="right")
-    parents = jnp.minimum(parents, N - 1)
+    parents = jnp.minimum(parents, len(psi) - 1)
     parents = parents if own is None else parents.at[0].set(0)
     x, params = jax.tree.map(lambda a: a[parents], (system.x, system.params))
-    mean = jax.nn.logsumexp(value) - np.log(N)
-    log_g = -psi[parents], jnp.zeros_like(psi)
+    mean = jax.nn.logsumexp(value) - np.log(len(psi))
+    log_g = -psi[parents], jnp.zeros_like(psi[parents])
     return _System(x, params, log_g, _add(system.log_z, mean)), 1 / jnp.sum(weight**2)
 
 

@@ -30,8 +30,14 @@ class Proposal(NamedTuple):
     particles: int = 1  # N, trajectories of one W
     every: int = 4  # levels between two where they may be resampled
     threshold: float = 0.5  # they are, where their effective number is below this part of N
+    late: int | None = None  # how many of them go on where x^t is more noise than signal; None: N/4
     twist: LogTwist | None = None  # of one x^t, up to a term in t alone; None: by the model's own
     # score (twist.py), of Gaussians
+
+    @property
+    def number_late(self) -> int:
+        """Trajectories where x^t is more noise than signal."""
+        return max(1, self.particles // 4) if self.late is None else self.late
 
 
 def default(chain: Chain) -> str:
@@ -47,6 +53,7 @@ def checked(proposal: str | Proposal, chain: Chain) -> Proposal:
     check_name("proposal", found.order, ORDERS)
     for name in ("particles", "every"):
         units.whole(f"proposal.{name}", getattr(found, name))
+    units.whole("proposal.late", found.number_late, 1, found.particles)
     if not 0 <= found.threshold <= 1:
         raise ValueError(f"proposal.threshold: expected 0 .. 1, got {found.threshold}")
     if found.order == "up_down" and chain.last_step != "fixed":

@@ -13,8 +13,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dpm_jax import hosts, parallel
+from dpm_jax.core.chain import Chain
 from dpm_jax.core.model import at_once
 from dpm_jax.likelihood import Proposal, proposal, up_down
 from dpm_jax.runs.experiment import Config
@@ -74,11 +76,11 @@ def choose(config: Config, run: Run, rows: int, counts: list[int] | None, other:
     (N, M), n = options[0], LEAST
     if len(options) > 1 or None in given:
         second = hosts.on_first(_seconds_a_call, run, config["steps"], config["lanes"] or held)
-        levels = chain.T + (int(up_down.turn(chain)) if order == "up_down" else 1)
         calls = 60 * config["minutes"] * parallel.count() / second
 
         def cost(option: tuple[int, list[int]]) -> float:
-            return levels * calls_of(*option, sandwich=not other)
+            (num, counts), per_M = option, 1 if other else 2
+            return calls_of(chain, Proposal(order, num)) * (per_M * counts[-1] + per_M - 1)
 
         (N, M), n = fit(calls, cost, options, max(most))
     examples, samples = (size or min(n, cap) for size, cap in zip(given, most))
@@ -86,11 +88,12 @@ def choose(config: Config, run: Run, rows: int, counts: list[int] | None, other:
     return Effort(Proposal(order, N), M, examples, samples, lanes, second)
 
 
-def calls_of(particles: int, counts: list[int], sandwich: bool) -> float:
-    """Calls of the network a level, for log p of one example and the sandwich of one sample."""
-    works = counts[-1] + (counts[-1] + 1 if sandwich else 0)
-    twist = 1 + 1 / Proposal().every if particles > 1 else 1.0
-    return works * particles * twist
+def calls_of(chain: Chain, of: Proposal) -> float:
+    """Calls of the network for one work, about (particles.py)."""
+    signal = int(np.sum(np.asarray(chain.schedule.log_snr[1:]) > 0))
+    down = int(up_down.turn(chain)) if of.order == "up_down" else 1
+    moved = of.particles * (down + signal) + of.number_late * (chain.T - signal)
+    return moved * (1 + 1 / of.every if of.particles > 1 else 1)
 
 
 def fit(

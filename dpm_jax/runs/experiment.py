@@ -136,7 +136,8 @@ class Experiment:
         return next(iter(self.presets))
 
 
-OWN = ("bark", "cifar10", "dead_leaves", "heartbeat", "mnist", "swiss_roll")  # experiments/
+# experiments/
+OWN = ("bark", "binary_mnist", "cifar10", "dead_leaves", "heartbeat", "mnist", "swiss_roll")
 _REGISTERED: dict[str, Experiment] = {}
 
 
