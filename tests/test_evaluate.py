@@ -158,7 +158,7 @@ def test_what_flags_leave_open_is_chosen_by_time(roll):
     run, given = runs.load(roll[0]), {"examples": None, "model_samples": None, "minutes": 1e-9}
     few = effort.choose({**config, **given}, run, 20, None, False)
     assert (few.counts, few.examples, few.model_samples) == ([16, 256], 2, 2)
-    assert few.seconds_a_call > 0 and "ms a call of the network" in str(few)
+    assert few.seconds_a_call > 0 and "µs a call of the network" in str(few)
     assert few.lanes == 64 and few.proposal == Proposal("up_down")
     more = {**config, **given, "minutes": 1e9, "model_samples": 7}
     many = effort.choose(more, run, 20, [3], False)

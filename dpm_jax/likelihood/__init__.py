@@ -1,7 +1,7 @@
 """The probability of data: K (eq. 12–14), log p from work along trajectories (eq. 9), eq. 24.
 
-`bound` and `work` take one example and a chain; `dataset` and `dataset_work` a whole data set, a
-model and its parameters, and all devices.
+`bound` and `work` take one example and a chain; `dataset`, `dataset_work` and `dataset_losses` a
+whole data set, a model and its parameters, and all devices.
 """
 
 from dpm_jax import later

@@ -45,7 +45,7 @@ class Effort(NamedTuple):
         what += f"; {self.examples} examples, {self.model_samples} samples of the model"
         if self.seconds_a_call is None:
             return what
-        return f"{what} ({1e3 * self.seconds_a_call:.3g} ms a call of the network)"
+        return f"{what} ({1e6 * self.seconds_a_call:.3g} µs a call of the network)"
 
 
 def choose(config: Config, run: Run, rows: int, counts: list[int] | None, other: bool) -> Effort:
