@@ -138,9 +138,25 @@ def test_effort_goes_into_trajectories_while_a_few_examples_can_be_had():
         return effort.fit(calls, lambda num: 10.0 * num, effort.NUMBERS, most)
 
     assert options(0) == (1, effort.LEAST)
-    assert options(8 * 160) == (16, 8) and options(8 * 160 - 1) == (1, 127)
+    assert options(4 * 160) == (16, 4) and options(4 * 160 - 1) == (1, 63)
     assert options(1e9, 50) == (256, 50)
     assert options(2560 * 3, 2) == (256, 2)  # a few are no more than there are
+
+
+@pytest.mark.parametrize(
+    "particles, counts, image, scored, options",
+    [
+        (None, None, True, True, [(n, [1]) for n in effort.NUMBERS]),
+        (None, None, True, False, [(1, [n]) for n in effort.NUMBERS]),
+        (1, None, True, True, [(1, [n]) for n in effort.NUMBERS]),
+        (7, None, True, True, [(7, [1])]),
+        (None, [5], True, True, [(1, [5])]),
+        (None, None, False, True, [(1, [16, 256])]),
+        (4, None, False, True, [(4, [16, 256])]),
+    ],
+)
+def test_particles_and_works_that_are_chosen_among(particles, counts, image, scored, options):
+    assert effort.to_choose(particles, counts, image, scored) == options
 
 
 def test_calls_of_a_work(roll):

@@ -23,7 +23,7 @@ from dpm_jax.runs.experiment import Config
 from dpm_jax.runs.run import Run
 
 NUMBERS = (1, 16, 64, 256)  # of trajectories, to choose among
-FEW, LEAST = 8, 2  # examples: that more trajectories must leave, and that an error takes
+FEW, LEAST = 4, 2  # examples: that more trajectories must leave, and that an error takes
 _VECTOR = [16, 256]  # M of each example that is no image
 _SMALL = 64  # elements of an event, up to which it is a vector
 
@@ -67,7 +67,7 @@ def choose(config: Config, run: Run, rows: int, counts: list[int] | None, other:
         got = config["particles"]
         raise ValueError(f"particles: expected 1 of bits, which have no score; got {got}")
     image = run.problem.images is not None or math.prod(run.model.event_shape) > _SMALL
-    options = _options(config["particles"], counts, image, scored)
+    options = to_choose(config["particles"], counts, image, scored)
     for num, _ in options:
         proposal.checked(Proposal(order, num), chain)
     most = (rows, rows) if image else (min(rows, budget.examples), budget.model_samples)
@@ -75,7 +75,8 @@ def choose(config: Config, run: Run, rows: int, counts: list[int] | None, other:
     given, second = (config["examples"], config["model_samples"]), None
     (N, M), n = options[0], LEAST
     if len(options) > 1 or None in given:
-        second = hosts.on_first(_seconds_a_call, run, config["steps"], config["lanes"] or held)
+        lanes = min(held, config["lanes"] or held)
+        second = hosts.on_first(_seconds_a_call, run, config["steps"], lanes)
         calls = 60 * config["minutes"] * parallel.count() / second
 
         def cost(option: tuple[int, list[int]]) -> float:
@@ -119,10 +120,17 @@ def told(effort: Effort) -> dict[str, Any]:
     return found | {"seconds_a_call": effort.seconds_a_call}
 
 
-def _options(
+def to_choose(
     particles: int | None, counts: list[int] | None, image: bool, scored: bool
 ) -> list[tuple[int, list[int]]]:
-    """(N, M) to choose among. A given M without N is of single trajectories."""
+    """(N, numbers M) to choose among; None: not given. A given M without N has no particles.
+
+    Args:
+        particles: N.
+        counts: numbers M of works.
+        image: whether an example is one.
+        scored: whether its kernels have a score, by which particles are resampled.
+    """
     if counts is None and not image:
         counts = _VECTOR
     if particles is None and counts is None and scored:
