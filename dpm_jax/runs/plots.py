@@ -139,7 +139,8 @@ def dissipation(path, profile, dims: int, exact=None, losses=None) -> Path:
     figure, axes = plt.subplots(*grid, figsize=size, sharex=True, layout="constrained")
     spent, entropies, work, *lost = axes.ravel()
     spent.plot(t, profile.kl[2:] / bit, color="tab:blue", lw=1)
-    spent.set(xscale="log", yscale="log", ylabel="KL$_t$, bits")
+    of_t = "linear" if losses is None else "log"  # Gaussians lose in the first levels, bits late
+    spent.set(xscale=of_t, yscale="log", ylabel="KL$_t$, bits")
     spent.set_title(f"KL terms of K (eq. 14): {np.sum(profile.kl[2:]) / bit:.3f} bits in all")
     _entropies(entropies, t, profile, bit * dims, exact)
     mean = profile.cumulative[2:] / bit
