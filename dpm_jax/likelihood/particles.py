@@ -19,6 +19,7 @@ Where x^t is more noise than signal trajectories differ little: there a quarter 
 in the same way. N = 1 is one trajectory, without a twist.
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -49,13 +50,32 @@ class _Path(NamedTuple):
     down: Array  # (t_1+1, *event) y^s at s
 
 
+class _Walk(NamedTuple):
+    """From x^0 to x^T in `moves` moves, of which `down` go down."""
+
+    chain: Chain
+    x0: Array
+    proposal: Proposal
+    down: Array | int  # t_1 − 1; 0 of the paper's order
+    own: _Path | None = None
+
+    @property
+    def moves(self) -> Array | int:
+        """How many."""
+        return self.down + self.chain.T - 1
+
+    def level(self, i: Array) -> tuple[Array, Array]:
+        """Where move i goes, and whether it is up."""
+        return jnp.where(i < self.down, self.down - i, i - self.down + 2), i >= self.down
+
+
 def forward_work(key: Array, chain: Chain, x0: Array, proposal: Proposal) -> Array:
     """W of N trajectories from x^0 (eq. 1), scalar nats: E e^{−W} = p(x^0) (eq. 9).
 
     A network call a particle and move, T + t_1 moves, and N + 1 where they may be resampled.
     Differentiable where N = 1 and the schedule is known when it is traced.
     """
-    return _work(key, chain, x0, proposal, None)
+    return _work(key, _walk(chain, x0, proposal))
 
 
 def reverse_work(key: Array, chain: Chain, proposal: Proposal) -> tuple[Array, Array]:
@@ -77,56 +97,7 @@ def reverse_work(key: Array, chain: Chain, proposal: Proposal) -> tuple[Array, A
     down = up[:2]
     if proposal.order == "up_down":
         down = up_down.between(jax.random.fold_in(key_model, chain.T + 2), chain, up[1], x0)
-    return x0, _work(key_work, chain, x0, proposal, _Path(up, down))
-
-
-def _work(key: Array, chain: Chain, x0: Array, proposal: Proposal, own: _Path | None) -> Array:
-    first = up_down.turn(chain) if proposal.order == "up_down" else 1
-    key_start, key_late, key_moves = jax.random.split(key, 3)
-    system = _start(key_start, chain, x0, proposal, first, own)
-    log_psi = _log_twist(chain, x0, proposal, first)
-    down, every = first - 1, proposal.every
-    moves = down + chain.T - 1  # down and up
-
-    def at(i: Array) -> tuple[Array, Array]:
-        """The level of a move, and whether it is up."""
-        return jnp.where(i < down, down - i, i - down + 2), i >= down
-
-    def after(blocks: Array | int) -> Array:
-        """The level after so many blocks."""
-        return at(jnp.minimum(blocks * every, moves) - 1)[0]
-
-    def block(b: Array, system: _System) -> _System:
-        def body(system: _System, i: Array):
-            moved = _move(jax.random.fold_in(key_moves, i), chain, system, *at(i), own)
-            return _where(i < moves, moved, system), None
-
-        system, _ = jax.lax.scan(body, system, b * every + jnp.arange(every))
-        N, t = len(system.x), after(b + 1)
-        if N == 1:
-            return system
-        key = jax.random.fold_in(key_moves, moves + b)
-        resampled, number = _resample(key, system, log_psi, t, own, N)
-        # At 1 the kernel is not the network's, and at T the prior is the twist.
-        do = (t > 1) & (t < chain.T) & (number < proposal.threshold * N)
-        return _where(do, resampled, system)
-
-    blocks, late = -(-moves // every), proposal.number_late
-    turn = _late(chain, down, every, blocks) if late < proposal.particles else blocks
-    system = jax.lax.fori_loop(0, turn, block, system)
-    if late < proposal.particles:
-        system, _ = _resample(key_late, system, log_psi, after(turn), own, late)
-        system = jax.lax.fori_loop(turn, blocks, block, system)
-    prior = jax.vmap(lambda x: chain.family.log_prob(chain.prior, x))(system.x)
-    last = jax.nn.logsumexp(sum(system.log_g) + prior) - np.log(len(system.x))
-    value, low = _add(system.log_z, last)
-    return -(value + low)
-
-
-def _late(chain: Chain, down, every: int, blocks) -> Array:
-    """After how many blocks x^t is more noise than signal; one at least has gone up."""
-    signal = jnp.sum(chain.schedule.log_snr[1:] > 0)  # the last of these levels, on the way up
-    return jnp.clip(-(-(down + signal - 1) // every), -(-(down + 1) // every), blocks)
+    return x0, _work(key_work, _walk(chain, x0, proposal)._replace(own=_Path(up, down)))
 
 
 def log_weights(
@@ -137,45 +108,87 @@ def log_weights(
     The first are on their way down, NaN above t_1 and for the paper's order. At T ψ is the prior,
     so that they are −W there. For N > 1 and a chain with a score.
     """
-    first = up_down.turn(chain) if proposal.order == "up_down" else 1
-    key_start, key_moves = jax.random.split(key)
-    log_psi = _log_twist(chain, x0, proposal, first)
-    assert log_psi is not None  # N > 1
-    at, last = jnp.asarray(levels), first - 1
-    stops = jnp.concatenate([first - jnp.minimum(at, first)[::-1], last + at - 1])
+    walk, (key_start, key_moves) = _walk(chain, x0, proposal), jax.random.split(key)
+    log_psi, first, at = _log_twist(walk), walk.down + 1, jnp.asarray(levels)
+    stops = jnp.concatenate([first - jnp.minimum(at, first)[::-1], walk.down + at - 1])
 
     def body(carry, place: tuple[Array, Array]):
-        stop, going_up = place
-
-        def move(i: Array, system: _System) -> _System:
-            t, up = jnp.where(i < last, last - i, i - last + 2), i >= last
-            return _move(jax.random.fold_in(key_moves, i), chain, system, t, up, None)
-
-        begun, system = carry
-        system = jax.lax.fori_loop(begun, stop, move, system)
-        t = jnp.where(going_up, stop - last + 1, first - stop)
-        prior = jax.vmap(lambda x: chain.family.log_prob(chain.prior, x))(system.x)
-        psi = jnp.where(t < chain.T, log_psi(system.x, system.params, t), prior)
+        (begun, system), (stop, going_up) = carry, place
+        system = jax.lax.fori_loop(begun, stop, partial(_move, key_moves, walk), system)
+        t = jnp.where(going_up, stop - walk.down + 1, first - stop)
+        psi = jnp.where(t < chain.T, log_psi(system.x, system.params, t), _log_prior(walk, system))
         known = (t >= chain.first_t) & (going_up | (proposal.order == "up_down"))
         return (stop, system), jnp.where(known, sum(system.log_g) + psi, jnp.nan)
 
-    system = _start(key_start, chain, x0, proposal, first, None)
+    system = _start(key_start, walk)
     places = stops, jnp.arange(len(stops)) >= len(levels)
     _, found = jax.lax.scan(body, (jnp.zeros_like(stops[0]), system), places)
     down, up = found.reshape(2, len(levels), -1)
     return jnp.stack([jnp.where(at[:, None] > first, jnp.nan, down[::-1]), up])
 
 
-def _start(key, chain: Chain, x0: Array, proposal: Proposal, first, own: _Path | None) -> _System:
+def _walk(chain: Chain, x0: Array, proposal: Proposal) -> _Walk:
+    down = up_down.turn(chain) - 1 if proposal.order == "up_down" else 0
+    return _Walk(chain, x0, proposal, down)
+
+
+def _work(key: Array, walk: _Walk) -> Array:
+    key_start, key_moves, key_resample = jax.random.split(key, 3)
+    system = _start(key_start, walk)
+    move = partial(_move, key_moves, walk)
+    if walk.proposal.particles == 1:
+        system = jax.lax.fori_loop(0, walk.moves, move, system)
+    else:
+        system = _resampled(key_resample, walk, system, move)
+    last = jax.nn.logsumexp(sum(system.log_g) + _log_prior(walk, system)) - np.log(len(system.x))
+    value, low = _add(system.log_z, last)
+    return -(value + low)
+
+
+def _resampled(key: Array, walk: _Walk, system: _System, move) -> _System:
+    """The particles after all moves, in blocks at whose end they may be resampled."""
+    chain, proposal, log_psi = walk.chain, walk.proposal, _log_twist(walk)
+    every, blocks = proposal.every, -(-walk.moves // proposal.every)
+
+    def after(blocks: Array | int) -> Array:
+        return walk.level(jnp.minimum(blocks * every, walk.moves) - 1)[0]
+
+    def block(b: Array, system: _System) -> _System:
+        def body(system: _System, i: Array):
+            return _where(i < walk.moves, move(i, system), system), None
+
+        system, _ = jax.lax.scan(body, system, b * every + jnp.arange(every))
+        N, t = len(system.x), after(b + 1)
+        if N == 1:
+            return system
+        again, number = _resample(jax.random.fold_in(key, b), walk, system, log_psi, t, N)
+        # At 1 the kernel is not the network's, and at T the prior is the twist.
+        do = (t > 1) & (t < chain.T) & (number < proposal.threshold * N)
+        return _where(do, again, system)
+
+    late = proposal.number_late
+    if late == proposal.particles:
+        return jax.lax.fori_loop(0, blocks, block, system)
+    # Levels of more signal than noise, and one at least on the way up.
+    signal = jnp.sum(chain.schedule.log_snr[1:] > 0)
+    turn = jnp.clip(walk.down + jnp.maximum(signal - 1, 1), 1, walk.moves)
+    turn = -(-turn // every)
+    system = jax.lax.fori_loop(0, turn, block, system)
+    key_late = jax.random.fold_in(key, blocks)
+    system, _ = _resample(key_late, walk, system, log_psi, after(turn), late)
+    return jax.lax.fori_loop(turn, blocks, block, system)
+
+
+def _start(key: Array, walk: _Walk) -> _System:
     """The particles at t_1 (or 1), weighed."""
-    N, family = proposal.particles, chain.family
-    if proposal.order == "up_down":
+    chain, x0, family, first = walk.chain, walk.x0, walk.chain.family, walk.down + 1
+    if walk.proposal.order == "up_down":
         law, last = up_down.start(chain, x0)
     else:
         law, last = family.step(x0, chain.schedule.beta[1]), None
-    x = jax.vmap(family.sample, (0, None))(jax.random.split(key, N), law)
-    if own is not None:
-        x = x.at[0].set(own.down[first])
+    x = jax.vmap(family.sample, (0, None))(jax.random.split(key, walk.proposal.particles), law)
+    if walk.own is not None:
+        x = x.at[0].set(walk.own.down[first])
     params = jax.vmap(lambda z: chain.reverse(z, first))(x)
     if last is not None:
         log_g = jax.vmap(lambda z: _log_ratio(chain, last(z), x0, law, z))(x)
@@ -185,55 +198,58 @@ def _start(key, chain: Chain, x0: Array, proposal: Proposal, first, own: _Path |
     return _System(x, params, (log_g, jnp.zeros_like(log_g)), (nothing, nothing))
 
 
-def _log_twist(chain: Chain, x0: Array, proposal: Proposal, first) -> twist.OfMany | None:
-    """log ψ of particles: the caller's, or by the score from x^0 less its noise, if it has any."""
-    if proposal.twist is not None:
-        given = proposal.twist
+def _log_twist(walk: _Walk) -> twist.OfMany:
+    """log ψ: the caller's, or by the score from x^0 less its noise, if it has any."""
+    chain, given = walk.chain, walk.proposal.twist
+    if given is not None:
         return lambda x, params, t: jax.vmap(lambda z: given(z, t))(x)
-    if proposal.particles == 1:
-        return None
-    return twist.by_score(chain, up_down.denoised(chain, x0) if chain.first_t == 2 else x0)
+    clean = up_down.denoised(chain, walk.x0) if chain.first_t == 2 else walk.x0
+    return twist.by_score(chain, clean)
 
 
-def _move(key, chain: Chain, system: _System, t: Array, up: Array, own: _Path | None) -> _System:
-    """To level t, from above by the model's kernels or from below by q."""
-    family, N = chain.family, len(system.x)
+def _move(key: Array, walk: _Walk, i: Array, system: _System) -> _System:
+    """Move i: from above by the model's kernels, or from below by q."""
+    chain, family, (t, up) = walk.chain, walk.chain.family, walk.level(i)
     beta = chain.schedule.beta[jnp.where(up, t, t + 1)]
 
     def step(x: Array) -> Params:
         return jax.vmap(lambda z: family.step(z, beta))(x)
 
     law = _where(up, step(system.x), system.params)
-    x = jax.vmap(family.sample)(jax.random.split(key, N), law)
-    if own is not None:
-        below = own.down[jnp.minimum(t, len(own.down) - 1)]
-        x = x.at[0].set(jnp.where(up, own.up[t], below))
+    keys = jax.random.split(jax.random.fold_in(key, i), len(system.x))
+    x = jax.vmap(family.sample)(keys, law)
+    if walk.own is not None:
+        below = walk.own.down[jnp.minimum(t, len(walk.own.down) - 1)]
+        x = x.at[0].set(jnp.where(up, walk.own.up[t], below))
     params = jax.vmap(lambda z: chain.reverse(z, t))(x)
     lower, upper = jnp.where(up, system.x, x), jnp.where(up, x, system.x)
     p = _where(up, params, system.params)
     ratio = jax.vmap(lambda *at: _log_ratio(chain, *at))(p, lower, step(lower), upper)
-    return system._replace(
-        x=x, params=params, log_g=_add(system.log_g, jnp.where(up, ratio, -ratio))
-    )
+    log_g = _add(system.log_g, jnp.where(up, ratio, -ratio))
+    return system._replace(x=x, params=params, log_g=log_g)
 
 
 def _resample(
-    key, system: _System, log_psi, t: Array, own: _Path | None, num: int
+    key: Array, walk: _Walk, system: _System, log_psi: twist.OfMany, t: Array, num: int
 ) -> tuple[_System, Array]:
     """`num` particles after eq. 1, and how many those before were worth."""
     psi = log_psi(system.x, system.params, t)
     value = sum(system.log_g) + psi
     weight = jax.nn.softmax(value)
     point = jax.random.uniform(key, dtype=weight.dtype)
-    point = point if own is None else point * weight[0]
+    point = point if walk.own is None else point * weight[0]
     places = jnp.mod(point + jnp.arange(num, dtype=weight.dtype) / num, 1)
     parents = jnp.searchsorted(jnp.cumsum(weight), places, side="right")
     parents = jnp.minimum(parents, len(psi) - 1)
-    parents = parents if own is None else parents.at[0].set(0)
+    parents = parents if walk.own is None else parents.at[0].set(0)
     x, params = jax.tree.map(lambda a: a[parents], (system.x, system.params))
     mean = jax.nn.logsumexp(value) - np.log(len(psi))
     log_g = -psi[parents], jnp.zeros_like(psi[parents])
     return _System(x, params, log_g, _add(system.log_z, mean)), 1 / jnp.sum(weight**2)
+
+
+def _log_prior(walk: _Walk, system: _System) -> Array:
+    return jax.vmap(lambda x: walk.chain.family.log_prob(walk.chain.prior, x))(system.x)
 
 
 def _log_ratio(chain: Chain, p: Params, x: Array, q: Params, y: Array) -> Array:
