@@ -7,22 +7,27 @@ import numpy as np
 
 from dpm_jax import units
 from dpm_jax.runs import plots
-from dpm_jax.runs.outliers import SCORES, Measured, Told, auc, gain, scores
+from dpm_jax.runs.outliers import Measured, Told, auc, gain, scores
 
 REFERENCE = "held out"  # whose means are the typical ones
 NAMES = {
     "K": "K",
     "log_p": "log p̂",
     "log_p_minus_K": "log p̂ − K",
+    "L_null": "L_null",
     "typical_K": "K near typical",
     "typical_log_p": "log p̂ near typical",
     "gain": "log p̂ above K",
 }
-_COLOURS = dict(zip(SCORES, ("tab:blue", "tab:red", "tab:gray", "tab:cyan", "tab:orange")))
+_COLOURS = {
+    "K": "tab:blue",
+    "log_p": "tab:red",
+    "typical_K": "tab:cyan",
+    "typical_log_p": "tab:orange",
+}
 _ROW = 0.42  # inches of a set
 _STRIPS = {"K": -0.17, "log_p": 0.17}  # and where in the row
 _FAR = 3  # widths from the least of the test images to the highest of all
-_DRAWN = ("K", "log_p", "typical_K", "typical_log_p")
 
 
 def to_json(found: Measured) -> dict[str, list[float | None]]:
@@ -158,7 +163,7 @@ def _strips(axis, sets: dict[str, Measured]) -> None:
 
 def _areas(axis, names: list[str], told: dict[str, dict[str, Told]]) -> None:
     axis.axvline(0.5, color="black", lw=0.8, ls=":")
-    for score, place in zip(_DRAWN, (-0.27, -0.09, 0.09, 0.27)):
+    for score, place in zip(_COLOURS, (-0.27, -0.09, 0.09, 0.27)):
         known = [(told[n][score], i) for i, n in enumerate(names) if score in told.get(n, {})]
         axis.errorbar(
             [each.auc for each, _ in known], [i + place for _, i in known],
