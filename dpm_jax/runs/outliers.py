@@ -132,7 +132,7 @@ def scores(found: Measured, typical: Measured | None) -> dict[str, np.ndarray]:
         typical: images that are in neither set, from whose means "typical" is the distance, with
             the sign changed; without them there is none.
     """
-    every = {"K": found.K, "log_p": found.log_p, "log_p_minus_K": found.log_p - found.K}
+    every = {"K": found.K, "log_p": found.log_p, "K_minus_log_p": found.K - found.log_p}
     every["L_null"] = found.L_null
     if typical is not None:
         every["typical_K"] = -np.abs(found.K - typical.K.mean())
