@@ -12,6 +12,7 @@ likelihood_NAME.json.
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +180,8 @@ def _load(config, counts: list[int] | None):
     chosen = effort.choose(config, run, len(found[0]), counts, bool(_other(config)))
     most = chosen.counts[-1] * max(chosen.examples, chosen.model_samples)
     flags.check_memory("trajectories", chosen.counts[-1], 8.0 * most)
+    N = chosen.proposal.particles
+    flags.check_memory("particles", N, 16.0 * N * math.prod(run.model.event_shape))
     return run, found, chosen
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from cases import (
     C_CORRELATED,
+    C_DIAGONAL,
     gaussian_chain,
     keys,
     log_density,
@@ -16,17 +17,17 @@ from cases import (
 )
 from dpm_jax import likelihood
 from dpm_jax.core import gaussian, model, schedule
-from dpm_jax.likelihood import Rows, bound, summarise
+from dpm_jax.likelihood import Proposal, Rows, bound, rows, summarise
 
 T = 5
 STEPS = schedule.geometric(T, 0.01)
 DATA = np.asarray(normal_data(C_CORRELATED, 7), np.float32)
 
 
-def built(last_step="fixed"):
-    """The best diagonal kernels for correlated data: a model without parameters, and not exact."""
+def built(last_step="fixed", C=C_CORRELATED, steps=STEPS):
+    """The best diagonal kernels, for correlated data not exact: a model without parameters."""
 
-    chain, _ = gaussian_chain(C_CORRELATED, STEPS, last_step)
+    chain, _ = gaussian_chain(C, steps, last_step)
 
     def make(params, x0_range):
         return chain
@@ -72,6 +73,71 @@ def test_summary_is_the_mean_of_the_estimates_and_its_errors_are_apart():
     single = summarise(work, 1)
     assert single.log_p == pytest.approx(whole.K) and single.poor == 0
     assert single.trajectory_error == pytest.approx(sigma / np.sqrt(256 * 500), rel=0.05)
+
+
+def test_of_one_work_no_error_over_trajectories_is_known():
+    found = summarise([[1.0], [2.0], [3.0]])
+    assert (found.num, found.log_p, found.ess) == (1, -2.0, 1.0)
+    assert found.error == pytest.approx(1 / np.sqrt(3)) and np.isnan(found.trajectory_error)
+    assert not found.is_value and found.interval[1] == np.inf
+    assert str(found).startswith(
+        "log p = −2.000 nats, in the mean a lower bound; 95 % above −4.484"
+    )
+
+
+MANY = {
+    "down before up": "up_down",
+    "particles": Proposal("up_down", 4, every=1, threshold=1.0),
+    "more particles than a device holds": Proposal("paper", 8, every=2),
+}
+
+
+@pytest.mark.parametrize("name", MANY)
+def test_of_every_proposal_works_and_sandwich_hold_p(name):
+    m = built()
+    chain, of = m.chain({}), Rows(at_once=6)
+    covariance = model_covariance(chain.schedule, chain.reverse)
+    works = likelihood.evaluate_works(m, {}, DATA[:3], 1500, rows=of, proposal=MANY[name])
+    truth = np.array([log_density(covariance, x) for x in DATA[:3]])
+    mean_is(np.exp(-works.T - truth), 1.0)
+    pairs = likelihood.evaluate_sandwich(m, {}, 300, 2, rows=of, proposal=MANY[name])
+    width = pairs[:, 1] - pairs[:, 0]
+    assert width.mean() > -3 * width.std() / 300**0.5
+
+
+def test_an_equal_proposal_compiles_nothing_and_another_is_another():
+    m = built()
+
+    def drawn(particles):
+        proposal = Proposal("up_down", particles)
+        return likelihood.evaluate_works(m, {}, DATA, 2, proposal=proposal)
+
+    first, held = drawn(2), len(rows._KEPT)
+    np.testing.assert_array_equal(drawn(2), first)
+    assert len(rows._KEPT) == held
+    assert not np.array_equal(drawn(3), first) and len(rows._KEPT) == held + 1
+
+
+def test_nothing_is_lost_of_exact_kernels():
+    found = likelihood.evaluate_losses(built("learned", C_DIAGONAL), {}, DATA, 8)
+    np.testing.assert_array_equal(found.t, np.arange(1, T + 1))
+    np.testing.assert_allclose(found.paper, 0, atol=1e-4)
+    assert np.isnan(found.down).all() and np.isnan(found.up).all()
+
+
+def test_with_the_fixed_last_step_the_paper_s_order_loses_all_of_it_in_the_first_step():
+    m, data = built("fixed", C_DIAGONAL, schedule.geometric(40, 0.01)), DATA[:4]
+    found = likelihood.evaluate_losses(m, {}, data, 1000)
+    assert found.t[0] == 2 and found.t[-1] == 40
+    chain = m.chain({})
+    covariance = model_covariance(chain.schedule, chain.reverse)
+    log_p = np.mean([log_density(covariance, x) for x in data])
+    for lost, order in ((found.paper, "paper"), (found.up, "up_down")):
+        works = likelihood.evaluate_works(m, {}, data, 1000, proposal=order)
+        assert lost[-1] == pytest.approx(log_p + works.mean(), abs=0.03)
+    assert found.paper[0] > 0.05 and np.ptp(found.paper) < 1e-3
+    assert (found.up > 0).all() and (found.up < 0.6 * found.paper).all()
+    assert found.down[0] == pytest.approx(found.up[0], rel=1e-3) and np.isnan(found.down[-1])
 
 
 def test_one_impossible_example_is_stated():
@@ -130,6 +196,14 @@ def works(data=DATA, num=4, at_once=None):
             "num: expected at least 2, got 1",
         ),
         (lambda: summarise(np.zeros((2, 4)), 5), r"num: expected 1\.\.4, got 5"),
+        (
+            lambda: likelihood.evaluate_works(built("learned"), {}, DATA, 2, proposal="up_down"),
+            "proposal: expected 'paper' but for the fixed last step, got 'up_down'",
+        ),
+        (
+            lambda: likelihood.evaluate_sandwich(built(), {}, 2, 2, proposal=Proposal("paper", 0)),
+            "proposal.particles: expected at least 1, got 0",
+        ),
     ],
 )
 def test_errors(call, message):

@@ -52,6 +52,7 @@ ROWS = {
     "fit": ("data", lambda f, x: fit(MODELS[f], x)),
     "evaluate": ("data", lambda f, x: likelihood.evaluate(MODELS[f], {}, x)),
     "evaluate_works": ("data", lambda f, x: likelihood.evaluate_works(MODELS[f], {}, x, 2)),
+    "evaluate_losses": ("data", lambda f, x: likelihood.evaluate_losses(MODELS[f], {}, x, 2)),
     "evaluate_dissipation": (
         "data", lambda f, x: likelihood.evaluate_dissipation(MODELS[f], {}, x, 2)
     ),

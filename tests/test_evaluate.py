@@ -12,7 +12,7 @@ from test_experiments import configure, contents, tiny_roll
 from dpm_jax import runs, units
 from dpm_jax.exact import heartbeat as exact
 from dpm_jax.experiments import evaluate, heartbeat, swiss_roll
-from dpm_jax.likelihood import Proposal, summarise
+from dpm_jax.likelihood import Proposal, summarise, up_down
 from dpm_jax.runs import Invalid, effort, execution, likelihood_report
 from dpm_jax.runs.likelihood_measure import Measure
 
@@ -138,11 +138,34 @@ def test_effort_goes_into_trajectories_while_a_few_examples_can_be_had():
         return effort.fit(calls, lambda num: 10.0 * num, effort.NUMBERS, most)
 
     assert options(0) == (1, effort.LEAST)
-    assert options(8 * 160) == (16, 8) and options(8 * 160 - 1) == (1, 127)
+    assert options(4 * 160) == (16, 4) and options(4 * 160 - 1) == (1, 63)
     assert options(1e9, 50) == (256, 50)
     assert options(2560 * 3, 2) == (256, 2)  # a few are no more than there are
-    assert effort.calls_of(1, [16, 256], sandwich=True) == 513
-    assert effort.calls_of(64, [1], sandwich=False) == 80
+
+
+@pytest.mark.parametrize(
+    "particles, counts, image, scored, options",
+    [
+        (None, None, True, True, [(n, [1]) for n in effort.NUMBERS]),
+        (None, None, True, False, [(1, [n]) for n in effort.NUMBERS]),
+        (1, None, True, True, [(1, [n]) for n in effort.NUMBERS]),
+        (7, None, True, True, [(7, [1])]),
+        (None, [5], True, True, [(1, [5])]),
+        (None, None, False, True, [(1, [16, 256])]),
+        (4, None, False, True, [(4, [16, 256])]),
+    ],
+)
+def test_particles_and_works_that_are_chosen_among(particles, counts, image, scored, options):
+    assert effort.to_choose(particles, counts, image, scored) == options
+
+
+def test_calls_of_a_work(roll):
+    run = runs.load(roll[0])
+    chain = run.model.chain(run.params)
+    alone, together = Proposal("up_down"), Proposal("up_down", 64, late=64)
+    assert effort.calls_of(chain, alone) == chain.T + up_down.turn(chain)
+    assert effort.calls_of(chain, together) == 80 * effort.calls_of(chain, alone)
+    assert effort.calls_of(chain, together._replace(late=16)) < effort.calls_of(chain, together)
 
 
 def test_what_flags_leave_open_is_chosen_by_time(roll):
@@ -151,7 +174,7 @@ def test_what_flags_leave_open_is_chosen_by_time(roll):
     run, given = runs.load(roll[0]), {"examples": None, "model_samples": None, "minutes": 1e-9}
     few = effort.choose({**config, **given}, run, 20, None, False)
     assert (few.counts, few.examples, few.model_samples) == ([16, 256], 2, 2)
-    assert few.seconds_a_call > 0 and "ms a call of the network" in str(few)
+    assert few.seconds_a_call > 0 and "µs a call of the network" in str(few)
     assert few.lanes == 64 and few.proposal == Proposal("up_down")
     more = {**config, **given, "minutes": 1e9, "model_samples": 7}
     many = effort.choose(more, run, 20, [3], False)

@@ -546,6 +546,14 @@ def test_reversible_work_is_the_free_energy():
     assert np.isnan(thermodynamics.crooks(np.full(5, 0.7), np.full(9, -0.7))).all()
 
 
+def test_works_that_rounding_alone_tells_apart_are_reversible():
+    forward, reverse = 0.7 + 1e-6 * np.arange(1, 9), -0.7 + 1e-6 * np.arange(5)
+    assert forward.min() > -reverse.min()
+    found = thermodynamics.bennett(forward, reverse)
+    assert found.value == pytest.approx(0.7, abs=1e-5) and found[2:] == pytest.approx((5, 0, 0))
+    assert np.isnan(thermodynamics.crooks(forward, reverse - 2e-6)).all()
+
+
 @pytest.mark.parametrize("function", [thermodynamics.bennett, thermodynamics.crooks])
 def test_works_that_make_no_estimate_are_refused(function):
     good = np.array([0.1, 0.2, 0.4])
@@ -595,6 +603,7 @@ def test_experiment_writes_its_report_and_figure(tmp_path, short_ring):
 def test_experiment_says_where_works_are_too_few(tmp_path, short_ring):
     """Two trajectories, far apart: unknown is null in the report, a dash in the table."""
     config = {**SMALL, "workdir": str(tmp_path), "num_trajectories": 2, "displacement": 40.0}
+    config["escort"] = "none"
     text = experiment.execute(config)
     report = json.loads((tmp_path / "report.json").read_text())
     assert all(d["crossing"] is None for d in report["drivings"])

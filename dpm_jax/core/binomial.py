@@ -265,8 +265,8 @@ def _evidence(rate: Array, xt: Array, log_alpha_bar: Array) -> Array:
     """log q(x^t | x^0 = 1)/q(x^t | x^0 = 0) of each bit, by two logs for each value of x^t."""
     bits = (jnp.full((), x0, xt.dtype) for x0 in (1.0, 0.0))
     one, zero = (marginal(rate, x0, log_alpha_bar).logits for x0 in bits)
-    sides = (jax.nn.log_sigmoid(s * one) - jax.nn.log_sigmoid(s * zero) for s in (1, -1))
-    return jnp.where(xt > 0.5, *sides)
+    if_1, if_0 = (jax.nn.log_sigmoid(s * one) - jax.nn.log_sigmoid(s * zero) for s in (1, -1))
+    return jnp.where(xt > 0.5, if_1, if_0)
 
 
 def _fold_size(log_snr: Array) -> Array:

@@ -1,7 +1,7 @@
 """The probability of data: K (eq. 12–14), log p from work along trajectories (eq. 9), eq. 24.
 
-`bound` and `work` take one example and a chain; `dataset` and `dataset_work` a whole data set, a
-model and its parameters, and all devices.
+`bound` and `work` take one example and a chain; `dataset`, `dataset_work` and `dataset_losses` a
+whole data set, a model and its parameters, and all devices.
 """
 
 from dpm_jax import later
@@ -15,6 +15,7 @@ with later.imports(globals()):
         evaluate_noise_floor,
         evaluate_terms,
     )
+    from dpm_jax.likelihood.dataset_losses import Losses, evaluate_losses
     from dpm_jax.likelihood.dataset_work import (
         Dissipation,
         LogLikelihood,
@@ -41,6 +42,7 @@ __all__ = [
     "Dissipation",
     "Evaluation",
     "LogLikelihood",
+    "Losses",
     "NoiseFloor",
     "Profile",
     "Proposal",
@@ -52,6 +54,7 @@ __all__ = [
     "estimate",
     "evaluate",
     "evaluate_dissipation",
+    "evaluate_losses",
     "evaluate_noise_floor",
     "evaluate_sandwich",
     "evaluate_terms",

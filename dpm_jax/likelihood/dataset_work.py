@@ -119,8 +119,8 @@ def evaluate_works(
 
 def _works_at_once(proposal: str | Proposal, model: Model, params, steps, rows: Rows) -> int:
     """How many works a device holds; ValueError for a proposal that the chain does not have."""
-    particles = checked(proposal, model.chain(params, steps)).particles
-    return max(1, (rows.at_once or _AT_ONCE) // particles)
+    of = checked(proposal, model.chain(params, steps))
+    return max(1, (rows.at_once or _AT_ONCE) // of.particles)
 
 
 def summarise(works: np.ndarray, num: int | None = None) -> LogLikelihood:

@@ -129,6 +129,43 @@ def _late(chain: Chain, down, every: int, blocks) -> Array:
     return jnp.clip(-(-(down + signal - 1) // every), -(-(down + 1) // every), blocks)
 
 
+def log_weights(
+    key: Array, chain: Chain, x0: Array, proposal: Proposal, levels: tuple[int, ...]
+) -> Array:
+    """log g_i ψ_t of N trajectories that are not resampled, by level: (2, levels, N) nats.
+
+    The first are on their way down, NaN above t_1 and for the paper's order. At T ψ is the prior,
+    so that they are −W there. For N > 1 and a chain with a score.
+    """
+    first = up_down.turn(chain) if proposal.order == "up_down" else 1
+    key_start, key_moves = jax.random.split(key)
+    log_psi = _log_twist(chain, x0, proposal, first)
+    assert log_psi is not None  # N > 1
+    at, last = jnp.asarray(levels), first - 1
+    stops = jnp.concatenate([first - jnp.minimum(at, first)[::-1], last + at - 1])
+
+    def body(carry, place: tuple[Array, Array]):
+        stop, going_up = place
+
+        def move(i: Array, system: _System) -> _System:
+            t, up = jnp.where(i < last, last - i, i - last + 2), i >= last
+            return _move(jax.random.fold_in(key_moves, i), chain, system, t, up, None)
+
+        begun, system = carry
+        system = jax.lax.fori_loop(begun, stop, move, system)
+        t = jnp.where(going_up, stop - last + 1, first - stop)
+        prior = jax.vmap(lambda x: chain.family.log_prob(chain.prior, x))(system.x)
+        psi = jnp.where(t < chain.T, log_psi(system.x, system.params, t), prior)
+        known = (t >= chain.first_t) & (going_up | (proposal.order == "up_down"))
+        return (stop, system), jnp.where(known, sum(system.log_g) + psi, jnp.nan)
+
+    system = _start(key_start, chain, x0, proposal, first, None)
+    places = stops, jnp.arange(len(stops)) >= len(levels)
+    _, found = jax.lax.scan(body, (jnp.zeros_like(stops[0]), system), places)
+    down, up = found.reshape(2, len(levels), -1)
+    return jnp.stack([jnp.where(at[:, None] > first, jnp.nan, down[::-1]), up])
+
+
 def _start(key, chain: Chain, x0: Array, proposal: Proposal, first, own: _Path | None) -> _System:
     """The particles at t_1 (or 1), weighed."""
     N, family = proposal.particles, chain.family

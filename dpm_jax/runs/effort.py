@@ -13,15 +13,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from dpm_jax import hosts, parallel
+from dpm_jax.core.chain import Chain
 from dpm_jax.core.model import at_once
 from dpm_jax.likelihood import Proposal, proposal, up_down
 from dpm_jax.runs.experiment import Config
 from dpm_jax.runs.run import Run
 
 NUMBERS = (1, 16, 64, 256)  # of trajectories, to choose among
-FEW, LEAST = 8, 2  # examples: that more trajectories must leave, and that an error takes
+FEW, LEAST = 4, 2  # examples: that more trajectories must leave, and that an error takes
 _VECTOR = [16, 256]  # M of each example that is no image
 _SMALL = 64  # elements of an event, up to which it is a vector
 
@@ -43,7 +45,7 @@ class Effort(NamedTuple):
         what += f"; {self.examples} examples, {self.model_samples} samples of the model"
         if self.seconds_a_call is None:
             return what
-        return f"{what} ({1e3 * self.seconds_a_call:.3g} ms a call of the network)"
+        return f"{what} ({1e6 * self.seconds_a_call:.3g} µs a call of the network)"
 
 
 def choose(config: Config, run: Run, rows: int, counts: list[int] | None, other: bool) -> Effort:
@@ -65,7 +67,7 @@ def choose(config: Config, run: Run, rows: int, counts: list[int] | None, other:
         got = config["particles"]
         raise ValueError(f"particles: expected 1 of bits, which have no score; got {got}")
     image = run.problem.images is not None or math.prod(run.model.event_shape) > _SMALL
-    options = _options(config["particles"], counts, image, scored)
+    options = to_choose(config["particles"], counts, image, scored)
     for num, _ in options:
         proposal.checked(Proposal(order, num), chain)
     most = (rows, rows) if image else (min(rows, budget.examples), budget.model_samples)
@@ -73,12 +75,13 @@ def choose(config: Config, run: Run, rows: int, counts: list[int] | None, other:
     given, second = (config["examples"], config["model_samples"]), None
     (N, M), n = options[0], LEAST
     if len(options) > 1 or None in given:
-        second = hosts.on_first(_seconds_a_call, run, config["steps"], config["lanes"] or held)
-        levels = chain.T + (int(up_down.turn(chain)) if order == "up_down" else 1)
+        lanes = min(held, config["lanes"] or held)
+        second = hosts.on_first(_seconds_a_call, run, config["steps"], lanes)
         calls = 60 * config["minutes"] * parallel.count() / second
 
         def cost(option: tuple[int, list[int]]) -> float:
-            return levels * calls_of(*option, sandwich=not other)
+            (num, counts), per_M = option, 1 if other else 2
+            return calls_of(chain, Proposal(order, num)) * (per_M * counts[-1] + per_M - 1)
 
         (N, M), n = fit(calls, cost, options, max(most))
     examples, samples = (size or min(n, cap) for size, cap in zip(given, most))
@@ -86,11 +89,12 @@ def choose(config: Config, run: Run, rows: int, counts: list[int] | None, other:
     return Effort(Proposal(order, N), M, examples, samples, lanes, second)
 
 
-def calls_of(particles: int, counts: list[int], sandwich: bool) -> float:
-    """Calls of the network a level, for log p of one example and the sandwich of one sample."""
-    works = counts[-1] + (counts[-1] + 1 if sandwich else 0)
-    twist = 1 + 1 / Proposal().every if particles > 1 else 1.0
-    return works * particles * twist
+def calls_of(chain: Chain, of: Proposal) -> float:
+    """Calls of the network for one work, about (particles.py)."""
+    signal = int(np.sum(np.asarray(chain.schedule.log_snr[1:]) > 0))
+    down = int(up_down.turn(chain)) if of.order == "up_down" else 1
+    moved = of.particles * (down + signal) + of.number_late * (chain.T - signal)
+    return moved * (1 + 1 / of.every if of.particles > 1 else 1)
 
 
 def fit(
@@ -116,10 +120,17 @@ def told(effort: Effort) -> dict[str, Any]:
     return found | {"seconds_a_call": effort.seconds_a_call}
 
 
-def _options(
+def to_choose(
     particles: int | None, counts: list[int] | None, image: bool, scored: bool
 ) -> list[tuple[int, list[int]]]:
-    """(N, M) to choose among. A given M without N is of single trajectories."""
+    """(N, numbers M) to choose among; None: not given. A given M without N has no particles.
+
+    Args:
+        particles: N.
+        counts: numbers M of works.
+        image: whether an example is one.
+        scored: whether its kernels have a score, by which particles are resampled.
+    """
     if counts is None and not image:
         counts = _VECTOR
     if particles is None and counts is None and scored:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from dpm_jax import likelihood
-from dpm_jax.likelihood import Evaluation, Rows
+from dpm_jax.likelihood import Evaluation, Losses, Rows
 from dpm_jax.runs import bars, plots
 from dpm_jax.runs import likelihood_report as report
 from dpm_jax.runs.config import Invalid
@@ -72,7 +72,14 @@ class Measure(NamedTuple):
         found = likelihood.evaluate_dissipation(run.model, run.params, *of)
         entropies = run.problem.exact.entropies
         exact = None if entropies is None or self.steps is not None else entropies(schedule)
-        plots.dissipation(path, found, x0[0].size, exact)
+        plots.dissipation(path, found, x0[0].size, exact, self.losses(x0))
+
+    def losses(self, x0: np.ndarray) -> Losses | None:
+        """What is lost in vain by level; None of bits, whose kernels have no score."""
+        if not self.run.model.family.noise.additive:
+            return None
+        of = (x0, _PROFILED, self.steps, self.rows(6, "losses"))
+        return likelihood.evaluate_losses(self.run.model, self.run.params, *of)
 
 
 def _check(name: str, values: np.ndarray) -> None:

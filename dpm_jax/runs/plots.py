@@ -122,22 +122,42 @@ def _by_noise(axis, total, log_snr) -> None:
     axis.set_title("the same by noise: the area is the sum", fontsize=10)
 
 
-def dissipation(path, profile, dims: int, exact=None) -> Path:
-    """Where K is lost: KL_t, the entropies of eq. 24, and the work that accumulates (eq. 9).
+def dissipation(path, profile, dims: int, exact=None, losses=None) -> Path:
+    """Where K is lost: KL_t, the entropies of eq. 24, the work that accumulates (eq. 9), and why.
 
     Args:
         path: of the PNG.
-        profile: trajectories.Dissipation, (T+1,) nats each.
+        profile: likelihood.Dissipation, (T+1,) nats each.
         dims: elements of an example.
         exact: where known, lower bound, H_q(X^{t-1}|X^t) and upper bound, (T+1,) nats each; bounds
             of bits are otherwise means over draws, noisier than the difference of the two.
+        losses: likelihood.Losses, where there are: what is lost in vain, by order.
     """
     bit = np.log(2)
     t = np.arange(2, len(profile.kl))
-    figure, axes = plt.subplots(3, 1, figsize=(7, 9), sharex=True, layout="constrained")
-    axes[0].plot(t, profile.kl[2:] / bit, color="tab:blue", lw=1)
-    axes[0].set(yscale="log", ylabel="KL$_t$, bits")
-    axes[0].set_title(f"KL terms of K (eq. 14): {np.sum(profile.kl[2:]) / bit:.3f} bits in all")
+    grid, size = ((3, 1), (7, 9)) if losses is None else ((2, 2), (12, 7.5))
+    figure, axes = plt.subplots(*grid, figsize=size, sharex=True, layout="constrained")
+    spent, entropies, work, *lost = axes.ravel()
+    spent.plot(t, profile.kl[2:] / bit, color="tab:blue", lw=1)
+    of_t = "linear" if losses is None else "log"  # Gaussians lose in the first levels, bits late
+    spent.set(xscale=of_t, yscale="log", ylabel="KL$_t$, bits")
+    spent.set_title(f"KL terms of K (eq. 14): {np.sum(profile.kl[2:]) / bit:.3f} bits in all")
+    _entropies(entropies, t, profile, bit * dims, exact)
+    mean = profile.cumulative[2:] / bit
+    spread = np.sqrt(profile.variance[2:]) / bit
+    work.plot(t, mean, color="tab:blue", lw=1, label=r"mean work from t = 2")
+    work.fill_between(t, mean - spread, mean + spread, alpha=0.25, label="± its s.d.")
+    work.set(ylabel="cumulative work, bits")
+    work.legend(fontsize=8, loc="upper left")
+    if losses is not None:
+        _losses(lost[0], losses, bit)
+    for axis in axes[-1:].ravel():
+        axis.set_xlabel("t, from data to noise")
+    return save(figure, path)
+
+
+def _entropies(axis, t, profile, unit: float, exact) -> None:
+    """The model's kernel between the entropies of eq. 24, above the lower."""
     curves = [("model's kernel", profile.entropy - profile.lower, "tab:red", "-")]
     if exact is None:
         curves += [("upper bound, eq. 24", profile.upper - profile.lower, "tab:gray", "--")]
@@ -146,18 +166,24 @@ def dissipation(path, profile, dims: int, exact=None) -> Path:
         curves += [("true $H_q(X^{t-1}|X^t)$", true - lower, "black", "-")]
         curves += [("upper bound, eq. 24", upper - lower, "tab:gray", "--")]
     for name, nats, color, style in curves:
-        above = nats[2:] / bit / dims
-        axes[1].plot(t, above, color=color, lw=1, ls=style, label=name)
-    axes[1].axhline(0, color="tab:gray", lw=1, ls=":", label="lower bound, eq. 24")
-    axes[1].set(ylabel="entropy above the lower bound,\nbits per dimension")
-    axes[1].legend(fontsize=8)
-    mean = profile.cumulative[2:] / bit
-    spread = np.sqrt(profile.variance[2:]) / bit
-    axes[2].plot(t, mean, color="tab:blue", lw=1, label=r"mean work from t = 2")
-    axes[2].fill_between(t, mean - spread, mean + spread, alpha=0.25, label="± its s.d.")
-    axes[2].set(xlabel="t", ylabel="cumulative work, bits")
-    axes[2].legend(fontsize=8, loc="upper left")
-    return save(figure, path)
+        axis.plot(t, nats[2:] / unit, color=color, lw=1, ls=style, label=name)
+    axis.axhline(0, color="tab:gray", lw=1, ls=":", label="lower bound, eq. 24")
+    axis.set(ylabel="entropy above the lower bound,\nbits per dimension")
+    axis.legend(fontsize=8)
+
+
+def _losses(axis, losses, bit: float) -> None:
+    """The dissipation of each order up to t; that of down before up begins at its t_1."""
+    axis.plot(losses.t, losses.paper / bit, "o-", ms=3, lw=1.4, color="tab:blue")
+    names = [f"the paper's order: {losses.paper[-1] / bit:.3g} bits in all"]
+    if np.isfinite(losses.up).all():
+        axis.plot(losses.t, losses.down / bit, "v--", ms=3, lw=1, color="tab:orange")
+        axis.plot(losses.t, losses.up / bit, "^-", ms=3, lw=1.4, color="tab:red")
+        names += ["down before up, on the way down"]
+        names += [f"and then up: {losses.up[-1] / bit:.3g} bits in all"]
+    axis.legend(names, fontsize=8)
+    axis.set(yscale="log", ylabel="lost up to t: dissipation, bits")
+    axis.set_title("What log p loses up to t (eq. 9)")
 
 
 def image_columns(path, columns, title: str = "", size: float = 1.1) -> Path:

@@ -11,6 +11,8 @@ from dpm_jax import thermodynamics, units
 from dpm_jax.runs import plots, report
 from dpm_jax.runs.experiment import Config
 
+_REVERSIBLE = 1e-5  # k_B T of dissipation: below, all is rounding
+
 
 def measure(forward: np.ndarray, reverse: np.ndarray, delta_F: float) -> dict[str, Any]:
     """What the works of one speed say of ΔF, for report, table and figure; None where unknown."""
@@ -65,30 +67,48 @@ def _warning(numbers: dict[str, float], M: int) -> str:
 
 
 def trap_table(config: Config, rows: list[dict[str, Any]], delta_F: float) -> str:
-    """One row a driving."""
-    heading = ("time", "⟨W⟩ − ΔF", "exact", "Jarzynski, 95 %", "k̂", "ESS", "Bennett")
-    table: list[tuple[str, ...]] = [(*heading, "crossing", "slope", "")]
-    number = units.number
+    """One row a driving, and below it one of the same driving escorted."""
+    heading = ("time", "maps", "⟨W⟩ − ΔF", "exact", "Jarzynski, 95 %", "k̂", "ESS", "Bennett")
+    table: list[tuple[str, ...]] = [(*heading, "its ESS", "beyond", "slope", "")]
     for n in rows:
-        row = [f"{n['duration']:g}", number(n["dissipation"], n["dissipation_error"])]
-        row += [number(n["exact"]), _jarzynski(n)]
-        row += [number(n["k_hat"], digits=2), number(n["ess"], digits=1)]
-        row += [number(n[x], n[f"{x}_error"]) for x in ("bennett", "crossing", "slope")]
-        table.append((*row, n["warning"]))
+        table.append((f"{n['duration']:g}", "none", *_cells(n)))
+        if "escorted" in n:
+            table.append(("", n["escorted"]["escort"], *_cells(n["escorted"])))
     title = (
         f"jarzynski, exact ΔF = {delta_F:.4f} k_B T, {config['num_trajectories']} trajectories"
         f" each way, seed {config['seed']}; estimates of ΔF: Jarzynski's with a 95 % interval"
-        " or as a bound, the others ± one standard error"
+        " or as a bound, Bennett's ± one standard error, with the effective number of works in the"
+        " overlap and the shares of W_F and −W_R beyond the range of the other"
     )
     return f"{title}\n{report.table(table)}"
 
 
+def _cells(n: dict[str, Any]) -> tuple[str, ...]:
+    number, digits = units.number, _digits(n["dissipation_error"])
+    return (
+        number(n["dissipation"], n["dissipation_error"], digits),
+        number(n["exact"], digits=digits),
+        _jarzynski(n),
+        number(n["k_hat"], digits=2),
+        number(n["ess"], digits=1),
+        number(n["bennett"], n["bennett_error"], _digits(n["bennett_error"])),
+        number(n["bennett_ess"], digits=1),
+        f"{n['forward_beyond']:.0%}, {n['reverse_beyond']:.0%}",
+        number(n["slope"], n["slope_error"]),
+        n["warning"],
+    )
+
+
+def _digits(error: float | None) -> int:
+    """Digits that show an error, 3 to 6."""
+    return min(max(3, -math.floor(math.log10(error))), 6) if error else 3
+
+
 def _jarzynski(n: dict[str, Any]) -> str:
     """Jarzynski's estimate of ΔF with its interval; of a bound the end that it has."""
-    number, low = units.number, n["jarzynski_low"]
-    if low is None:
-        return f"below {number(n['jarzynski_high'])}"
-    return f"{number(n['jarzynski'])} in {number(low)} … {number(n['jarzynski_high'])}"
+    ends = [n[f"jarzynski{end}"] for end in ("", "_low", "_high")]
+    best, low, high = (units.number(v, digits=_digits(n["jarzynski_error"])) for v in ends)
+    return f"below {high}" if ends[1] is None else f"{best} in {low} … {high}"
 
 
 def ring_table(ring: list[dict[str, float]], states: int) -> str:
@@ -105,64 +125,95 @@ def draw(path: Path, rows: list[dict[str, Any]], works: list, delta_F: float) ->
 
     Args:
         path: of the PNG.
-        rows: one of each driving, with its `duration`, `exact` ⟨W⟩ − ΔF, and what `measure` found.
-        works: (duration, W forward (M,), W reverse (M,)) of each driving.
+        rows: one of each driving, with its `duration`, `exact` ⟨W⟩ − ΔF, and what `measure` found;
+            of the same driving escorted too, in `escorted`.
+        works: of each driving a list of (W forward (M,), W reverse (M,)): without maps, and with.
         delta_F: ΔF, in k_B T as all.
     """
     order = np.argsort([row["duration"] for row in rows])
-    names = [name for name in rows[0] if name != "warning"]
-    sweep = {name: np.array([rows[i][name] for i in order], np.float64) for name in names}
-    shown = [works[order[i]] for i in (-1, len(order) // 2, 0)]
-    return _draw(path, sweep, shown, delta_F)
-
-
-def _draw(path: Path, sweep, works, free_energy: float) -> Path:
-    """Work and free energy against the switching time, and the work of three drivings."""
-    figure = plots.plt.figure(figsize=(11, 7.5), layout="constrained")
-    grid, time = figure.add_gridspec(2, 6), np.asarray(sweep["duration"])
-    left, right = figure.add_subplot(grid[0, :3]), figure.add_subplot(grid[0, 3:])
-    left.plot(time, sweep["exact"], color="tab:gray", label="exact")
-    for axis, name, colour, shift in (
-        (left, "dissipation", "black", 1.0),
-        (right, "bennett", "tab:blue", 1.04),
-    ):
-        label = "measured" if name == "dissipation" else name.capitalize()
-        axis.errorbar(time * shift, sweep[name], sweep[f"{name}_error"], c=colour, fmt="o", ms=4)
-        axis.plot([], [], "o", ms=4, c=colour, label=f"{label}, ± one standard error")
-    _draw_intervals(
-        right, 0.96 * time, *(sweep[f"jarzynski{end}"] for end in ("", "_low", "_high"))
-    )
-    right.axhline(free_energy, color="black", lw=1, ls="--", label=r"exact $\Delta F$")
-    left.set(title="dissipated work", ylabel=r"$\langle W\rangle - \Delta F$, $k_BT$")
-    if np.min(sweep["exact"]) > 0:
-        left.set_yscale("log")
-    right.set(title="estimates of the free energy", ylabel=r"$\Delta F$, $k_BT$")
-    for axis in (left, right):
-        axis.set(xscale="log", xlabel="switching time, relaxation times of trap A")
-        axis.legend(frameon=False)
-    for column, (duration, forward, reverse) in enumerate(works):
-        axis = figure.add_subplot(grid[1, 2 * column : 2 * column + 2])
-        axis.set_title(f"work, switching time {duration:g}")
-        _work_histograms(axis, forward, reverse, free_energy)
+    kinds = [("no maps", [rows[i] for i in order])]
+    if "escorted" in rows[0]:
+        name = rows[0]["escorted"]["escort"]
+        kinds.append((f"escorted ({name})", [rows[i]["escorted"] for i in order]))
+    time = np.array([rows[i]["duration"] for i in order])
+    figure = plots.plt.figure(figsize=(11, 4 + 3 * len(kinds)), layout="constrained")
+    grid = figure.add_gridspec(1 + len(kinds), 6, height_ratios=[1.3] + [1] * len(kinds))
+    _draw_dissipation(figure.add_subplot(grid[0, :3]), time, kinds)
+    _draw_estimates(figure.add_subplot(grid[0, 3:]), time, kinds, delta_F)
+    for row, (name, _) in enumerate(kinds):
+        for column, at in enumerate((-1, len(order) // 2, 0)):
+            axis = figure.add_subplot(grid[1 + row, 2 * column : 2 * column + 2])
+            axis.set_title(f"time {time[at]:g}, {name}", fontsize=11)
+            forward, reverse = works[order[at]][row]
+            _work_histograms(axis, forward, reverse, delta_F)
+            # Of the fastest driving without maps: there is room.
+            if (row, column) == (0, 2) and axis.patches:
+                axis.legend(frameon=False, loc="upper right")
     return plots.save(figure, path)
 
 
-def _draw_intervals(axis, time, value, low, high) -> None:
-    """Jarzynski's estimates with their 95 % intervals; of a bound (low is NaN) its end alone."""
-    known = np.isfinite(low)
-    below, above = (np.maximum(v[known], 0) for v in (value - low, high - value))
-    axis.errorbar(time[known], value[known], (below, above), c="tab:red", fmt="o", ms=4)
-    axis.plot([], [], "o", ms=4, c="tab:red", label="Jarzynski, 95 %")
-    axis.plot(
-        time[~known], high[~known], "v", ms=6, c="tab:red", label="Jarzynski, below this, 95 %"
-    )
+def _columns(rows: list[dict[str, Any]], *names: str) -> list[np.ndarray]:
+    return [np.array([row[name] for row in rows], np.float64) for name in names]  # None: NaN
+
+
+def _draw_dissipation(axis, time: np.ndarray, kinds: list) -> None:
+    """⟨W⟩ − ΔF of each kind: exactly (a line, where it is known) and measured."""
+    for (name, rows), colour in zip(kinds, ("black", "tab:green")):
+        exact, *found = _columns(rows, "exact", "dissipation", "dissipation_error")
+        shown = found[0] > _REVERSIBLE
+        label = name if shown.any() else f"{name}: 0 to rounding"
+        axis.plot(time, np.where(exact > _REVERSIBLE, exact, np.nan), c=colour, lw=1, alpha=0.6)
+        axis.errorbar(time[shown], *(f[shown] for f in found), c=colour, fmt="o", ms=4, label=label)
+        if shown.any():
+            axis.set_yscale("log")
+    axis.set(xscale="log", xlabel="switching time, relaxation times of trap A")
+    known = ": measured (points), exact (lines)" if kinds[0][1][0]["exact"] is not None else ""
+    axis.set_title(f"dissipated work{known}")
+    axis.set_xlim(time[0] / 1.8, 1.8 * time[-1])
+    axis.set_ylabel(r"$\langle W\rangle - \Delta F$, $k_BT$")
+    axis.legend(frameon=False)
+
+
+def _draw_estimates(axis, time: np.ndarray, kinds: list, delta_F: float) -> None:
+    """ΔF by Bennett and Jarzynski; what is a bound alone, and too high, at the upper edge."""
+    axis.axhline(delta_F, color="black", lw=1, ls="--", label=r"exact $\Delta F$")
+    bounds: list[tuple[float, float]] = []
+    for i, (name, rows) in enumerate(kinds):
+        value, error, best, low, high = _columns(
+            rows, "bennett", "bennett_error", "jarzynski", "jarzynski_low", "jarzynski_high"
+        )
+        style = {"fmt": "o", "ms": 4, "mfc": None if i else "white", "capsize": 2}
+        blue, red = (1.03 * 1.12**i, 1.03**-1 * 1.12**-i)
+        axis.errorbar(
+            time * blue, value, 1.96 * error, c="tab:blue", label=f"Bennett, {name}", **style
+        )
+        known = np.isfinite(low)
+        ends = np.maximum([best - low, high - best], 0)[:, known]
+        label = f"Jarzynski, {name}"
+        axis.errorbar(time[known] * red, best[known], ends, c="tab:red", label=label, **style)
+        bounds += zip(time[~known] * red, high[~known])
+    low, top = axis.get_ylim()
+    low, top = low - 0.25 * (top - low), top + 0.1 * (top - low)  # the legend, a row of bounds
+    for at, end in bounds:
+        place = (at, top - 0.02 * (top - low))
+        axis.annotate(f"< {end:.1f}", place, ha="center", va="top", color="tab:red", size=8)
+    axis.set(title=r"estimates of $\Delta F$, 95 %; < is a bound alone", ylim=(low, top))
+    axis.set(xscale="log", xlabel="switching time, relaxation times of trap A")
+    axis.set_xlim(time[0] / 1.8, 1.8 * time[-1])
+    axis.set_ylabel(r"$\Delta F$, $k_BT$")
+    axis.legend(frameon=False, fontsize=8, loc="lower right")
 
 
 def _work_histograms(axis, forward, reverse, free_energy: float) -> None:
     """P_F(W) and P_R(−W), which cross at ΔF (Crooks)."""
-    edges = np.histogram_bin_edges(np.concatenate([forward, -reverse]), 60).tolist()
+    every = np.concatenate([forward, -reverse])
+    if np.ptp(every) < 100 * _REVERSIBLE:
+        axis.text(0.5, 0.5, r"$W = \Delta F$ of every trajectory", ha="center", size=11)
+        axis.set(xticks=[], yticks=[])
+        return
+    least, most = np.quantile(every, [0.0005, 0.9995])
+    edges = np.linspace(least, most, 61).tolist()
     axis.hist(forward, edges, density=True, alpha=0.5, color="tab:red", label="$P_F(W)$")
     axis.hist(-reverse, edges, density=True, alpha=0.5, color="tab:blue", label="$P_R(-W)$")
     axis.axvline(free_energy, color="black", lw=1, ls="--", label=r"$\Delta F$")
     axis.set(xlabel="$W$, $k_BT$", ylabel="density", yticks=[])
-    axis.legend(frameon=False)

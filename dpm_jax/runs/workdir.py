@@ -24,7 +24,7 @@ PLACES = (
 MEASURES = (
     "num_eval", "passes", "num_samples", "sample_steps", "figures", "learned",
     "baselines", "baseline_patches", "view", "hole", "window", "adapt", "hole_steps",
-    "repeats", "jump",
+    "repeats", "jump", "escort",
 )  # fmt: skip
 # Flags that name data: another path may lead to the same, which their digest in data.json says.
 MOVABLE = ("dataset", "image_dir")
@@ -41,7 +41,10 @@ _RESULTS = ("report.json", "mixture.json")
 
 _NAMED = re.compile(r"\w+(/\w[\w.-]*)?(:[\d.*]+)?")  # a set of tensorflow-datasets
 # Flags that older runs lack, and what they did.
-ADDED = {"levels": 0, "pointwise": 2, "bumps": "auto", "optimizer": "adam", "weight_decay": 0.0}
+ADDED = {
+    "levels": 0, "pointwise": 2, "bumps": "auto", "optimizer": "adam", "weight_decay": 0.0,
+    "quartic": 0.0,
+}  # fmt: skip
 
 
 def claim(workdir: Path, config: Config, write: bool) -> Path:

@@ -189,7 +189,7 @@ def bennett(forward_work, reverse_work) -> Difference:
 
     f(x) = 1/(1+e^x). Given Crooks' theorem, no other estimate has less variance. Runs on the host.
     Where W_F and −W_R have no range in common, ΔF is anywhere between: value and error are NaN and
-    ess is 0.
+    ess is 0. Works that rounding alone tells apart are one number, which is ΔF.
 
     Args:
         forward_work, reverse_work: (n_F,), (n_R,) nats, independent, finite, at least 2 of each.
@@ -204,6 +204,7 @@ def bennett(forward_work, reverse_work) -> Difference:
     forward, reverse = _works("forward_work", forward_work), _works("reverse_work", reverse_work)
     shift = math.log(len(forward) / len(reverse))
     beyond = _outside(forward, -reverse), _outside(-reverse, forward)
+    beyond = (0.0, 0.0) if _reversible(forward, reverse) else beyond
     if min(beyond) == 1:
         return Difference(math.nan, math.nan, 0.0, *beyond)
 
@@ -226,14 +227,16 @@ def bennett(forward_work, reverse_work) -> Difference:
 def crooks(forward_work, reverse_work) -> Crossing:
     """Fit of log P_F(W)/P_R(−W) = a + b W, by logistic regression of the direction on the work.
 
-    Arguments and errors as `bennett`. Crooks' theorem says b = 1 and −a/b = ΔF. No histogram.
+    Arguments and errors as `bennett`. Crooks' theorem says b = 1 and −a/b = ΔF. No histogram. NaN
+    of reversible works too: all are one number, and what tells them apart is rounding.
 
     Source: Crooks 1999, eq. 2; Shirts et al. 2003 (logistic regression, there with b = 1).
     """
     forward, reverse = _works("forward_work", forward_work), _works("reverse_work", reverse_work)
-    if forward.min() >= -reverse.min() or forward.max() <= -reverse.max():
-        return Crossing(math.nan, math.nan, math.nan, math.nan)
+    apart = forward.min() >= -reverse.min() or forward.max() <= -reverse.max()
     work = np.concatenate([forward, -reverse])
+    if apart or _reversible(forward, reverse):
+        return Crossing(math.nan, math.nan, math.nan, math.nan)
     is_forward = np.arange(len(work)) < len(forward)
     centre, scale = work.mean(), work.std()
     design = np.stack([np.ones_like(work), (work - centre) / scale], axis=1)
@@ -272,6 +275,11 @@ def _logistic(design: np.ndarray, label: np.ndarray):
 def _outside(work: np.ndarray, other: np.ndarray) -> float:
     """Share of the works outside the range of the others."""
     return float(np.mean((work < other.min()) | (work > other.max())))
+
+
+def _reversible(forward: np.ndarray, reverse: np.ndarray) -> bool:
+    """Whether all works are one number, told apart by rounding alone."""
+    return float(np.append(forward, -reverse).std()) <= weights.ROUNDING
 
 
 def _works(name: str, work) -> np.ndarray:

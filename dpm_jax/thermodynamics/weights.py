@@ -21,11 +21,11 @@ from jax import Array
 LEAST = 25  # weights: with fewer the tail holds less than 5 and nothing is known of its shape
 LEVEL = 0.95  # of all intervals
 MARKOV = math.log(1 / (1 - LEVEL))  # nats: P(p̂ >= p e^δ) <= e^−δ
+ROUNDING = 1e-4  # nats: what works of float32 lose over thousands of changes; so flat a tail is one
 _EFFECTIVE = 10  # weights of a normal log w, M e^{−s²}, below which they are a bound
 _MISSED = 0.15  # share of the mean beyond the largest weight, above which they are a bound
 _PRIOR_MEAN, _PRIOR_SD = 0.4, 0.3  # of k, in the interval
 _DRAWS = 512  # of the posterior of the mean
-_FLAT = 1e-5  # of the largest weight: a tail less wide is rounding
 
 
 class Judged(NamedTuple):
@@ -60,7 +60,7 @@ def judge(log_weight: Array, reverse: Array | None = None) -> Judged:
     is_value = k_hat < threshold(num)
     is_value &= _spread(log_weight) ** 2 <= math.log(num / _EFFECTIVE)
     if reverse is not None:
-        beyond = jnp.sum(~(reverse <= jnp.max(log_weight)))  # NaN is beyond
+        beyond = jnp.sum(~(reverse <= jnp.max(log_weight) + ROUNDING))  # NaN is beyond
         is_value &= beyond <= int(_MISSED * (reverse.shape[0] + 2)) - 1
     return Judged(k_hat, jnp.where(is_value, low, bound), jnp.where(is_value, high, unlimited))
 
@@ -164,7 +164,7 @@ def _excess(weight: Array, n: int) -> Array:
 
 
 def _flat(weight: Array, n: int) -> Array:
-    return weight[-1] - weight[-n - 1] < _FLAT
+    return weight[-1] - weight[-n - 1] < ROUNDING
 
 
 def _profile(weight: Array, n: int) -> tuple[Array, Array, Array]:
