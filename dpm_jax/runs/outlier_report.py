@@ -7,22 +7,27 @@ import numpy as np
 
 from dpm_jax import units
 from dpm_jax.runs import plots
-from dpm_jax.runs.outliers import SCORES, Measured, Told, auc, gain, scores
+from dpm_jax.runs.outliers import CHANGES, Measured, Told, auc, gain, scores
 
 REFERENCE = "held out"  # whose means are the typical ones
 NAMES = {
     "K": "K",
     "log_p": "log p̂",
-    "log_p_minus_K": "log p̂ − K",
+    "K_minus_log_p": "K − log p̂",
+    "L_null": "L_null",
     "typical_K": "K near typical",
     "typical_log_p": "log p̂ near typical",
     "gain": "log p̂ above K",
 }
-_COLOURS = dict(zip(SCORES, ("tab:blue", "tab:red", "tab:gray", "tab:cyan", "tab:orange")))
+_COLOURS = {
+    "K": "tab:blue",
+    "log_p": "tab:red",
+    "K_minus_log_p": "tab:green",
+    "typical_log_p": "tab:orange",
+}
 _ROW = 0.42  # inches of a set
 _STRIPS = {"K": -0.17, "log_p": 0.17}  # and where in the row
 _FAR = 3  # widths from the least of the test images to the highest of all
-_DRAWN = ("K", "log_p", "typical_K", "typical_log_p")
 
 
 def to_json(found: Measured) -> dict[str, list[float | None]]:
@@ -64,7 +69,17 @@ def content(sets: dict[str, Measured], against: dict[str, str]) -> dict[str, Any
         name: {score: [units.or_null(v) for v in value] for score, value in each.items()}
         for name, each in tell(sets, against).items()
     }
-    return {"means": means, "against": against, "auc": told}
+    return {"means": means, "against": against, "auc": told, "below_intact": below_intact(sets)}
+
+
+def below_intact(sets: dict[str, Measured]) -> dict[str, dict[str, float]]:
+    """The share of test images that score lower changed than as they are, by set and score."""
+    own = sets["test"]
+    return {
+        name: {n: float(np.mean(getattr(found, n) < getattr(own, n))) for n in ("K", "log_p")}
+        for name, found in sets.items()
+        if name in CHANGES
+    }
 
 
 def _mean(x: np.ndarray) -> list[float | None]:
@@ -84,7 +99,10 @@ def text(sets: dict[str, Measured], against: dict[str, str]) -> str:
         each = told.get(name, {})
         row += [units.number(*each[score], 2) if score in each else "–" for score in NAMES]
         rows.append(row)
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    table = [f"| {' | '.join(row)} |" for row in rows]
+    pairs = (f"{n} {v['K']:.2f}, {v['log_p']:.2f}" for n, v in below_intact(sets).items())
+    said = f"of the images lower than as they are, by K and by log p̂: {'; '.join(pairs) or '–'}"
+    return "\n".join([*table, "", said])
 
 
 def _shown(nats: np.ndarray) -> str:
@@ -137,7 +155,9 @@ def _strips(axis, sets: dict[str, Measured]) -> None:
     bits = {score: [getattr(x, score) / units.LN2 for x in sets.values()] for score in _STRIPS}
     every = np.concatenate([x for rows in bits.values() for x in rows])
     least = min(rows[0].min() for rows in bits.values())
-    left = max(np.nanmin(every), least - _FAR * (np.nanmax(every) - least))
+    right = np.nanmax(every)
+    left = max(np.nanmin(every), least - _FAR * (right - least))
+    edge = 0.02 * (right - left)
     for score, place in _STRIPS.items():
         test = bits[score][0]
         axis.axvspan(test.min(), test.max(), color=_COLOURS[score], alpha=0.1, lw=0)
@@ -149,16 +169,18 @@ def _strips(axis, sets: dict[str, Measured]) -> None:
                 label=NAMES[score] if row == 0 else None,
             )  # fmt: skip
             if seen.mean() < 0.5:
-                said = f" ◂ {np.median(x):,.0f}".replace("-", "−")
-                axis.text(left, row + place, said, color=_COLOURS[score], fontsize=7, va="center")
-    right = np.nanmax(every)
-    axis.set(xlim=(left, right + 0.03 * (right - left)), xlabel="bits an image; bands: test images")
+                said = f"◂ {np.median(x):,.0f}".replace("-", "−")
+                axis.text(
+                    left, row + place, said, color=_COLOURS[score], fontsize=7, va="center",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+                )  # fmt: skip
+    axis.set(xlim=(left - edge, right + edge), xlabel="bits an image; bands: test images")
     axis.legend(fontsize=8, ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1))
 
 
 def _areas(axis, names: list[str], told: dict[str, dict[str, Told]]) -> None:
     axis.axvline(0.5, color="black", lw=0.8, ls=":")
-    for score, place in zip(_DRAWN, (-0.27, -0.09, 0.09, 0.27)):
+    for score, place in zip(_COLOURS, (-0.27, -0.09, 0.09, 0.27)):
         known = [(told[n][score], i) for i, n in enumerate(names) if score in told.get(n, {})]
         axis.errorbar(
             [each.auc for each, _ in known], [i + place for _, i in known],

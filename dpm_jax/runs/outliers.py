@@ -124,18 +124,16 @@ def measured(works: np.ndarray, K: np.ndarray, L_null: np.ndarray) -> Measured:
     return Measured(log_p, works.std(axis=1, ddof=1), K.mean(axis=1), K_error, L_null)
 
 
-SCORES = ("K", "log_p", "log_p_minus_K", "typical_K", "typical_log_p")
-
-
 def scores(found: Measured, typical: Measured | None) -> dict[str, np.ndarray]:
-    """What a set is told by, higher for what the model takes for its own; by the names of SCORES.
+    """What a set is told by, higher for what the model takes for its own.
 
     Args:
         found: the set.
         typical: images that are in neither set, from whose means "typical" is the distance, with
             the sign changed; without them there is none.
     """
-    every = {"K": found.K, "log_p": found.log_p, "log_p_minus_K": found.log_p - found.K}
+    every = {"K": found.K, "log_p": found.log_p, "K_minus_log_p": found.K - found.log_p}
+    every["L_null"] = found.L_null
     if typical is not None:
         every["typical_K"] = -np.abs(found.K - typical.K.mean())
         every["typical_log_p"] = -np.abs(found.log_p - typical.log_p.mean())
