@@ -110,13 +110,21 @@ def log_weights(
     """
     walk, (key_start, key_moves) = _walk(chain, x0, proposal), jax.random.split(key)
     log_psi, first, at = _log_twist(walk), walk.down + 1, jnp.asarray(levels)
+    key_point = jax.random.fold_in(jax.random.key(0), 0)  # the same of every order
+
+    def gaussian_at(t: Array) -> Array:
+        law = chain.family.marginal(x0, chain.schedule.log_alpha_bar[t])
+        return chain.family.sample(key_point, law)
+
     stops = jnp.concatenate([first - jnp.minimum(at, first)[::-1], walk.down + at - 1])
 
     def body(carry, place: tuple[Array, Array]):
         (begun, system), (stop, going_up) = carry, place
         system = jax.lax.fori_loop(begun, stop, partial(_move, key_moves, walk), system)
         t = jnp.where(going_up, stop - walk.down + 1, first - stop)
-        psi = jnp.where(t < chain.T, log_psi(system.x, system.params, t), _log_prior(walk, system))
+        a = gaussian_at(t)
+        psi = log_psi(system.x, system.params, t, a, chain.reverse(a, t))
+        psi = jnp.where(t < chain.T, psi, _log_prior(walk, system))
         known = (t >= chain.first_t) & (going_up | (proposal.order == "up_down"))
         return (stop, system), jnp.where(known, sum(system.log_g) + psi, jnp.nan)
 
@@ -202,7 +210,7 @@ def _log_twist(walk: _Walk) -> twist.OfMany:
     """log ψ: the caller's, or by the score from x^0 less its noise, if it has any."""
     chain, given = walk.chain, walk.proposal.twist
     if given is not None:
-        return lambda x, params, t: jax.vmap(lambda z: given(z, t))(x)
+        return lambda x, params, t, *_: jax.vmap(lambda z: given(z, t))(x)
     clean = up_down.denoised(chain, walk.x0) if chain.first_t == 2 else walk.x0
     return twist.by_score(chain, clean)
 
@@ -233,10 +241,13 @@ def _resample(
     key: Array, walk: _Walk, system: _System, log_psi: twist.OfMany, t: Array, num: int
 ) -> tuple[_System, Array]:
     """`num` particles after eq. 1, and how many those before were worth."""
-    psi = log_psi(system.x, system.params, t)
+    key_point, key_one = jax.random.split(key)
+    one = jax.random.randint(key_one, (), 0, len(system.x))  # any of them, slot 0 as any other
+    at = jax.tree.map(lambda a: a[one], (system.x, system.params))
+    psi = log_psi(system.x, system.params, t, *at)
     value = sum(system.log_g) + psi
     weight = jax.nn.softmax(value)
-    point = jax.random.uniform(key, dtype=weight.dtype)
+    point = jax.random.uniform(key_point, dtype=weight.dtype)
     point = point if walk.own is None else point * weight[0]
     places = jnp.mod(point + jnp.arange(num, dtype=weight.dtype) / num, 1)
     parents = jnp.searchsorted(jnp.cumsum(weight), places, side="right")

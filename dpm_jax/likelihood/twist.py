@@ -2,15 +2,19 @@
 
 Which of N trajectories on their way from x^0 to x^T are worth keeping, the weights so far do not
 say: they compare p(x^{0..t-1}|x^t) with q, and the model's p_t(x^t) is still to come. With the
-score s = −(x − √ᾱ_t x̂^0)/(1−ᾱ_t) of the kernel it is, up to a term in t alone,
+score s = −(x − √ᾱ_t x̂^0)/(1−ᾱ_t) of the kernel it is, between two points and along any path,
 
-    log ψ_t(x) = ∫_0^1 e · s(r + u e) du,   e = x − r,   r = √ᾱ_t c                          (1)
-               = −|e|²/2(1−ᾱ_t) + √ᾱ_t/(1−ᾱ_t) ∫_0^1 e · (x̂^0(r + u e) − c) du               (2)
+    log ψ_t(x)/ψ_t(a) = ∫ s(y(u)) · y'(u) du,   y(0) = a, y(1) = x                           (1)
 
-along the straight line from a centre c that x^0 alone decides. Any ψ > 0 leaves the estimate
-unbiased; the better ones leave it narrow. By Simpson's rule, with c the network's x̂^0 of x^0 where
-x^0 bears noise, eq. 2 is 0.1 to 0.2 nats off on digits; about a noisy c it is many. What is left is
-the score's own: on another path the integral is 1 nat another, since a network is no gradient.
+A network is no gradient, so that paths differ, and far from the noise of level t it was never
+asked. So with r = √ᾱ_t c, c the network's x̂^0 of x^0, and ε the noise of x and a about it,
+
+    y(u) = r + √(1−ᾱ_t) [sin((1−u)φ) ε_a + sin(uφ) ε_x] / sin φ,   cos φ = ε_a·ε_x/|ε_a||ε_x|  (2)
+
+an arc, on which noise is as large as at its ends. The part of s that is −(y − r)/(1−ᾱ_t) is summed
+exactly, the rest by Lobatto's rule with the known ends and two calls between. Any ψ > 0 leaves the
+estimate unbiased; the better ones leave it narrow. On straight lines CIFAR-10's twist is so far off
+that it widens the sandwich to twice what it is without one.
 """
 
 from collections.abc import Callable
@@ -23,7 +27,12 @@ from dpm_jax.core.denoising import x0_hat
 from dpm_jax.core.family import Array, Params
 from dpm_jax.core.gaussian import Normal
 
-OfMany = Callable[[Array, Params, Array], Array]  # x (N, *event), their kernels, t -> (N,) nats
+# x (N, *event) and their kernels, t, a point and its kernel -> (N,) nats
+OfMany = Callable[[Array, Params, Array, Array, Params], Array]
+_INNER = (
+    0.5 - 0.5 / 5**0.5,
+    0.5 + 0.5 / 5**0.5,
+)  # Lobatto's nodes of weight 5/12; the ends have 1/12
 
 
 def check(chain: Chain) -> None:
@@ -36,20 +45,32 @@ def check(chain: Chain) -> None:
 
 
 def by_score(chain: Chain, centre: Array) -> OfMany:
-    """log ψ_t of eq. 2 by Simpson's rule, of x^t (N, *event); N + 1 calls of the network."""
+    """log ψ_t(x)/ψ_t(a) of eq. 1 and 2 for x^t (N, *event); 2 N calls of the network."""
     schedule = chain.schedule
 
-    def of(x: Array, params: Params, t: Array) -> Array:
+    def of(x: Array, params: Params, t: Array, a: Array, params_a: Params) -> Array:
         level = schedule.log_alpha_bar[t]
-        noise, signal = -jnp.expm1(level), jnp.exp(0.5 * level)
-        from_centre = x - signal * centre[None]
-        between = jnp.concatenate([jnp.zeros_like(x[:1]), 0.5 * from_centre])
-        inner = signal * centre[None] + between
-        kernels = jax.vmap(lambda z: chain.reverse(z, t))(inner)
-        guess = x0_hat(kernels.mean, inner, schedule, t) - centre[None]
-        last = x0_hat(params.mean, x, schedule, t) - centre[None]
-        mean = (guess[:1] + 4 * guess[1:] + last) / 6
-        terms = signal * from_centre * mean - 0.5 * (from_centre**2 - noise)
-        return jnp.sum(terms.reshape(len(x), -1), axis=1) / noise
+        sigma, signal = jnp.sqrt(-jnp.expm1(level)), jnp.exp(0.5 * level)
+
+        def one(x: Array, kernel: Params) -> Array:
+            end, begin = ((z - signal * centre) / sigma for z in (x, a))
+            cosine = jnp.sum(begin * end) / jnp.sqrt(jnp.sum(begin**2) * jnp.sum(end**2))
+            phi = jnp.maximum(jnp.arccos(jnp.clip(cosine, -1.0, 1.0)), 1e-3)
+
+            def along(u: Array | float, kernel: Params | None = None) -> Array:
+                left, right = (1 - u) * phi, u * phi
+                y = signal * centre + sigma * _mixed(jnp.sin, left, right)
+                kernel = chain.reverse(y, t) if kernel is None else kernel
+                guess = x0_hat(kernel.mean, y, schedule, t) - centre
+                return guess * _mixed(lambda v: jnp.cos(v) * phi, left, right, sign=-1)
+
+            def _mixed(f, left, right, sign=1) -> Array:
+                return (sign * f(left) * begin + f(right) * end) / jnp.sin(phi)
+
+            inner = jnp.sum(jax.lax.map(along, jnp.asarray(_INNER, x.dtype)), axis=0)
+            mean = (along(0.0, params_a) + 5 * inner + along(1.0, kernel)) / 12
+            return jnp.sum(signal / sigma * mean - 0.5 * (end**2 - begin**2))
+
+        return jax.vmap(one)(x, params)
 
     return of
