@@ -72,7 +72,7 @@ class _Walk(NamedTuple):
 def forward_work(key: Array, chain: Chain, x0: Array, proposal: Proposal) -> Array:
     """W of N trajectories from x^0 (eq. 1), scalar nats: E e^{−W} = p(x^0) (eq. 9).
 
-    A network call a particle and move, T + t_1 moves, and N + 1 where they may be resampled.
+    A network call a particle and move, T + t_1 moves, and two more where it may be resampled.
     Differentiable where N = 1 and the schedule is known when it is traced.
     """
     return _work(key, _walk(chain, x0, proposal))

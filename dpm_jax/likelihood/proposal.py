@@ -28,7 +28,7 @@ class Proposal(NamedTuple):
 
     order: str = "paper"  # or "up_down"
     particles: int = 1  # N, trajectories of one W
-    every: int = 4  # levels between two where they may be resampled
+    every: int = 8  # levels between two where they may be resampled
     threshold: float = 0.5  # they are, where their effective number is below this part of N
     late: int | None = None  # how many of them go on where x^t is more noise than signal; None: N/4
     twist: LogTwist | None = None  # of one x^t, up to a term in t alone; None: by the model's own

@@ -94,7 +94,7 @@ def calls_of(chain: Chain, of: Proposal) -> float:
     signal = int(np.sum(np.asarray(chain.schedule.log_snr[1:]) > 0))
     down = int(up_down.turn(chain)) if of.order == "up_down" else 1
     moved = of.particles * (down + signal) + of.number_late * (chain.T - signal)
-    return moved * (1 + 1 / of.every if of.particles > 1 else 1)
+    return moved * (1 + 2 / of.every if of.particles > 1 else 1)
 
 
 def fit(
