@@ -134,7 +134,8 @@ def _rows(content):
     gain = K["K_minus_L_null"], K["K_minus_L_null_error"]
     yield "K − L_null", *gain, None, None, False
     plain = (content["proposal"], content["particles"]) == ("paper", 1)
-    yield f"{'K = ' if plain else ''}−⟨W⟩, examples below", many[-1]["K"]
+    if plain or many[-1]["num"] > 1:  # else it is log p of that one work
+        yield f"{'K = ' if plain else ''}−⟨W⟩, examples below", many[-1]["K"]
     for found in many:
         bound = found["high"] is None
         is_bound = ", in the mean a bound" if bound else ""
@@ -187,8 +188,9 @@ def notes(content) -> list[str]:
     """What the words of the table mean, and where its numbers are not what they seem."""
     total, best = content["sum_of_p"], content["likelihood"][-1]
     said = [
-        "K <= log p: K is the mean of −W (work, in k_B T), log p = log⟨e^−W⟩ (Jarzynski, eq. 9;",
-        "annealed importance sampling; IWAE with M samples). ± examples holds ± trajectories.",
+        "K <= log p: K is the mean of −W (work, in k_B T) in the paper's order, log p = log⟨e^−W⟩ of",
+        "any (Jarzynski, eq. 9; annealed importance sampling; IWAE with M samples). ± examples holds",
+        "± trajectories.",
     ]
     if content["last_step"] == "discretized":
         said.append("K and log p are those of integers, log probabilities.")
