@@ -63,7 +63,7 @@ _ACCELERATOR = {
     "depth": 3,
     "bottleneck": 512,
     "bfloat16": True,
-    "num_steps": 30_000,
+    "num_steps": 10_000,
     "batch_size": 256,
     "ema_decay": 0.9995,
     "log_every": 200,
