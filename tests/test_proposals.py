@@ -8,12 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cases import C_CORRELATED, gaussian_chain, keys, log_density, mean_is, model_covariance
+from cases import (
+    C_CORRELATED,
+    C_DIAGONAL,
+    gaussian_chain,
+    keys,
+    log_density,
+    mean_is,
+    model_covariance,
+)
 from dpm_jax import binomial, gaussian, likelihood, schedule
 from dpm_jax.core.binomial import Bernoulli
 from dpm_jax.core.chain import make_chain
 from dpm_jax.core.gaussian import Normal
-from dpm_jax.likelihood import Proposal
+from dpm_jax.likelihood import Proposal, twist
 
 SPINS = np.array(list(itertools.product([0.0, 1.0], repeat=5)))
 
@@ -172,3 +180,37 @@ def test_bad_proposals_are_refused(ask, name):
         ask(jax.random.key(0), chain, *x0, *num, proposal=proposal)
     with pytest.raises(TypeError, match="proposal: expected one of"):
         ask(jax.random.key(0), chain, *x0, *num, proposal=3)
+
+
+def test_the_twist_is_the_marginal_of_exact_kernels():
+    """log ψ_t(x)/ψ_t(a) of Gaussians in closed form: near, across and opposite each other."""
+    steps = schedule.geometric(16, 0.1, 30.0)
+    chain, _ = gaussian_chain(C_DIAGONAL, steps, "fixed")
+    of = twist.by_score(chain, jnp.array([0.3, -0.2, 0.5]))
+    x = jax.random.normal(jax.random.key(0), (40, 3))
+    a = x[0]
+    x = x.at[1].set(-a).at[2].set(1.01 * a).at[3].set(jnp.zeros(3))
+    for t in (2, 7, 15):
+        kernels = jax.vmap(lambda z, t=t: chain.reverse(z, t))(x)
+        found = of(x, kernels, jnp.asarray(t), a, jax.tree.map(lambda v: v[0], kernels))
+        alpha_bar = np.asarray(steps.alpha_bar, float)[t]
+        S = alpha_bar * np.diag(C_DIAGONAL) + 1 - alpha_bar
+        exact = -0.5 * np.sum((np.asarray(x) ** 2 - np.asarray(a) ** 2) / S, axis=1)
+        np.testing.assert_allclose(found, exact, atol=0.02 * np.abs(exact).max())
+
+
+def test_resampling_spreads_no_work_in_few_dimensions():
+    """Two points may lie on opposite sides of the centre there, where an arc has no plane."""
+    chain, _ = three("fixed")
+    x0 = jnp.array([0.7, -0.9, 0.2])
+
+    @jax.jit
+    def spread(keys):
+        def of(threshold):
+            proposal = Proposal("up_down", 16, every=1, threshold=threshold, late=16)
+            return jax.vmap(lambda k: likelihood.forward_work(k, chain, x0, proposal))(keys)
+
+        return jnp.std(of(1.0)), jnp.std(of(0.0))
+
+    resampled, plain = spread(keys(2000))
+    assert resampled < 1.5 * plain

@@ -188,9 +188,9 @@ def notes(content) -> list[str]:
     """What the words of the table mean, and where its numbers are not what they seem."""
     total, best = content["sum_of_p"], content["likelihood"][-1]
     said = [
-        "K <= log p: K is the mean of −W (work, in k_B T) in the paper's order, log p = log⟨e^−W⟩ of",
-        "any (Jarzynski, eq. 9; annealed importance sampling; IWAE with M samples). ± examples holds",
-        "± trajectories.",
+        "K <= log p: K is the mean of −W (work, in k_B T) in the paper's order, log p = log⟨e^−W⟩",
+        "of any (Jarzynski, eq. 9; annealed importance sampling; IWAE with M samples).",
+        "± examples holds ± trajectories.",
     ]
     if content["last_step"] == "discretized":
         said.append("K and log p are those of integers, log probabilities.")
