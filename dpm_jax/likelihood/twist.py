@@ -33,6 +33,7 @@ _INNER = (
     0.5 - 0.5 / 5**0.5,
     0.5 + 0.5 / 5**0.5,
 )  # Lobatto's nodes of weight 5/12; the ends have 1/12
+_WIDEST = 2.0  # φ, radians
 
 
 def check(chain: Chain) -> None:
@@ -55,7 +56,9 @@ def by_score(chain: Chain, centre: Array) -> OfMany:
         def one(x: Array, kernel: Params) -> Array:
             end, begin = ((z - signal * centre) / sigma for z in (x, a))
             cosine = jnp.sum(begin * end) / jnp.sqrt(jnp.sum(begin**2) * jnp.sum(end**2))
-            phi = jnp.maximum(jnp.arccos(jnp.clip(cosine, -1.0, 1.0)), 1e-3)
+            # Any φ leads from a to x. Opposite noise has no arc, and that of one number is always
+            # along or opposite; of images it is about at a right angle.
+            phi = jnp.clip(jnp.arccos(jnp.clip(cosine, -1.0, 1.0)), 1e-3, _WIDEST)
 
             def along(u: Array | float, kernel: Params | None = None) -> Array:
                 left, right = (1 - u) * phi, u * phi
