@@ -214,3 +214,50 @@ def test_resampling_spreads_no_work_in_few_dimensions():
 
     resampled, plain = spread(keys(2000))
     assert resampled < 1.5 * plain
+
+
+@lru_cache
+def one_number(last_step):
+    """A number with kernels that are off, of which ᾱ_T = 0: the chain, mean and variance of p."""
+    steps = schedule.from_beta([0.1, 0.3, 0.5, 1.0])
+    beta = np.asarray(steps.beta)
+    gain, shift, variance = np.sqrt(1 - beta), 0.3 * beta, 1.2 * beta
+
+    def reverse(x, t):
+        at = (jnp.asarray(table)[t] for table in (gain, shift, variance))
+        return Normal(next(at) * x + next(at), jnp.full_like(x, next(at)))
+
+    chain = make_chain(gaussian.family(), steps, reverse, (), last_step)
+    mean, spread = 0.0, 1.0
+    for g, b, v in zip(gain[:1:-1], shift[:1:-1], variance[:1:-1]):
+        mean, spread = g * mean + b, g**2 * spread + v
+    last = (0.0, beta[1]) if last_step == "fixed" else (shift[1], variance[1])
+    return chain, gain[1] * mean + last[0], gain[1] ** 2 * spread + last[1]
+
+
+@pytest.mark.parametrize("late", [1, 2])
+@pytest.mark.parametrize("last_step", ["fixed", "learned"])
+def test_the_score_serves_an_event_of_one_number(last_step, late):
+    """Whose noise is always along another's or opposite: an arc between them has no middle."""
+    chain, mean, variance = one_number(last_step)
+    order = "up_down" if last_step == "fixed" else "paper"
+    proposal = Proposal(order, 2, every=1, threshold=1.0, late=late)
+    draw = jax.jit(jax.vmap(lambda k: likelihood.sandwich(k, chain, 1, proposal=proposal)))
+    found = draw(keys(4000))
+    x0 = np.asarray(found.x0, float)
+    p = -0.5 * ((x0 - mean) ** 2 / variance + np.log(2 * np.pi * variance))
+    assert np.abs(found.upper - p).max() < 100 and np.abs(found.lower - p).max() < 100
+    mean_is(np.exp(found.lower - p), 1.0)
+    mean_is(np.exp(p - found.upper), 1.0)
+
+
+def test_nothing_is_lost_where_particles_are_thinned_at_the_last_level():
+    """More signal than noise up to T, or levels that end a block of `every` there."""
+    chain, _, _ = one_number("learned")
+    x0 = jnp.asarray(0.4)
+
+    def works(late):
+        proposal = Proposal("paper", 8, threshold=0.0, late=late)
+        return jax.vmap(lambda k: likelihood.forward_work(k, chain, x0, proposal))(keys(50))
+
+    np.testing.assert_allclose(works(1), works(8), atol=1e-5)

@@ -245,6 +245,7 @@ def _resample(
     one = jax.random.randint(key_one, (), 0, len(system.x))  # any of them, slot 0 as any other
     at = jax.tree.map(lambda a: a[one], (system.x, system.params))
     psi = log_psi(system.x, system.params, t, *at)
+    psi = jnp.where(t < walk.chain.T, psi, _log_prior(walk, system))  # nothing is lost at T
     value = sum(system.log_g) + psi
     weight = jax.nn.softmax(value)
     point = jax.random.uniform(key_point, dtype=weight.dtype)

@@ -11,8 +11,8 @@ asked. So with r = √ᾱ_t c, c the network's x̂^0 of x^0, and ε the noise of
 
     y(u) = r + √(1−ᾱ_t) [sin((1−u)φ) ε_a + sin(uφ) ε_x] / sin φ,   cos φ = ε_a·ε_x/|ε_a||ε_x|  (2)
 
-an arc, on which noise is as large as at its ends (φ at most π/2: between points that face each
-other it cuts the corner). The part of s that is −(y − r)/(1−ᾱ_t) is summed
+an arc, on which noise is as large as at its ends (of points that face each other φ is 2, and the
+path cuts the corner). The part of s that is −(y − r)/(1−ᾱ_t) is summed
 exactly, the rest by Lobatto's rule with the known ends and two calls between. Any ψ > 0 leaves the
 estimate unbiased; the better ones leave it narrow. On straight lines CIFAR-10's twist is so far off
 that it widens the sandwich to twice what it is without one.
@@ -30,10 +30,8 @@ from dpm_jax.core.gaussian import Normal
 
 # x (N, *event) and their kernels, t, a point and its kernel -> (N,) nats
 OfMany = Callable[[Array, Params, Array, Array, Params], Array]
-_INNER = (
-    0.5 - 0.5 / 5**0.5,
-    0.5 + 0.5 / 5**0.5,
-)  # Lobatto's nodes of weight 5/12; the ends have 1/12
+_INNER = (0.5 - 0.5 / 5**0.5, 0.5 + 0.5 / 5**0.5)  # Lobatto's, of weight 5/12; the ends have 1/12
+_WIDEST = 2.0  # φ, radians
 
 
 def check(chain: Chain) -> None:
@@ -55,8 +53,11 @@ def by_score(chain: Chain, centre: Array) -> OfMany:
 
         def one(x: Array, kernel: Params) -> Array:
             end, begin = ((z - signal * centre) / sigma for z in (x, a))
-            cosine = jnp.sum(begin * end) / jnp.sqrt(jnp.sum(begin**2) * jnp.sum(end**2))
-            phi = jnp.maximum(jnp.arccos(jnp.clip(cosine, 0.0, 1.0)), 1e-3)
+            size = jnp.sqrt(jnp.sum(begin**2) * jnp.sum(end**2))
+            cosine = jnp.sum(begin * end) / jnp.maximum(size, 1e-30)
+            # Any φ leads from a to x. Opposite noise has no arc, and that of one number is always
+            # along or opposite; of images it is about at a right angle.
+            phi = jnp.clip(jnp.arccos(jnp.clip(cosine, -1.0, 1.0)), 1e-3, _WIDEST)
 
             def along(u: Array | float, kernel: Params | None = None) -> Array:
                 left, right = (1 - u) * phi, u * phi
