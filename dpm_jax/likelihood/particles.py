@@ -210,7 +210,7 @@ def _log_twist(walk: _Walk) -> twist.OfMany:
     """log ψ: the caller's, or by the score from x^0 less its noise, if it has any."""
     chain, given = walk.chain, walk.proposal.twist
     if given is not None:
-        return lambda x, params, t, *_: jax.vmap(lambda z: given(z, t))(x)
+        return lambda x, params, t, *_: jax.vmap(lambda z: twist.scalar(given(z, t), z))(x)
     clean = up_down.denoised(chain, walk.x0) if chain.first_t == 2 else walk.x0
     return twist.by_score(chain, clean)
 

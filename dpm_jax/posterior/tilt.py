@@ -82,7 +82,10 @@ def tilted(chain: Chain, tilt: Tilt | Kernel) -> Chain:
 
     prior = tilt(chain.prior, jnp.asarray(chain.T + 1))
     family = chain.family._replace(sample=partial(draw, chain.family, tilt))
-    return chain._replace(family=family, reverse=reverse, prior=prior, kernel=None)
+    # A tilted last step is the forward kernel no more, which K and "up_down" take a fixed one for.
+    last = "learned" if chain.last_step == "fixed" else chain.last_step
+    more = {"prior": prior, "last_step": last, "kernel": None}
+    return chain._replace(family=family, reverse=reverse, **more)
 
 
 def look(chain: Chain, tilt: Tilt | Kernel, xt: Array, t: Array) -> tuple[Params, Params]:
