@@ -17,11 +17,11 @@ from cases import (
     mean_is,
     model_covariance,
 )
-from dpm_jax import binomial, gaussian, likelihood, schedule
+from dpm_jax import binomial, gaussian, likelihood, posterior, schedule
 from dpm_jax.core.binomial import Bernoulli
 from dpm_jax.core.chain import make_chain
 from dpm_jax.core.gaussian import Normal
-from dpm_jax.likelihood import Proposal, twist
+from dpm_jax.likelihood import Proposal, bound, twist
 
 SPINS = np.array(list(itertools.product([0.0, 1.0], repeat=5)))
 
@@ -261,3 +261,29 @@ def test_nothing_is_lost_where_particles_are_thinned_at_the_last_level():
         return jax.vmap(lambda k: likelihood.forward_work(k, chain, x0, proposal))(keys(50))
 
     np.testing.assert_allclose(works(1), works(8), atol=1e-5)
+
+
+def test_a_tilted_last_step_is_not_the_fixed_one():
+    """−K = ⟨W⟩ of a tilted chain; down before up, which needs the forward kernel, is refused."""
+    fixed, _, _ = one_number("fixed")
+    chain = posterior.tilted(fixed, posterior.denoise(fixed, np.asarray(1.5), 0.5, "noised"))
+    x0 = jnp.asarray(0.9)
+    works = jax.vmap(lambda k: likelihood.forward_work(k, chain, x0))(keys(4000))
+    bounds = jax.vmap(lambda k: bound.exact(k, chain, x0).K)(keys(4000, 1))
+    mean_is(bounds, -np.mean(works), expected_error=np.std(works) / np.sqrt(4000))
+    with pytest.raises(ValueError, match="expected 'paper' but for the fixed last step"):
+        likelihood.forward_work(keys(1)[0], chain, x0, "up_down")
+
+
+def test_a_twist_of_another_shape_is_refused_and_an_integer_one_taken():
+    chain, _ = spins("learned")
+
+    def work(of):
+        proposal = Proposal("paper", 5, every=1, threshold=1.0, twist=of)
+        return likelihood.forward_work(keys(1)[0], chain, SPINS[3], proposal)
+
+    with pytest.raises(ValueError, match=r"proposal.twist: expected scalar nats .*shape \(5,\)"):
+        work(lambda x, t: x)
+    with pytest.raises(TypeError, match=r"proposal.twist: expected a function or None, got 3"):
+        work(3)
+    assert np.isfinite(work(lambda x, t: t - t))

@@ -197,7 +197,7 @@ def _start(key: Array, walk: _Walk) -> _System:
     x = jax.vmap(family.sample, (0, None))(jax.random.split(key, walk.proposal.particles), law)
     if walk.own is not None:
         x = x.at[0].set(walk.own.down[first])
-    params = jax.vmap(lambda z: chain.reverse(z, first))(x)
+    params = jax.vmap(lambda z: chain.reverse(z, jnp.asarray(first)))(x)
     if last is not None:
         log_g = jax.vmap(lambda z: _log_ratio(chain, last(z), x0, law, z))(x)
     else:
@@ -210,7 +210,7 @@ def _log_twist(walk: _Walk) -> twist.OfMany:
     """log ψ: the caller's, or by the score from x^0 less its noise, if it has any."""
     chain, given = walk.chain, walk.proposal.twist
     if given is not None:
-        return lambda x, params, t, *_: jax.vmap(lambda z: given(z, t))(x)
+        return lambda x, params, t, *_: jax.vmap(lambda z: twist.scalar(given(z, t), z))(x)
     clean = up_down.denoised(chain, walk.x0) if chain.first_t == 2 else walk.x0
     return twist.by_score(chain, clean)
 

@@ -60,6 +60,8 @@ def checked(proposal: str | Proposal, chain: Chain) -> Proposal:
         raise ValueError(
             f"proposal: expected 'paper' but for the fixed last step, got 'up_down' for {chain!r}"
         )
+    if not (found.twist is None or callable(found.twist)):
+        raise TypeError(f"proposal.twist: expected a function or None, got {found.twist!r}")
     if found.particles > 1 and found.twist is None:
         twist.check(chain)
     return found

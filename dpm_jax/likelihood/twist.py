@@ -43,6 +43,14 @@ def check(chain: Chain) -> None:
         )
 
 
+def scalar(value: Array, x: Array) -> Array:
+    """log ψ_t of one x^t as the caller gave it, nats; ValueError unless it is a scalar."""
+    if jnp.shape(value) != ():
+        got = jnp.shape(value)
+        raise ValueError(f"proposal.twist: expected scalar nats of one x^t, got shape {got}")
+    return jnp.asarray(value, x.dtype)
+
+
 def by_score(chain: Chain, centre: Array) -> OfMany:
     """log ψ_t(x)/ψ_t(a) of eq. 1 and 2 for x^t (N, *event); 2 N calls of the network."""
     schedule = chain.schedule

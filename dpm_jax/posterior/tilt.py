@@ -71,18 +71,18 @@ def tilted(chain: Chain, tilt: Tilt | Kernel) -> Chain:
     """The chain of the kernels p~(x^{t-1} | x^t) and of p~(x^T) ∝ p(x^T) r(x^T) (eq. 22).
 
     Any (params, t) -> params is a tilt. To begin elsewhere: ``tilted(...)._replace(prior=...)``.
-
-    Raises:
-        ValueError: for a tilt of another T, family or schedule.
+    ValueError for a tilt of another T, family or schedule.
     """
     check_tilt(chain, tilt)
 
     def reverse(xt: Array, t: Array) -> Params:
         return look(chain, tilt, xt, t)[1]
 
-    prior = tilt(chain.prior, jnp.asarray(chain.T + 1))
-    family = chain.family._replace(sample=partial(draw, chain.family, tilt))
-    return chain._replace(family=family, reverse=reverse, prior=prior, kernel=None)
+    made: dict[str, Any] = {"prior": tilt(chain.prior, jnp.asarray(chain.T + 1))}
+    made["family"] = chain.family._replace(sample=partial(draw, chain.family, tilt))
+    if chain.last_step == "fixed":  # it is no forward kernel any more, as K and "up_down" have it
+        made["last_step"] = "learned"
+    return chain._replace(**made, reverse=reverse, kernel=None)
 
 
 def look(chain: Chain, tilt: Tilt | Kernel, xt: Array, t: Array) -> tuple[Params, Params]:
