@@ -178,6 +178,10 @@ def test_bad_proposals_are_refused(ask, name):
     num = () if ask is likelihood.reverse_work else (4,)
     with pytest.raises(ValueError, match=message):
         ask(jax.random.key(0), chain, *x0, *num, proposal=proposal)
+    with pytest.raises(
+        TypeError, match=r"chain: expected one such as model\.chain\(params\), got a t"
+    ):
+        ask(jax.random.key(0), (1, 2), *x0, *num)
     with pytest.raises(TypeError, match="proposal: expected one of"):
         ask(jax.random.key(0), chain, *x0, *num, proposal=3)
 

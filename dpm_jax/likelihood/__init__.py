@@ -7,7 +7,7 @@ whole data set, a model and its parameters, and all devices.
 from dpm_jax import later
 
 with later.imports(globals()):
-    from dpm_jax.likelihood import bound, discretized, work
+    from dpm_jax.likelihood import bound, discretized, proposal, work
     from dpm_jax.likelihood.dataset import (
         Evaluation,
         NoiseFloor,
@@ -63,6 +63,7 @@ __all__ = [
     "forward_works",
     "over_rows",
     "profile",
+    "proposal",
     "reverse_work",
     "sandwich",
     "standard_error",

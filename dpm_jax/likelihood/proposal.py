@@ -47,6 +47,9 @@ def default(chain: Chain) -> str:
 
 def checked(proposal: str | Proposal, chain: Chain) -> Proposal:
     """The proposal as a record; ValueError for one that does not exist or not for this chain."""
+    if not isinstance(chain, Chain):
+        got = type(chain).__name__
+        raise TypeError(f"chain: expected one such as model.chain(params), got a {got}")
     found = Proposal(proposal) if isinstance(proposal, str) else proposal
     if not isinstance(found, Proposal):
         raise TypeError(f"proposal: expected one of {ORDERS} or a Proposal, got {proposal!r}")

@@ -66,7 +66,8 @@ def forward_work(key: Array, chain: Chain, x0: Array, proposal: str | Proposal =
     Raises:
         ValueError: for a proposal that the chain does not have.
     """
-    x0, of = chain.checked("x0", x0), checked(proposal, chain)
+    of = checked(proposal, chain)
+    x0 = chain.checked("x0", x0)
     if of != Proposal():
         return particles.forward_work(key, chain, x0, of)
     total, _ = _walk(key, chain, x0, lambda step: None)
@@ -119,10 +120,11 @@ def forward_works(
     Raises:
         ValueError: for num or chunk below 1, or a proposal that the chain does not have.
     """
+    of = checked(proposal, chain)
     x0 = chain.checked("x0", x0)
     num, chunk = units.whole("num", num), units.whole("chunk", chunk)
-    at_once = max(1, chunk // checked(proposal, chain).particles)
-    one = jax.checkpoint(lambda k: forward_work(k, chain, x0, proposal))
+    at_once = max(1, chunk // of.particles)
+    one = jax.checkpoint(lambda k: forward_work(k, chain, x0, of))
     return jax.lax.map(one, jax.random.split(key, num), batch_size=min(at_once, num))
 
 

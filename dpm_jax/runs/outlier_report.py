@@ -17,7 +17,7 @@ NAMES = {
     "L_null": "L_null",
     "typical_K": "K near typical",
     "typical_log_p": "log p̂ near typical",
-    "gain": "log p̂ above K",
+    "gain": "log p̂ less that of K",
 }
 _COLOURS = {
     "K": "tab:blue",

@@ -116,10 +116,14 @@ class Run:
     def log_p(
         self, data: Any = None, num: int = 64, steps: int | None = None, rows: Rows = Rows()
     ) -> LogLikelihood:
-        """log p (eq. 9) of data from `num` trajectories of each example; arguments as above."""
+        """log p (eq. 9) of data from `num` trajectories of each example; arguments as above.
+
+        In the better order (`proposal.default`), as evaluate.py has it.
+        """
         found, prepare = self.rows(data)
-        rows = rows._replace(prepare=prepare)
-        works = likelihood.evaluate_works(self.model, self.params, found, num, steps, rows)
+        of = (steps, rows._replace(prepare=prepare))
+        order = likelihood.proposal.default(self.model.chain(self.params))
+        works = likelihood.evaluate_works(self.model, self.params, found, num, *of, order)
         return likelihood.summarise(works)
 
 
