@@ -78,7 +78,7 @@ TOGETHER = [  # values that each flag may have, but not with the others
     ("reproduce", ["--workdir=run", "--effort=years"], "effort: expected one of minutes, hours"),
     ("ablation", ["--workdir=run", "--only=bark"], "only: expected some of swiss_roll"),
     ("ablation", ["--workdir=run", "--workers=-1"], "workers: expected 0..1024, got -1"),
-    ("sweep", ["--workdir=run"], "experiment: expected one of bark, cifar10"),
+    ("sweep", ["--workdir=run"], "experiment: expected one of bark, binary_mnist"),
     ("sweep", ["--workdir=run", "--experiment=mnist", "--vary=T=1"], "T: expected at least 2"),
     ("compare", [], "runs: expected directories of runs, got none"),
     ("evaluate", [], "workdir: expected a trained run, got none"),
