@@ -1,4 +1,4 @@
-"""Trajectories of eq. 9 that go down before they go up: a proposal for Gaussians, and its work.
+"""Trajectories of eq. 9 that go down before they go up, for the fixed last step (particles.py).
 
 The fixed last step T_π(x^0|x^1; β_1) is one more step of the forward kernel (App. B.2). So where
 the model is right up to x^1, its x^0 has the law of the level t' with
