@@ -1,5 +1,6 @@
 """Bad input ends within seconds in one line that names the flag, before anything is written."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -16,6 +17,7 @@ from PIL import Image
 from dpm_jax import gaussian, model, networks, runs, schedule, training
 from dpm_jax.experiments import (
     bark,
+    binary_mnist,
     cifar10,
     dead_leaves,
     evaluate,
@@ -27,8 +29,10 @@ from dpm_jax.experiments import (
     swiss_roll,
 )
 from dpm_jax.networks import registry
-from dpm_jax.runs import Invalid, binary, execution
+from dpm_jax.runs import Invalid, bars, binary, execution
+from dpm_jax.runs import config as configs
 from dpm_jax.runs.config import check, flags_of, make_schedule, training_options
+from dpm_jax.runs.presets import FILLS
 from dpm_jax.training.optimizers import LR_SCHEDULES, OPTIMIZERS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -201,6 +205,40 @@ def test_batch_that_the_devices_do_not_divide(name, tmp_path):
     message = refused(experiment, config, "batch_size")
     assert f"{DEVICES} devices, got {DEVICES + 1}" in message
     assert not (tmp_path / "run").exists()
+
+
+FILLING = {e.name: e for e in (*ALL.values(), binary_mnist.EXPERIMENT) if FILLS in e.presets}
+
+
+@pytest.mark.parametrize("name", FILLING)
+def test_a_preset_for_accelerators_says_how_much_it_is_here(name):
+    """By the flags that are given: a test of it that is small is none too many."""
+    of = FILLING[name].presets
+    whole = configs.too_much(FILLING[name], {"preset": FILLS, **of[FILLS]})
+    ratio = [p["width"] ** 2 * p["depth"] * p["batch_size"] * p["num_steps"] for p in of.values()]
+    times = ratio[list(of).index(FILLS)] / ratio[list(of).index("best")]
+    assert times > 5 and f"about {times:,.0f} times the work of --preset=best" in whole
+    assert whole.startswith("--preset=accelerator ") and "\n" not in whole
+    few = {"preset": FILLS, **of[FILLS], "num_steps": 2, "batch_size": 2}
+    assert configs.too_much(FILLING[name], few) == ""
+    assert configs.too_much(FILLING[name], {**few, **of["best"], "preset": "best"}) == ""
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="it is an accelerator")
+def test_it_is_said_before_training_and_only_of_a_run_that_has_not_ended(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setattr(bars, "_held", None)  # which a binary of an earlier test may hold
+    paper = swiss_roll.EXPERIMENT.presets["paper"]
+    many = {**paper, "num_steps": 7 * paper["num_steps"]}
+    roll = dataclasses.replace(swiss_roll.EXPERIMENT, presets={"best": paper, FILLS: many})
+    config = configs.configure(roll, FILLS, str(tmp_path / "run"), {})
+    with pytest.raises(pytest.fail.Exception, match="training began"):
+        execution.execute(roll, config)
+    assert "is about 7 times the work of --preset=best" in capsys.readouterr().err
+    (tmp_path / "run" / "report.json").write_text("{}")
+    execution._say_where_much(roll, config)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("workdir", [None, ""])

@@ -7,6 +7,7 @@ tests/test_flags.py holds them equal.
 from __future__ import annotations
 
 import dataclasses
+import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,6 +17,7 @@ from dpm_jax import later
 from dpm_jax.runs import flags, places
 from dpm_jax.runs.experiment import Config, Experiment
 from dpm_jax.runs.flags import Flag
+from dpm_jax.runs.presets import FILLS
 from dpm_jax.training.options import MAX_SEED, OBJECTIVES, Options, check_values
 
 with later.imports(globals()):
@@ -187,6 +189,26 @@ def plan(experiment: Experiment, config: Config) -> str:
         f"{experiment.name}, preset {config['preset']}{changed}: {config['num_steps']:,} training"
         f" steps of {config['batch_size']:,} examples, then K of {config['num_eval']:,} held out,"
         f" and figures; into {config['workdir']}"
+    )
+
+
+def too_much(experiment: Experiment, config: Config) -> str:
+    """What is said before a preset that fills a GPU or TPU trains on a CPU; "" where it is little.
+
+    Convolutions take about width² · depth of arithmetic an example, so that flags which make a
+    test of it small are no reason to speak.
+    """
+    if config["preset"] != FILLS or "best" not in experiment.presets:
+        return ""
+    sizes = ("width", "width", "depth", "batch_size", "num_steps")
+    asked, best = (
+        math.prod(of.get(name, 1) for name in sizes) for of in (config, experiment.presets["best"])
+    )
+    if asked <= best:
+        return ""
+    return (
+        f"--preset={FILLS} is made to fill a GPU or TPU, and JAX has found none: on this CPU it is"
+        f" about {asked / best:,.0f} times the work of --preset=best; the bar tells the time left"
     )
 
 

@@ -16,7 +16,7 @@ from dpm_jax.core.family import checked
 from dpm_jax.core.model import Model
 from dpm_jax.data.streaming import Stream
 from dpm_jax.likelihood import Evaluation, Rows
-from dpm_jax.runs import identity, learned, parts, places, plots, report
+from dpm_jax.runs import bars, identity, learned, parts, places, plots, report
 from dpm_jax.runs import workdir as workdirs
 from dpm_jax.runs.bars import batches, phase
 from dpm_jax.runs.config import (
@@ -24,6 +24,7 @@ from dpm_jax.runs.config import (
     check,
     configure,
     name_flag,
+    too_much,
     training_options,
     with_init_from,
 )
@@ -120,6 +121,7 @@ def _execute(experiment, config: Config, held: contextlib.ExitStack) -> tuple[Ru
     workdir, config, problem, params = _prepare(experiment, config, held)
     held.enter_context(plots.formats(config["pdf"]))
     fewer = fewer_rows(config["num_eval"], problem.test)
+    _say_where_much(experiment, config)
     state, trained = train(problem, training_options(config), workdir, params)
     run = Run(workdir, config, problem, state.ema, int(state.step), experiment)
     found, kl = _bound(problem, state.ema, config)
@@ -182,6 +184,14 @@ def _check_flags(experiment: Experiment, config: Config) -> None:
         raise ValueError("workdir: expected a directory for the run, got none")
     check(config, experiment)
     training.check(training_options(config))
+
+
+def _say_where_much(experiment: Experiment, config: Config) -> None:
+    """Before training, of a preset that is no CPU's; not again once the run has ended."""
+    ended = (Path(config["workdir"]) / "report.json").exists()
+    told = too_much(experiment, config)
+    if told and not ended and jax.default_backend() == "cpu":
+        bars.say(told)
 
 
 def check_alike(config: Config) -> None:

@@ -2,6 +2,7 @@
 
 from dpm_jax.runs.flags import Flag
 
+FILLS = "accelerator"  # name of the preset that is made to fill a GPU or TPU
 FEWEST_PATCHES = 1000  # a block of 8×8 colours has a covariance of 192×192
 NONLINEARITIES = ("softplus", "leaky_relu")  # as the network has them
 
