@@ -36,6 +36,11 @@ _SHARED = {
 }
 _BEST = {**_SHARED, **presets.IMAGES_BEST, "num_steps": 5000, "beta_1": 5.5e-6}
 PRESETS = {"paper": _SHARED, "best": _BEST, "accelerator": {**_BEST, **presets.ACCELERATOR}}
+LITERATURE = (  # bits/dim of the 8-bit integers, without augmentation
+    runs.Reported("DDPM (Ho 2020)", "3.70", "bound", "8-bit integers"),
+    runs.Reported("PixelCNN++ (Salimans 2017)", "2.92", "exact", "8-bit integers"),
+    runs.Reported("VDM (Kingma 2021)", "2.65", "bound", "8-bit integers"),
+)
 _SHOWN = 8  # images in a row of Figure 3
 
 
@@ -144,6 +149,7 @@ EXPERIMENT = runs.register(
         paper_K_bits=5.4 * 1024,
         paper_gain_bits=11.5 * 1024,
         paper_error_bits=0.2 * 1024,
+        literature=LITERATURE,
         flags={"name": "dataset"},
     )
 )

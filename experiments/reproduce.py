@@ -3,9 +3,10 @@
     python experiments/reproduce.py --workdir=runs/paper --effort=minutes [--data_root=DIR]
 
 All rows of Tables 1 and 2, Figures 1 to 5 and App.1 and Jarzynski's equality, for the paper's model
-and for our best one. Runs what is missing, goes on with what was cut off and takes what is there,
-on every core or GPU of this machine; started on several hosts that share the directory, it divides
-the runs among them. Writes DIR/report.html, one file to look at and to send, and DIR/report.md.
+and for our best one; beyond the paper binarised MNIST and lossless CIFAR-10, beside others. Runs
+what is missing, goes on with what was cut off and takes what is there, on every core or GPU of this
+machine; started on several hosts that share the directory, it divides the runs among them. Writes
+DIR/report.html, one file to look at and to send, and DIR/report.md.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ FLAGS = {
     "effort": Flag(
         str,
         "minutes: 45 of 2 cores, image networks trained in part; hours: what the presets say;"
-        " accelerator: the same, of CIFAR-10 the preset that fills one.",
+        " accelerator: the same, and of each experiment the preset that fills one, if it has it.",
         "minutes",
         efforts.EFFORTS,
     ),
@@ -59,6 +60,10 @@ def execute(config: dict[str, Any]) -> str:
     bars.begin()
     wanted = [job for job in all_jobs if job.experiment in chosen and not efforts.missing(job)]
     bars.say(f"reproduce, effort {config['effort']}: {len(wanted)} runs; into {root}")
+    if config["effort"] == "accelerator" and any(slot.cores for slot in pool.slots()):
+        bars.say(
+            "effort accelerator: found no GPU or TPU; the logs say how much its presets are here"
+        )
     with hosts.finishing():  # the page is written after Ctrl-C too
         try:
             pool.run(wanted, root, "reproduce", config["workers"])

@@ -150,8 +150,10 @@ def test_a_run_reports_nats_beside_the_literature(run):
     assert report["K_nats"] < 0 < report["K_standard_error_nats"]
     assert report["ceiling_bits"] is None and report["config"]["binarise"] == "dynamic"
     assert f"{-report['K_nats']:.2f} ± {report['K_standard_error_nats']:.2f}" in printed
-    for name, nats in binary_mnist.LITERATURE:
-        assert any(name in line and nats in line for line in printed.splitlines())
+    for of in binary_mnist.LITERATURE:
+        told = f"{of.name}, {of.data} "
+        assert any(told in line and str(of) in line for line in printed.splitlines())
+    assert "≤ 80.97" in printed and "≈ 79.03" in printed
     assert set(report["figures"]) == {"samples", "test", "bound_terms"}
     for path in report["figures"].values():
         assert (workdir / path).stat().st_size > 1000

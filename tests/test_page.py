@@ -81,6 +81,8 @@ def report(experiment, seed=0, **more):
         told |= {"scale_levels": 64.0, "bits_per_dim_8bit": 3.25}
     if experiment in IMAGES:
         told["noise_floor"] = floor(told["dims"] // pixels)
+    if experiment == "binary_mnist":
+        told |= {"K_bits": -120.0 - seed, "config": {"binarise": "dynamic"}, "ceiling_bits": None}
     if experiment == "mnist":
         for key in ("parzen", "parzen_perfect_model"):
             told |= {f"{key}_bits": 300.0 + seed, f"{key}_standard_error_bits": 2.5}
@@ -111,12 +113,25 @@ def outcome(folder, experiment, preset="paper", seed=0, why="", variant="", told
         return Outcome(job, place, None, why)
     told = told or report(experiment, seed)
     figures = {"bound_terms": "bound_terms", "noise_floor": "noise_floor", "learned_mu": "learned"}
+    figures |= {"samples": "samples"} if experiment == "binary_mnist" else {}
     known = {f.name: f.name for f in claims.FIGURES if f.experiment == experiment}
     (place / "figures").mkdir(parents=True, exist_ok=True)
     for i, (key, file) in enumerate((figures | known).items()):
         picture(place / "figures" / f"{file}.png", 40 + i)
         told["figures"].setdefault(key, f"figures/{file}.png")
     return Outcome(job, place, told, "")
+
+
+def integers(folder, preset="best", **more):
+    """CIFAR-10 as integers: K is a log probability of theirs, of no unit of Table 1."""
+    K = {
+        "K_bits": -3.5 * 3072,
+        "K_standard_error_bits": 0.25 * 3072,
+        "config": {"dataset": "cifar10"},
+    }
+    told = report("cifar10", last_step="discretized", **K)
+    flags = {"last_step": "discretized", "figures": False}
+    return outcome(folder, "cifar10", preset, variant="_lossless", told=told, **flags, **more)
 
 
 def picture(path, width, height=30, kind="drawn"):
@@ -152,6 +167,8 @@ def whole(tmp_path_factory):
     for experiment in ("heartbeat", "dead_leaves", "cifar10", "mnist"):
         found += [outcome(folder, experiment, preset) for preset in claims.PRESETS]
     found += [outcome(folder, "bark", p, why="image_dir: no photographs") for p in claims.PRESETS]
+    found += [outcome(folder, "binary_mnist", "best", seed) for seed in range(2)]
+    found += [integers(folder)]
     found += [Outcome(Job("jarzynski", "jarzynski", "", {"seed": 0}, 1.0), trap, told[1], "")]
     (folder / "reproduction.json").write_text('{"effort": "minutes"}')
     return folder, found, *written(folder, found)
@@ -257,6 +274,37 @@ def test_the_trap_and_the_ring_are_told(whole):
     assert ring[1] == f"{told['ring'][-1]['dissipation']:.5f}"
 
 
+def test_what_the_paper_has_not_stands_beside_what_others_report(whole):
+    _, _, seen, markdown = whole
+    rows = [row[:4] for row in seen.rows if len(row) == 8]
+    for row in claims.BEYOND:
+        reported = runs.find(row.experiment).literature
+        assert {of.kind for of in reported} <= {"exact", "bound", "estimate"} and len(reported) > 2
+        for of in reported:
+            mark = {"exact": "", "bound": "≤ ", "estimate": "≈ "}[of.kind]
+            told = [r for r in rows if r[0] == of.name]
+            assert len(told) == 1 and told[0][1] == f"{mark}{of.value}" and told[0][3] == of.data
+    nats, error = 120.5 * math.log(2), 0.5 * math.log(2)
+    data = "trained on dynamic bits, tested on a fixed draw"
+    assert ["ours, preset best", f"≤ {nats:.2f} ± {error:.2f}", "an upper bound", data] in rows
+    lossless = ["ours, preset best, last_step=discretized", "≤ 3.50 ± 0.25", "an upper bound"]
+    assert [*lossless, "8-bit integers, cifar10"] in rows
+    assert re.search(
+        r"!\[Binarised MNIST, Samples[^]]*\]\([^)]*best-0/figures/samples.png", markdown
+    )
+
+
+def test_a_probability_is_in_no_table_of_densities_and_is_said_where_they_are(whole):
+    _, _, seen, markdown = whole
+    table_1, beyond = markdown.split("## Table 2")[0], markdown.split("## Beyond the paper")[1]
+    assert "discretized" not in table_1 and "discretized" in beyond
+    told = "CIFAR-10, lossless, bits/dim: preset best ≤ 3.50 ± 0.25; beside others in"
+    assert f"- {told} [Beyond the paper](#beyond-cifar10)." in table_1
+    commands = {row[0]: row[2] for row in seen.rows if len(row) == 5}
+    assert commands["cifar10-best_lossless-0"] == "3.50 ± 0.25 bits/dim"
+    assert commands["binary_mnist-best-0"].endswith(" nats/image")
+
+
 def test_every_run_has_its_command_and_each_row_leads_to_it(whole):
     _, found, seen, markdown = whole
     text = "".join(seen.text)
@@ -297,9 +345,12 @@ def test_figures_of_what_was_learned_are_found_by_name_or_on_disk(tmp_path):
 
 def test_a_preset_that_takes_the_place_of_another_leaves_no_gap(tmp_path):
     found = [outcome(tmp_path, "cifar10", preset) for preset in ("accelerator", "paper")]
-    rows = written(tmp_path, found)[0].below("CIFAR-10")
+    found += [outcome(tmp_path, "binary_mnist", "accelerator"), integers(tmp_path, "accelerator")]
+    seen, markdown = written(tmp_path, found)
+    rows = seen.below("CIFAR-10")
     assert [row[0] for row in rows[1:3]] == ["ours, preset paper", "ours, preset accelerator"]
     assert seeds.NOT_ASKED not in "".join(map("".join, rows))
+    assert seeds.NOT_ASKED not in markdown.split("## Beyond the paper")[1]
 
 
 # --- what is missing ----------------------------------------------------------------------------
@@ -330,6 +381,12 @@ def test_without_any_run_every_row_and_figure_stands_and_says_so(tmp_path):
         assert [row[1] for row in seen.below(claim.title)[1:3]] == [
             f"not made: {seeds.NOT_ASKED}"
         ] * 2
+    beyond = markdown.split("## Beyond the paper")[1]
+    for row in claims.BEYOND:
+        assert f"{row.title}</a>" not in beyond and f"### {row.title}\n" in beyond
+        assert all(str(of) in beyond for of in runs.find(row.experiment).literature)
+    assert beyond.count(f"| ours, preset best | not made: `{seeds.NOT_ASKED}`") == 2
+    assert "bits/dim: preset best not made; beside others in" in markdown
     assert "".join(seen.text).count(seeds.NOT_ASKED) == markdown.count(seeds.NOT_ASKED) > 40
     assert not seen.values("src") and "0 of 0 runs are done" in markdown
 

@@ -18,7 +18,7 @@ from scipy import stats
 from dpm_jax.reproduction import ablation, efforts, page, variants
 from dpm_jax.runs import arguments, binary
 from dpm_jax.runs import config as configs
-from dpm_jax.runs.experiment import find
+from dpm_jax.runs.experiment import OWN, find
 from dpm_jax.sweeps import compare, folder, grid, jobs, pool
 
 TINY = {"T": 4, "width": 4, "num_steps": 4, "batch_size": 8, "num_eval": 20, "figures": False}
@@ -82,7 +82,8 @@ def test_a_grid_refuses_what_the_experiment_does_not_have(seeds, vary, fixed, li
 @pytest.mark.parametrize("effort", efforts.EFFORTS)
 def test_the_commands_of_the_paper_are_taken_by_their_binaries(effort):
     """Each command that the page prints parses to the very flags of its run."""
-    found = efforts.jobs(effort, {"mnist": "/a b", "cifar10": "/c", "bark": "/d"})
+    data = {"mnist": "/a b", "cifar10": "/c", "bark": "/d", "binary_mnist": "/a b"}
+    found = efforts.jobs(effort, data)
     assert {job.experiment for job in found} == set(efforts.ROWS)
     assert len({job.name for job in found}) == len(found)
     for job in (job for job in found if job.preset):
@@ -93,6 +94,23 @@ def test_the_commands_of_the_paper_are_taken_by_their_binaries(effort):
         assert {name: given[name] for name in job.flags} == dict(job.flags)
         more = {n: v for n, v in given.items() if n not in ("preset", "workdir")}
         configs.check(configs.configure(experiment, given["preset"], "run", more), experiment)
+
+
+def test_an_accelerator_takes_the_preset_that_fills_it_of_every_experiment_that_has_one():
+    """Read from the experiments themselves, and without JAX, since no device is for a sweep."""
+    hours, filling = (efforts.jobs(effort, {}) for effort in ("hours", "accelerator"))
+    have = {row for row in efforts.ROWS if row in OWN and "accelerator" in find(row).presets}
+    assert {"binary_mnist", "cifar10"} <= have < set(efforts.ROWS)
+    assert have == {job.experiment for job in filling if job.preset == "accelerator"}
+    assert not [job for job in filling if job.experiment in have and job.preset == "best"]
+    rest = [[job for job in found if job.experiment not in have] for found in (hours, filling)]
+    assert rest[0] == rest[1]
+    lossless = [job for job in filling if job.flags.get("last_step") == "discretized"]
+    assert [job.name for job in lossless] == [f"cifar10-accelerator_lossless-{i}" for i in range(3)]
+    code = "import sys; from dpm_jax.reproduction import efforts; efforts.jobs('accelerator', {})"
+    told = subprocess.run([sys.executable, "-c", f"{code}; print('jax' in sys.modules)"],
+                          capture_output=True, text=True)  # fmt: skip
+    assert (told.stdout, told.stderr) == ("False\n", "")
 
 
 @pytest.mark.parametrize("effort", variants.EFFORTS)
@@ -152,7 +170,8 @@ def test_an_environment_that_leads_to_no_data_is_told_of(monkeypatch, tmp_path, 
     with pytest.raises(ValueError, match=r"^data_root: expected a folder, got .*, of \$DPM_DATA"):
         efforts.data_folders(None)
     (tmp_path / "mnist").mkdir()
-    assert efforts.data_folders(str(tmp_path)) == {"mnist": str(tmp_path / "mnist")}
+    there = str(tmp_path / "mnist")  # of both experiments on it
+    assert efforts.data_folders(str(tmp_path)) == {"mnist": there, "binary_mnist": there}
 
 
 # --- the pool -----------------------------------------------------------------------------------
@@ -456,6 +475,17 @@ def test_reproduce_marks_what_is_missing_and_writes_the_same_page_again(
     capsys.readouterr()
     assert call("reproduce", f"--workdir={tmp_path / 'paper'}", "--effort=hours") == 2
     assert "--workdir: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("gpus", [[], ["0"]])
+def test_effort_accelerator_without_one_is_said_and_not_refused(
+    tmp_path, capsys, monkeypatch, gpus
+):
+    monkeypatch.setattr(pool, "_gpus", lambda: gpus)
+    monkeypatch.setattr(pool, "_has", lambda package: False)
+    monkeypatch.setitem(efforts._OF, "accelerator", ())
+    assert call("reproduce", f"--workdir={tmp_path / 'paper'}", "--effort=accelerator") == 0
+    assert ("found no GPU or TPU" in capsys.readouterr().err) == (not gpus)
 
 
 def test_the_ablation_goes_from_its_command_to_table_and_picture(tmp_path, capsys, monkeypatch):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from dpm_jax import files
 from dpm_jax.reproduction import (
+    beyond,
     claims,
     figures,
     html,
@@ -101,13 +102,15 @@ def _shown(outcomes: Sequence[Outcome]) -> list[Outcome]:
 
 
 def _of_runs(groups: Sequence[Group]) -> tuple[Section, ...]:
+    groups, others = beyond.split(groups)
     return (
-        Section("Table 1: K on held-out data", "table-1", (table1.table(groups),)),
+        Section("Table 1: K on held-out data", "table-1", (table1.table(groups, others),)),
         _table_2(groups),
         Section("Figures", "figures", tuple(_figures(groups))),
         _learned(groups),
         _by_t(groups),
         _jarzynski(groups),
+        beyond.section(others),
     )
 
 

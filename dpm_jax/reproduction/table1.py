@@ -3,15 +3,20 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dpm_jax.reproduction import claims, seeds
+from dpm_jax.reproduction import beyond, claims, seeds
 from dpm_jax.reproduction.document import Code, Row, Strong, Table, Text
 from dpm_jax.reproduction.seeds import Group, missing, shown, value
 
 Report = Mapping[str, Any]
 
 
-def table(groups: Sequence[Group]) -> Table:
-    """Table 1: K and K − L_null of each row, paper and ours, with what they depend on."""
+def table(groups: Sequence[Group], others: Mapping[str, Sequence[Group]]) -> Table:
+    """Table 1: K and K − L_null of each row, paper and ours, with what they depend on.
+
+    Args:
+        groups: of the paper's rows.
+        others: those beyond it, by title (`beyond.split`): a note says where they stand.
+    """
     head = ("", "K", "K − L_null", "± is over", "ceiling of K", "gap", "β_1", "noise of the data")
     rows: list[Row] = []
     for claim in claims.TABLE_1:
@@ -23,6 +28,7 @@ def table(groups: Sequence[Group]) -> Table:
         against = (Strong(f"{claim.title}, what compares: "), claim.caveat)
         rows += [Row((theirs,), "note"), Row((against,), "note")]
         rows += [Row((note,), "note") for note in _notes(of_row)]
+        rows += [Row((note,), "note") for note in beyond.note(claim.experiment, others)]
     caption = (
         "± in the paper is as printed there (most of its numbers have none). Ours is one standard"
         " error: over seeds, or over the examples that K was measured on where there is one seed or"

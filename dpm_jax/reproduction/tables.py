@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dpm_jax.reproduction import ablation as ablations
-from dpm_jax.reproduction import seeds
+from dpm_jax.reproduction import beyond, seeds
 from dpm_jax.reproduction.ablation import Ablation
 from dpm_jax.reproduction.document import Code, Row, Table, Text
 from dpm_jax.reproduction.seeds import shown
@@ -81,8 +81,10 @@ def _run(outcome: Outcome) -> Row:
     if report is None:
         told: tuple[Text, ...] = (("not made: ", Code(outcome.why)), "–")
         return Row((*first, *told, typed), anchor=seeds.anchor(outcome))
-    K = "–"
-    if "K_bits" in report:
+    K, row = "–", beyond.row_of(outcome.job)
+    if row is not None:
+        K = f"{beyond.value(row, [report])} {row.unit}"
+    elif "K_bits" in report:
         K = shown(per(report, "K_bits"), per(report, "K_standard_error_bits"))
     seconds = f"{report['seconds']:,.0f}" if "seconds" in report else "–"
     return Row((*first, K, seconds, typed), anchor=seeds.anchor(outcome))

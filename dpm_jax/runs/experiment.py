@@ -8,7 +8,7 @@ import importlib.util
 import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dpm_jax.runs.flags import Flag
 
@@ -19,6 +19,18 @@ if TYPE_CHECKING:
 Config = dict[str, Any]  # every flag of a run by name
 Row = tuple[str, ...]  # of the final table: name, paper, ours, ceiling, unit
 Figures = tuple[dict[str, str], dict[str, Any], list[Row]]  # paths by name, facts, rows
+
+
+class Reported(NamedTuple):
+    """A number of others to stand beside ours: minus a log probability, lower is better."""
+
+    name: str  # of the model, with its paper
+    value: str  # as it is quoted
+    kind: str  # "exact", "bound" (upper) or "estimate"
+    data: str  # what of
+
+    def __str__(self) -> str:
+        return {"bound": "≤ ", "estimate": "≈ "}.get(self.kind, "") + self.value
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -119,6 +131,7 @@ class Experiment:
     paper_K_bits: float | None = None
     paper_gain_bits: float | None = None  # K − L_null
     paper_error_bits: float | None = None  # ± of both, where the paper has it
+    literature: tuple[Reported, ...] = ()  # of log probabilities, in the unit of its table
     flags: Mapping[str, str] = dataclasses.field(default_factory=dict)
     # argument of a library message -> the flag that gave it, where their names differ
 
