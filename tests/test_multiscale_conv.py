@@ -83,6 +83,21 @@ def test_a_layer_by_hand(shape, num_scales, kernel):
     assert [name for name, leaf in params.items() if "bias" in leaf] == ["scale_0"]
 
 
+@pytest.mark.parametrize("nonlinearity", NONLINEARITIES)
+def test_film_scales_and_shifts_each_channel_of_the_sum(nonlinearity):
+    """Set by biases, so that scale and shift are known; the plain layer says what the sum is."""
+    plain = MultiScaleLayer(3, 2, nonlinearity=lambda x: x)
+    layer = plain.clone(nonlinearity=NONLINEARITIES[nonlinearity])
+    x, time = jax.random.normal(jax.random.key(1), (4, 6, 2)), jnp.ones(5)
+    params = jax.jit(layer.init)(jax.random.key(0), x, time)["params"]
+    total = jax.jit(plain.apply)({"params": {k: params[k] for k in ("scale_0", "scale_1")}}, x)
+    scale, shift = np.asarray([[0.5, -1.0, 2.0], [0.3, 0.0, -4.0]], np.float32)
+    params["film"]["bias"] = jnp.concatenate([scale, shift])
+    expected = NONLINEARITIES[nonlinearity](total * (1 + scale)[None, None] + shift[None, None])
+    found = jax.jit(layer.apply)({"params": params}, x, time)
+    np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_softplus_and_its_derivatives_at_all_sizes():
     softplus = NONLINEARITIES["softplus"]
     x = np.array([-200.0, -30.0, -3.0, -1e-3, 0.0, 0.7, 20.0, 200.0])
@@ -172,6 +187,24 @@ def test_the_same_parameters_serve_larger_images():
     crop = apply(params, large[16:48, 32:64], t, NOWHERE)
     np.testing.assert_allclose(crop[14:18, 14:18], raw[30:34, 46:50], rtol=1e-4, atol=1e-6)
     assert jnp.max(jnp.abs(crop[:2] - raw[16:18, 32:64])) > 1e-3
+
+
+def test_film_starts_as_the_plain_trunk_and_then_tells_noise_levels_apart():
+    """With bumps in t, so that log-SNR enters by FiLM alone; at a second size too."""
+    network = small(film=True)
+    params, _ = start(network)
+    flat = flax.traverse_util.flatten_dict(params)
+    flat = {path: leaf for path, leaf in flat.items() if not {"time", "film"} & set(path)}
+    plain = flax.traverse_util.unflatten_dict(flat)
+    apply, t = jax.jit(network.apply), jnp.asarray(30)
+    for shape in ((8, 8, 1), (12, 16, 1)):
+        x = jax.random.normal(jax.random.key(5), shape)
+        expected = jax.jit(small().apply)(plain, x, t, NOWHERE)
+        for log_snr in (-7.0, 9.0):
+            np.testing.assert_array_equal(apply(params, x, t, jnp.asarray(log_snr)), expected)
+        moved = jax.tree.map(lambda leaf: leaf + 0.1, params)
+        found = [apply(moved, x, t, jnp.asarray(log_snr)) for log_snr in (-7.0, 9.0)]
+        assert jnp.max(jnp.abs(found[0] - found[1])) > 1e-3
 
 
 @pytest.mark.parametrize("nonlinearity", NONLINEARITIES)

@@ -124,13 +124,15 @@ class BumpDense(nn.Module):
 class MultiScaleLayer(nn.Module):
     """networks.multiscale_conv.MultiScaleLayer."""
 
-    def __init__(self, inputs: int, channels: int, num_scales: int, nonlinearity: str):
+    def __init__(self, inputs: int, channels: int, num_scales: int, nonlinearity: str, film: bool):
         super().__init__()
         self.num_scales, self.nonlinearity = num_scales, NONLINEARITIES[nonlinearity]
+        if film:
+            self.film = nn.Linear(2 * channels, 2 * channels)
         for k in range(num_scales):
             self.add_module(f"scale_{k}", Conv(inputs, channels, bias=k == 0))
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor | None) -> Tensor:
         """(B, H, W, C) -> (B, H, W, channels)."""
         pyramid = [x]
         for _ in range(1, self.num_scales):
@@ -141,6 +143,9 @@ class MultiScaleLayer(nn.Module):
         for k in range(last - 1, -1, -1):
             wide = F.interpolate(total.permute(0, 3, 1, 2), scale_factor=2, mode="nearest")
             total = self.get_submodule(f"scale_{k}")(pyramid[k]) + wide.permute(0, 2, 3, 1)
+        if time is not None:
+            scale, shift = self.film(time)[:, None, None].chunk(2, dim=-1)
+            total = total * (1 + scale) + shift
         return self.nonlinearity(total)
 
 
@@ -153,7 +158,10 @@ class MultiScaleConv(nn.Module):
         self.of, channels = network, network.channels
         for i in range(network.layers):
             of = (inputs if i == 0 else channels, channels, network.num_scales)
-            self.add_module(f"MultiScaleLayer_{i}", MultiScaleLayer(*of, network.nonlinearity))
+            layer = MultiScaleLayer(*of, network.nonlinearity, network.film)
+            self.add_module(f"MultiScaleLayer_{i}", layer)
+        if network.film:
+            self.time = nn.Linear(33, 2 * channels)
         dense = network.dense and (*network.dense, height * width * network.dense_channels)
         joined = channels + (network.dense_channels if dense else 0)
         widths = [height * width * inputs, *dense], [joined, *network.pointwise]
@@ -168,9 +176,9 @@ class MultiScaleConv(nn.Module):
 
     def forward(self, x: Tensor, t: Tensor, log_snr: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C, outputs)."""
-        hidden = x
+        hidden, time = x, F.silu(self.time(features(log_snr))) if self.of.film else None
         for i in range(self.of.layers):
-            hidden = self.get_submodule(f"MultiScaleLayer_{i}")(hidden)
+            hidden = self.get_submodule(f"MultiScaleLayer_{i}")(hidden, time)
         if len(self.whole_image):
             flat = x.flatten(1)
             for i in self.whole_image:

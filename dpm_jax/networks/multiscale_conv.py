@@ -1,7 +1,7 @@
 """The paper's network for images: multi-scale convolutions, read out by bumps (App. D.2).
 
 Convolutions alone, so that the same parameters serve images of every size; an option adds the
-dense pathway over the whole image, which fixes the size.
+dense pathway over the whole image, which fixes the size. Another tells the layers the noise level.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from dpm_jax.networks.convolution import Conv
-from dpm_jax.networks.dense import remat
+from dpm_jax.networks.dense import log_snr_features, remat
 from dpm_jax.networks.paper import bumps
 from dpm_jax.networks.promotion import promoting
 
@@ -63,8 +63,8 @@ class MultiScaleLayer(nn.Module):
     dtype: Any = None
 
     @nn.compact
-    def __call__(self, x: Array) -> Array:
-        """x (H, W, C) -> (H, W, channels); 2^(num_scales−1) divides H and W."""
+    def __call__(self, x: Array, time: Array | None = None) -> Array:
+        """x (H, W, C) -> (H, W, channels); 2^(num_scales−1) divides H and W; time: for FiLM."""
         init = nn.initializers.variance_scaling(self.gain / self.num_scales, "fan_in", "normal")
         pyramid = [x]
         for _ in range(1, self.num_scales):
@@ -84,7 +84,14 @@ class MultiScaleLayer(nn.Module):
         total = maps.pop()
         while maps:
             total = maps.pop() + _upsample(total)
-        return self.nonlinearity(total)
+        return self.nonlinearity(total if time is None else self._film(total, time))
+
+    def _film(self, total: Array, time: Array) -> Array:
+        """Each channel scaled and shifted by functions of the features of log-SNR, (n,)."""
+        zeros = nn.initializers.zeros_init()
+        made = nn.Dense(2 * self.channels, kernel_init=zeros, dtype=self.dtype, name="film")
+        scale, shift = jnp.split(made(time)[None, None, :], 2, axis=-1)
+        return total * (1 + scale) + shift
 
 
 class MultiScaleConv(nn.Module):
@@ -105,6 +112,8 @@ class MultiScaleConv(nn.Module):
             network serve every schedule; then the centres lie over log_snr_range.
         dtype: of the computation, None for that of x; parameters and outputs stay float32.
         remat: compute layers again for the gradient: less memory, a third more work.
+        film: scale and shift each channel of every layer by functions of log-SNR (FiLM, Perez et
+            al. 2018); starts as without. Else the layers know the noise by their input alone.
     """
 
     T: int
@@ -122,6 +131,7 @@ class MultiScaleConv(nn.Module):
     log_snr_range: tuple[float, float] = (-10.0, 10.0)
     dtype: Any = None
     remat: bool = False
+    film: bool = False
 
     @nn.compact
     @promoting
@@ -129,6 +139,7 @@ class MultiScaleConv(nn.Module):
         """x (H, W, C) -> raw outputs (H, W, C, outputs)."""
         self._check(x.shape)
         hidden = x
+        time = self._time(log_snr) if self.film else None
         make = remat(MultiScaleLayer, self.remat)
         for layer in range(self.layers):
             hidden = make(
@@ -140,12 +151,17 @@ class MultiScaleConv(nn.Module):
                 nonlinearity=NONLINEARITIES[self.nonlinearity],
                 dtype=self.dtype,
                 name=f"MultiScaleLayer_{layer}",  # that without remat
-            )(hidden)
+            )(hidden, time)
         if self.dense:
             hidden = jnp.concatenate([hidden, self._whole_image(x)], axis=-1)
         for width in self.pointwise:
             hidden = jnp.tanh(nn.Dense(width, dtype=self.dtype)(hidden))
         return self._read_out(hidden, x, t, log_snr)
+
+    def _time(self, log_snr: Array) -> Array:
+        """Features of log-SNR that all layers share, (2 channels,)."""
+        made = nn.Dense(2 * self.channels, dtype=self.dtype, name="time")
+        return jax.nn.silu(made(log_snr_features(log_snr)))
 
     def _whole_image(self, x: Array) -> Array:
         """The dense tanh pathway, (H, W, dense_channels)."""

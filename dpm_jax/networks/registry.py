@@ -36,6 +36,7 @@ _MAKERS = {
         condition=_bumps(c),
         dtype=_dtype(c),
         remat=c.get("remat", False),
+        film=c.get("film", False),
     ),
 }
 NAMES = tuple(sorted(_MAKERS))
@@ -46,7 +47,8 @@ def by_name(config: Mapping[str, Any], outputs: int) -> Any:
 
     Args:
         config: T, width (units of a layer, channels), depth (layers, blocks of a stage), readout;
-            octaves, bottleneck, scales, dense, pointwise, bumps, nonlinearity, bfloat16 and remat
+            octaves, bottleneck, scales, dense, pointwise, bumps, nonlinearity, film, bfloat16 and
+            remat
             where the network has them.
         outputs: raw outputs for each element.
 

@@ -16,6 +16,7 @@ IMAGES = {
     "depth": 4,
     "scales": 4,
     "nonlinearity": "softplus",
+    "film": False,
     "bottleneck": 0,
     "pointwise": 2,
     "bumps": "auto",
@@ -40,6 +41,7 @@ IMAGES = {
 }
 IMAGES_BEST = {
     "nonlinearity": "leaky_relu",
+    "film": True,
     "readout": "skip",
     "optimizer": "muon",
     "weight_decay": 0.2,
@@ -93,6 +95,9 @@ IMAGE_HELPS = {
         str,
         "Of the multi-scale layers: softplus (the paper) or leaky_relu (its code).",
         values=NONLINEARITIES,
+    ),
+    "film": Flag(
+        bool, "Scale and shift each channel of the multi-scale layers by the log-SNR (FiLM)."
     ),
     "bottleneck": Flag(
         int,

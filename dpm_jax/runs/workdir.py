@@ -43,7 +43,7 @@ _NAMED = re.compile(r"\w+(/\w[\w.-]*)?(:[\d.*]+)?")  # a set of tensorflow-datas
 # Flags that older runs lack, and what they did.
 ADDED = {
     "levels": 0, "pointwise": 2, "bumps": "auto", "optimizer": "adam", "weight_decay": 0.0,
-    "quartic": 0.0,
+    "quartic": 0.0, "film": False,
 }  # fmt: skip
 
 
