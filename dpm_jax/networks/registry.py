@@ -48,8 +48,7 @@ def by_name(config: Mapping[str, Any], outputs: int) -> Any:
     Args:
         config: T, width (units of a layer, channels), depth (layers, blocks of a stage), readout;
             octaves, bottleneck, scales, dense, pointwise, bumps, nonlinearity, film, bfloat16 and
-            remat
-            where the network has them.
+            remat where the network has them.
         outputs: raw outputs for each element.
 
     Raises:

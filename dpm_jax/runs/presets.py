@@ -42,6 +42,7 @@ IMAGES = {
 IMAGES_BEST = {
     "nonlinearity": "leaky_relu",
     "film": True,
+    "pointwise": 0,
     "readout": "skip",
     "optimizer": "muon",
     "weight_decay": 0.2,
