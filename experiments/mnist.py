@@ -29,6 +29,7 @@ with later.imports(globals()):
     from dpm_jax.runs.image_table import measures
 
 VALIDATION = 10_000  # the last training images: held out, as in Goodfellow et al. 2014
+_TRIED = 2000  # samples by which numbers of steps are told apart, all of the same number
 _SHARED = {
     "T": 1000,
     "beta_1": 2e-3,
@@ -37,8 +38,10 @@ _SHARED = {
     "network": "bump_dense",
     "width": 500,
     "depth": 3,
+    "bottleneck": 512,
     "readout": "code",
     "variance": "eq64",
+    "bfloat16": False,
     "num_steps": 4000,
     "batch_size": 128,
     "learning_rate": 1e-3,
@@ -47,6 +50,7 @@ _SHARED = {
     "log_every": 25,
     "checkpoint_every": 500,
     "sample_steps": 1000,
+    "choose_steps": "",
     "num_samples": 10000,  # as Table 2 has them: Parzen windows depend on their number
     "num_eval": 10000,
     "passes": 4,
@@ -68,7 +72,22 @@ _BEST = {
     "num_t": -1,
     "sample_steps": 50,
 }
-PRESETS = {"paper": _SHARED, "best": {**_SHARED, **_BEST}}
+_ACCELERATOR = {
+    "width": 64,
+    "depth": 3,
+    "bottleneck": 512,
+    "bfloat16": True,
+    "num_steps": 26_000,
+    "batch_size": 256,
+    "ema_decay": 0.9995,
+    "log_every": 200,
+    "checkpoint_every": 5000,
+}
+PRESETS = {
+    "paper": _SHARED,
+    "best": {**_SHARED, **_BEST},
+    "accelerator": {**_SHARED, **_BEST, **_ACCELERATOR},
+}
 
 
 def make(config) -> images.ImageSet:
@@ -88,6 +107,7 @@ def make(config) -> images.ImageSet:
 
 def setup(config) -> runs.Problem:
     """The model, the data and the noise-floor ceiling for these flags."""
+    _choices(config)  # a bad flag ends here
     return images.setup(config, make, _budget(), event=(28, 28, 1))
 
 
@@ -102,6 +122,7 @@ def _budget() -> runs.Budget:
 
 def figures(config, problem, params, folder: Path):
     """Figure App.1: true samples, not means; all are counted, the first 100 are shown."""
+    config, facts, rows = _chosen(config, problem, params)
     n, steps = config["num_samples"], config["sample_steps"]
     samples = images.samples(config, problem.model, params, n)
     title = f"MNIST, samples of the model, {steps} steps"
@@ -117,9 +138,9 @@ def figures(config, problem, params, folder: Path):
     )
     bad = int((~np.isfinite(samples)).any(axis=(1, 2, 3)).sum())
     gain = units.bits(chain.K_minus_L_null) / problem.facts["dims"]
-    facts = {"samples": n, "non_finite_samples": bad, "sample_steps": steps}
+    facts |= {"samples": n, "non_finite_samples": bad, "sample_steps": steps}
     facts["sampled_chain_K_minus_L_null_bits_per_dim"] = gain
-    rows = [("non finite samples", "–", f"{bad:g}", "–", "of all samples")]
+    rows += [("non finite samples", "–", f"{bad:g}", "–", "of all samples")]
     if bad == 0 and n > 1:
         parzen_facts, parzen_rows = _parzen(problem, samples)
         facts, rows = facts | parzen_facts, rows + parzen_rows
@@ -129,10 +150,9 @@ def figures(config, problem, params, folder: Path):
 def _parzen(problem, samples):
     """Table 2: Parzen windows of the samples, and of as many training images ("perfect model")."""
     held_out, test = (_unit(rows + 0.5) for rows in (problem.validation, problem.test))
-    levels = samples * problem.images.scale + problem.images.mean
     training = problem.data[: len(samples)] + 0.5
     sources = {
-        "parzen": ("Parzen windows", "317.0 ± 2.7", levels),
+        "parzen": ("Parzen windows", "317.0 ± 2.7", _levels(problem, samples)),
         "parzen_perfect_model": (
             "Parzen windows, training images as samples",
             "349.0 ± 3.3",
@@ -156,6 +176,46 @@ def _parzen(problem, samples):
     return facts, rows
 
 
+def _chosen(config, problem, params):
+    """The flags with the best of --choose_steps in --sample_steps; facts and rows of the choice.
+
+    By Parzen windows of some samples each, of all as many, on held-out images: test images have no
+    part in it.
+    """
+    tried, num = _choices(config), min(_TRIED, config["num_samples"])
+    if len(tried) < 2 or num < 2:
+        return config | {"sample_steps": (*tried, config["sample_steps"])[0]}, {}, []
+    halves = _unit(problem.validation + 0.5).reshape(2, -1, 28 * 28)  # of widths and of values
+    found = {}
+    for steps in tried:
+        asked = config | {"sample_steps": steps}
+        samples = images.samples(asked, problem.model, params, num)
+        if np.isfinite(samples).all():
+            value = parzen.evaluate(_unit(_levels(problem, samples)), *halves).log_likelihood
+            found[steps] = units.bits(value)
+    best = max(found, key=found.__getitem__, default=tried[0])
+    row = ("steps of the samples, chosen on held-out images", "–", f"{best}", "–", f"of {tried}")
+    return (
+        config | {"sample_steps": best},
+        {"parzen_bits_held_out_by_steps": found, "parzen_samples_held_out": num},
+        [row],
+    )
+
+
+def _choices(config) -> list[int]:
+    """The numbers of steps in --choose_steps; those above T are T."""
+    named = [text.strip() for text in config["choose_steps"].split(",") if text.strip()]
+    for text in named:
+        if not text.isdecimal() or int(text) < 2:
+            expected = "expected whole numbers from 2, divided by commas"
+            raise ValueError(f"choose_steps: {expected}, got {config['choose_steps']!r}")
+    return sorted({min(int(text), config["T"]) for text in named})
+
+
+def _levels(problem, samples):
+    return samples * problem.images.scale + problem.images.mean
+
+
 def _unit(levels) -> np.ndarray:
     """Grey levels as rows in [0, 1]; a level k is the interval k..k+1 of the dequantised image."""
     rows = np.asarray(levels, np.float32).reshape(len(levels), -1)
@@ -174,6 +234,11 @@ EXPERIMENT = runs.register(
                 "Samples drawn and counted; the first 100 are shown.",
                 values="[1, inf)",
                 bytes=28 * 28 * 4,
+            ),
+            "choose_steps": Flag(
+                str,
+                f"Numbers of steps of which Parzen windows of {_TRIED:,} samples on held-out images"
+                " choose that of all samples, such as 25,50,100; nothing: --sample_steps.",
             ),
             "final_ratio": Flag(
                 float,

@@ -22,7 +22,7 @@ PLACES = (
     "microbatches", "remat", "pdf",
 )  # fmt: skip
 MEASURES = (
-    "num_eval", "passes", "num_samples", "sample_steps", "figures", "learned",
+    "num_eval", "passes", "num_samples", "sample_steps", "choose_steps", "figures", "learned",
     "baselines", "baseline_patches", "view", "hole", "window", "adapt", "hole_steps",
     "repeats", "jump", "escort",
 )  # fmt: skip
@@ -43,7 +43,7 @@ _NAMED = re.compile(r"\w+(/\w[\w.-]*)?(:[\d.*]+)?")  # a set of tensorflow-datas
 # Flags that older runs lack, and what they did.
 ADDED = {
     "levels": 0, "pointwise": 2, "bumps": "auto", "optimizer": "adam", "weight_decay": 0.0,
-    "quartic": 0.0, "film": False,
+    "quartic": 0.0, "film": False, "bfloat16": False, "bottleneck": 512,
 }  # fmt: skip
 
 

@@ -1,0 +1,113 @@
+"""MNIST's preset for an accelerator, small, and its sampler chosen on held-out images."""
+
+import dataclasses
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from dpm_jax import runs
+from dpm_jax.experiments import WEIGHTS, mnist
+from dpm_jax.runs import execution
+
+EXPERIMENT = mnist.EXPERIMENT
+SMALL = {
+    "width": 4, "depth": 1, "bottleneck": 8, "T": 12, "sample_steps": 5, "num_steps": 2,
+    "log_every": 1, "checkpoint_every": 2, "num_eval": 40, "num_samples": 20, "passes": 2,
+    "batch_size": 2 * jax.local_device_count(),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def originals(tmp_path_factory):
+    """A folder with small "MNIST" files: bars of grey on black."""
+    place = tmp_path_factory.mktemp("mnist")
+    for name, num in (("train", mnist.VALIDATION + 64), ("test", 40)):
+        images = np.zeros((num, 28, 28, 1), np.uint8)
+        images[::2, 8:20, 12:16] = 255
+        images[1::2, 12:16, 8:20] = 100
+        np.save(place / f"{name}.npy", images)
+    return place
+
+
+def configure(workdir, originals, **given):
+    preset = EXPERIMENT.presets["accelerator"]
+    places = {"workdir": str(workdir), "manual_dir": str(originals), "preset": "accelerator"}
+    return {"experiment": EXPERIMENT.name, **preset, **SMALL, **places, **given}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, originals):
+    """A finished run of the preset, with steps to choose from: work directory and printed table."""
+    workdir = tmp_path_factory.mktemp("runs") / "run"
+    config = configure(workdir, originals, choose_steps="8, 3,100")
+    return workdir, execution.execute(EXPERIMENT, config)[1]
+
+
+def test_the_sampler_is_chosen_on_held_out_images_and_the_report_says_by_what(run, originals):
+    workdir, printed = run
+    report = json.loads((workdir / "report.json").read_text(encoding="utf-8"))
+    found = report["parzen_bits_held_out_by_steps"]
+    assert list(found) == ["3", "8", "12"]  # 100 are those of T
+    assert len(set(found.values())) == 3 and report["parzen_samples_held_out"] == 20
+    best = max(found, key=found.get)
+    assert report["sample_steps"] == int(best) and report["samples"] == 20
+    row = next(line for line in printed.splitlines() if "chosen on held-out images" in line)
+    assert f" {best} " in row and "[3, 8, 12]" in row
+    held = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
+    assert "choose_steps" not in held  # it measures: the same run takes another choice
+    whole = runs.load(workdir, manual_dir=str(originals))
+    config = configure(workdir, originals, choose_steps="3,8")
+    again = mnist._chosen(config, whole.problem, whole.params)
+    assert again[1]["parzen_bits_held_out_by_steps"] == pytest.approx(
+        {3: found["3"], 8: found["8"]}, rel=1e-4
+    )
+
+
+def test_test_images_have_no_part_in_the_choice(run, originals):
+    workdir, _ = run
+    whole = runs.load(workdir, manual_dir=str(originals))
+    problem, params = whole.problem, whole.params
+    config = configure(workdir, originals, choose_steps="3,8")
+    other = dataclasses.replace(problem, test=255 - problem.test)
+    bare = dataclasses.replace(problem, validation=255 - problem.validation)
+    ours, same, differ = (mnist._chosen(config, p, params)[1] for p in (problem, other, bare))
+    assert ours == same and ours != differ
+
+
+def test_one_number_of_steps_is_no_choice(originals):
+    for named, steps in (("", 5), ("7", 7), ("7,7", 7)):
+        config = configure("", originals, choose_steps=named)
+        chosen, facts, rows = mnist._chosen(config, None, None)  # and takes no model
+        assert chosen["sample_steps"] == steps and not facts and not rows
+
+
+@pytest.mark.parametrize("text", ["x", "1", "0", "2.5", "-3", "5;6", "5,1"])
+def test_a_bad_list_is_refused_before_data_are_looked_for(text, tmp_path):
+    config = configure(tmp_path / "run", tmp_path / "absent", choose_steps=text)
+    with pytest.raises(ValueError, match=rf"choose_steps: expected whole numbers from 2.*{text}"):
+        mnist.setup(config)
+
+
+def test_bfloat16_is_inside_the_network_alone(run, originals):
+    workdir, _ = run
+    built = mnist.without_data(configure(workdir, originals)).model
+    plain = mnist.without_data(configure(workdir, originals, bfloat16=False)).model
+    params = runs.load(workdir, data=False).params
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    x = jax.random.normal(jax.random.key(0), (28, 28, 1))
+    # Two steps leave the output near 0: larger weights than they have show the rounding.
+    params = jax.tree.map(lambda p: p + 0.1, params)
+    chains = (m.chain(params, clamped=False) for m in (built, plain))
+    ours, theirs = (np.asarray(c.reverse(x, jnp.int32(9)).mean) for c in chains)
+    assert ours.dtype == np.float32
+    assert 0 < np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
+
+
+def test_a_run_from_before_these_flags_loads_as_it_was():
+    held = json.loads((WEIGHTS / "mnist_best" / "config.json").read_text(encoding="utf-8"))
+    assert not {"bfloat16", "bottleneck", "optimizer"} & set(held)
+    config = runs.load(WEIGHTS / "mnist_best", data=False).config
+    assert (config["bfloat16"], config["bottleneck"], config["optimizer"]) == (False, 512, "adam")
