@@ -13,6 +13,7 @@ import pytest
 from dpm_jax import model, runs
 from dpm_jax.experiments import WEIGHTS, cifar10, evaluate, posterior
 from dpm_jax.runs import exported
+from dpm_jax.runs.workdir import MEASURES, PLACES
 from dpm_jax.training.checkpoint import CheckpointError
 
 DEVICES = jax.local_device_count()
@@ -209,9 +210,14 @@ def test_notes_say_what_the_run_says(name):
         assert notes[key] == report[key]
     assert [notes["beta_1"], notes["last_step"]] == [run.config["beta_1"], run.model.last_step]
     assert notes["seed"] == run.config["seed"]
-    preset = notes["command"].partition("--preset=")[2].split()[0]
+    flags = dict(part[2:].split("=", 1) for part in notes["command"].split() if "=" in part)
     assert f"experiments/{run.experiment.name}.py" in notes["command"]
-    assert preset == run.config["preset"]
+    assert flags["preset"] == run.config["preset"]
+    # Presets move on; the command is still the one of this run.
+    asked = run.experiment.presets[flags["preset"]]
+    for name in run.config.keys() & asked.keys() - {*MEASURES, *PLACES}:
+        given = type(asked[name])(flags[name]) if name in flags else asked[name]
+        assert run.config[name] == given, name
     draws = model.sample(run.model, run.params, jax.random.key(0), 2, min(run.config["T"], 10))
     assert np.isfinite(np.asarray(draws)).all()
 
