@@ -163,6 +163,7 @@ CIFAR10 = Subject(
         Variant("scales", "4 → 2", {"scales": 2}, 0.95),
         Variant("dense pathway", "with → without", {"dense": 0}, 0.9),
         Variant("1×1 layers", "2 → none", {"pointwise": 0}, 0.9),
+        Variant("noise level", "in the readout → in every layer (FiLM)", {"film": True}, 1.1),
         Variant("nonlinearity", "softplus → leaky ReLU", {"nonlinearity": "leaky_relu"}, 0.9),
         Variant("network", "32 → 16 channels", {"width": 16}, 0.8),
         Variant("network", "4 → 2 layers", {"depth": 2}, 0.8),
