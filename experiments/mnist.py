@@ -66,8 +66,8 @@ _BEST = {
     "bottleneck": 256,  # whose larger matrices would be dear to Muon
     "readout": "v",
     "variance": "posterior",
-    "num_steps": 9000,
-    "batch_size": 64,
+    "num_steps": 25_000,
+    "batch_size": 32,
     "optimizer": "muon",
     "weight_decay": 0.2,
     "learning_rate": 2e-3,
