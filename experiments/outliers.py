@@ -179,7 +179,7 @@ def _others(config, run, rng, taken: set[str]) -> dict[str, np.ndarray]:
 def _claim(config, run, levels, wrote: list[Path]) -> dict[str, Any]:
     """What is asked; ValueError where the place holds anything but the answer to it."""
     asked = {name: config[name] for name in (*_ASKED, "seed")}
-    asked |= {"run": identity.of_config(run.config), "train_steps": run.step}
+    asked |= {"run": identity.of_run(run.workdir), "train_steps": run.step}
     own = {name: rows for name, rows in levels.items() if name not in CHANGES}
     asked["data"] = {name: identity.digest(rows) for name, rows in own.items()}
     out = wrote[0].parent

@@ -188,7 +188,7 @@ def _held(config, run, seen) -> dict[str, Any]:
     T = run.model.chain(run.params).T
     held |= {"steps": None if config["steps"] == T else config["steps"]}
     held |= {"num_samples": config["num_samples"], "train_steps": run.step}
-    held |= {"problems": len(seen.y), "run": identity.of_config(run.config)}
+    held |= {"problems": len(seen.y), "run": identity.of_run(run.workdir)}
     held |= {name: config[name] for name, was in _ADDED.items() if config[name] != was}
     if config["other_data"]:
         held["other_data"] = config["dataset"] or config["image_dir"] or "in the same place"

@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from test_experiments import configure, contents, tiny_roll
 
-from dpm_jax.experiments import cifar10, swiss_roll
+from dpm_jax import runs
+from dpm_jax.experiments import WEIGHTS, cifar10, mnist, swiss_roll
 from dpm_jax.experiments import outliers as experiment
 from dpm_jax.runs import Invalid, execution, outlier_report, outliers
+from dpm_jax.runs import workdir as workdirs
 from dpm_jax.runs.outliers import Measured
 
 FLAGS = {name: flag.default for name, flag in experiment.FLAGS.items()}
@@ -188,6 +190,22 @@ def test_a_run_from_end_to_end_that_goes_on(fixed, photos, tmp_path):
         experiment.execute({**few, "particles": 8})
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["outliers.json", "outliers.png"]
     assert contents(photos) == before  # nothing is written into the run
+
+
+def test_flags_that_came_after_a_run_leave_its_results_its_own(tmp_path):
+    """`load` puts them into its flags; the same command is no other question for that."""
+    held = json.loads((WEIGHTS / "mnist_best" / "config.json").read_text(encoding="utf-8"))
+    path = WEIGHTS / "mnist_best" / "config.json"
+    loaded = workdirs.configuration(mnist.EXPERIMENT, held, {}, path)
+    assert {"bfloat16", "bottleneck"} <= loaded.keys() - held.keys()
+
+    def asked(name, config):
+        run = runs.Run(WEIGHTS / name, config, None, None, 1)
+        wrote = [tmp_path / "out" / "outliers.json"]
+        return experiment._claim({**FLAGS, "seed": 0}, run, {}, wrote)
+
+    assert asked("mnist_best", held) == asked("mnist_best", loaded)
+    assert asked("mnist_best", held) != asked("heartbeat_best", held)
 
 
 @pytest.mark.parametrize("last_step", ["learned", "discretized"])

@@ -55,9 +55,13 @@ def of(problem: Problem, config: Config) -> dict[str, Any]:
     return known
 
 
-def of_config(config: Config) -> str:
-    """What tells a run from others: the digest of the flags that define it."""
-    defining = {name: v for name, v in config.items() if name not in workdirs.FREE}
+def of_run(workdir: Path) -> str:
+    """What tells a run from others: the digest of the flags that define it, as it has them.
+
+    Flags that came with a later version have no part: results beside the run stay its results.
+    """
+    held = workdirs.read_config(workdir)
+    defining = {name: v for name, v in held.items() if name not in workdirs.FREE}
     return hashlib.sha256(json.dumps(defining, sort_keys=True).encode()).hexdigest()[:16]
 
 
