@@ -161,6 +161,13 @@ def test_every_preset_of_the_paper_and_best_has_its_place():
     assert {name for name in configs if handover.has_port(configs[name])} == set(PORTED)
 
 
+def test_bfloat16_is_asked_of_the_networks_that_compute_in_it(folder):
+    """Another would be measured in float32 and set beside the peak of bfloat16."""
+    names = ("mnist/best", "mnist/paper", "cifar10/paper", "swiss_roll/best")
+    found = [networks.flags(name, folder, {"bfloat16": True}) for name in names]
+    assert [flags.get("bfloat16") for flags in found] == [True, None, True, None]
+
+
 def test_random_images_are_grey_levels_of_the_shape():
     found = networks.images(0, (3, 28, 28, 1))
     assert found.dtype == np.uint8 and found.shape == (3, 28, 28, 1)

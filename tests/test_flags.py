@@ -350,6 +350,7 @@ def test_names_that_flags_take_are_those_of_the_library():
 
     assert ("learned", *schedule.FIXED) == config.SCHEDULES
     assert config.NETWORKS == registry.NAMES
+    assert config.IN_BFLOAT16 == registry.IN_BFLOAT16
     means = dict.fromkeys([*gaussian.MEANS, *binomial.MEANS, "skip"])
     assert tuple(means) == config.READOUTS
     assert config.VARIANCES == gaussian.VARIANCES

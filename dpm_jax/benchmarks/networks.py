@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dpm_jax import later
-from dpm_jax.runs.config import configure
+from dpm_jax.runs.config import IN_BFLOAT16, configure
 from dpm_jax.runs.experiment import Config, Problem, find
 
 with later.imports(globals()):
@@ -39,11 +39,14 @@ def flags(name: str, folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     Args:
         name: experiment/preset.
         folder: where files of random images lie or are written.
-        given: other values than the preset has, of the flags that the experiment knows.
+        given: other values than the preset has, of the flags that the experiment knows; bfloat16
+            is for the networks that compute in it.
     """
     experiment, preset = name.split("/")
     known = find(experiment).presets[preset]
     found = {flag: value for flag, value in given.items() if flag in known}
+    if known["network"] not in IN_BFLOAT16:
+        found.pop("bfloat16", None)
     found |= {"mnist": _mnist, "cifar10": _cifar10, "bark": _bark}.get(experiment, _none)(folder)
     if experiment == "dead_leaves":
         found |= {"train_images": 20}

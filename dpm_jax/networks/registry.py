@@ -40,6 +40,7 @@ _MAKERS = {
     ),
 }
 NAMES = tuple(sorted(_MAKERS))
+IN_BFLOAT16 = ("multiscale_conv", "unet")  # those that can compute in it
 
 
 def by_name(config: Mapping[str, Any], outputs: int) -> Any:
@@ -52,13 +53,16 @@ def by_name(config: Mapping[str, Any], outputs: int) -> Any:
         outputs: raw outputs for each element.
 
     Raises:
-        ValueError: for an unknown name, or a size below 1.
+        ValueError: for an unknown name, a size below 1, or bfloat16 of a network that has none.
     """
     for name, least in (("width", 1), ("depth", 1), ("octaves", 0)):
         if config.get(name, least) < least:
             raise ValueError(f"{name}: expected at least {least}, got {config[name]}")
     if config["network"] not in _MAKERS:
         raise ValueError(f"network: expected one of {list(NAMES)}, got {config['network']!r}")
+    if config.get("bfloat16") and config["network"] not in IN_BFLOAT16:
+        expected = f"expected a network of {list(IN_BFLOAT16)}"
+        raise ValueError(f"bfloat16: {expected}, got {config['network']!r}")
     return _MAKERS[config["network"]](config, outputs)
 
 

@@ -25,6 +25,7 @@ with later.imports(globals()):
 
 SCHEDULES = ("learned", "constant_fraction", "geometric", "linear", "cosine")
 NETWORKS = ("bump_dense", "mlp", "multiscale_conv", "perceptron", "rbf", "residual_mlp", "unet")
+IN_BFLOAT16 = ("multiscale_conv", "unet")
 READOUTS = ("eq65", "code", "x0", "v", "sigmoid", "step", "bayes", "skip")
 VARIANCES = ("eq64", "between", "posterior")
 
