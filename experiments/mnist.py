@@ -186,33 +186,35 @@ def _chosen(config, problem, params):
     part in it.
     """
     tried, num = _choices(config), min(_TRIED, config["num_samples"])
-    if len(tried) < 2 or num < 2:
+    if len(tried) < 2:
         return config | {"sample_steps": (*tried, config["sample_steps"])[0]}, {}, []
     halves = _unit(problem.validation + 0.5).reshape(2, -1, 28 * 28)  # of widths and of values
-    found = {}
+    found = dict.fromkeys(tried)  # None: not finite
     for steps in tried:
         asked = config | {"sample_steps": steps}
         samples = images.samples(asked, problem.model, params, num)
         if np.isfinite(samples).all():
             value = parzen.evaluate(_unit(_levels(problem, samples)), *halves).log_likelihood
             found[steps] = units.bits(value)
-    best = max(found, key=found.__getitem__, default=tried[0])
-    row = ("steps of the samples, chosen on held-out images", "–", f"{best}", "–", f"of {tried}")
-    return (
-        config | {"sample_steps": best},
-        {"parzen_bits_held_out_by_steps": found, "parzen_samples_held_out": num},
-        [row],
-    )
+    known = {steps: value for steps, value in found.items() if value is not None}
+    best = max(known, key=known.__getitem__, default=config["sample_steps"])
+    ours = f"{best}" if known else f"none, all give non finite samples: {best}"
+    row = ("steps of the samples, chosen on held-out images", "–", ours, "–", f"of {tried}")
+    facts = {"parzen_bits_held_out_by_steps": found, "parzen_samples_held_out": num}
+    return config | {"sample_steps": best}, facts, [row]
 
 
 def _choices(config) -> list[int]:
-    """The numbers of steps in --choose_steps; those above T are T."""
+    """The numbers of steps in --choose_steps; those above T are T. ValueError: naming the flag."""
     named = [text.strip() for text in config["choose_steps"].split(",") if text.strip()]
     for text in named:
         if not text.isdecimal() or int(text) < 2:
             expected = "expected whole numbers from 2, divided by commas"
             raise ValueError(f"choose_steps: {expected}, got {config['choose_steps']!r}")
-    return sorted({min(int(text), config["T"]) for text in named})
+    found = sorted({min(int(text), config["T"]) for text in named})
+    if len(found) > 1 and config["num_samples"] < 2:
+        raise ValueError("num_samples: expected at least 2 to choose steps by, got 1")
+    return found
 
 
 def _levels(problem, samples):

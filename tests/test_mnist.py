@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from dpm_jax import runs
+from dpm_jax import gaussian, model, networks, runs, schedule
 from dpm_jax.experiments import WEIGHTS, mnist
 from dpm_jax.runs import execution
 
@@ -82,6 +82,32 @@ def test_one_number_of_steps_is_no_choice(originals):
         config = configure("", originals, choose_steps=named)
         chosen, facts, rows = mnist._chosen(config, None, None)  # and takes no model
         assert chosen["sample_steps"] == steps and not facts and not rows
+
+
+def test_where_no_sample_is_finite_nothing_is_chosen():
+    """The steps are then those of the flag, and report.json says that no choice has a number."""
+    network, steps = networks.MLP(width=2, depth=1, outputs=2), schedule.geometric(T=4, beta_1=1e-3)
+    built = model.build(gaussian.family(), steps, network, (28, 28, 1), readout="v")
+    params = jax.tree.map(lambda p: p * jnp.nan, built.init(jax.random.key(0)))
+    scaling = runs.ImageScale(mean=0.0, scale=1.0, levels=256)
+    problem = runs.Problem(model=built, validation=np.zeros((4, 28, 28, 1)), images=scaling)
+    given = {"T": 4, "sample_steps": 4, "num_samples": 2, "choose_steps": "2,3"}
+    chosen, facts, rows = mnist._chosen(configure("", "", **given), problem, params)
+    assert facts["parzen_bits_held_out_by_steps"] == {2: None, 3: None}
+    assert chosen["sample_steps"] == 4
+    assert rows[0][2] == "none, all give non finite samples: 4"
+
+
+def test_one_sample_chooses_nothing_and_is_refused(tmp_path):
+    config = configure(tmp_path / "run", tmp_path / "absent", choose_steps="2,3", num_samples=1)
+    with pytest.raises(ValueError, match=r"^num_samples: expected at least 2 to choose steps by"):
+        mnist.setup(config)
+
+
+def test_bfloat16_of_a_network_without_it_is_refused_before_data_are_looked_for(tmp_path):
+    given = EXPERIMENT.presets["paper"] | {"bfloat16": True, "manual_dir": str(tmp_path / "none")}
+    with pytest.raises(ValueError, match=r"^bfloat16: expected a network of .*, got 'bump_dense'"):
+        mnist.setup({"workdir": str(tmp_path / "run"), **given})
 
 
 @pytest.mark.parametrize("text", ["x", "1", "0", "2.5", "-3", "5;6", "5,1"])
