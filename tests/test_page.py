@@ -343,6 +343,14 @@ def test_figures_of_what_was_learned_are_found_by_name_or_on_disk(tmp_path):
     assert "the rate β_t beside the constant fraction" in markdown
 
 
+def test_a_probability_that_is_not_finite_is_no_bound(tmp_path):
+    told = report("binary_mnist") | {"K_bits": None, "K_standard_error_bits": None}
+    found = [outcome(tmp_path, "binary_mnist", "best", told=told)]
+    seen, markdown = written(tmp_path, found)
+    ours = [row[1] for row in seen.rows if row[0] == "ours, preset best" and len(row) == 8]
+    assert ours == ["not finite"] and "≤ not finite" not in markdown
+
+
 def test_a_preset_that_takes_the_place_of_another_leaves_no_gap(tmp_path):
     found = [outcome(tmp_path, "cifar10", preset) for preset in ("accelerator", "paper")]
     found += [outcome(tmp_path, "binary_mnist", "accelerator"), integers(tmp_path, "accelerator")]

@@ -76,7 +76,10 @@ def note(experiment: str, beyond: Mapping[str, Sequence[Group]]) -> list[Text]:
 
 
 def _number(row: claims.Beyond, group: Group) -> str:
-    return f"≤ {value(row, group.reports)}" if group.reports else "not made"
+    if not group.reports:
+        return "not made"
+    found = value(row, group.reports)
+    return str(found) if found.mean is None else f"≤ {found}"
 
 
 def _table(row: claims.Beyond, groups: Sequence[Group]) -> Table:
