@@ -36,7 +36,7 @@ _SHARED = {
 }
 _BEST = {**_SHARED, **presets.IMAGES_BEST, "width": 48, "num_steps": 14_000, "beta_1": 5.5e-6}
 PRESETS = {"paper": _SHARED, "best": _BEST, "accelerator": {**_BEST, **presets.ACCELERATOR}}
-LITERATURE = (  # bits/dim of the 8-bit integers, without augmentation
+LITERATURE = (  # bits/dim; VDM without augmentation, DDPM with mirrored images
     runs.Reported("DDPM (Ho 2020)", "3.70", "bound", "8-bit integers"),
     runs.Reported("PixelCNN++ (Salimans 2017)", "2.92", "exact", "8-bit integers"),
     runs.Reported("VDM (Kingma 2021)", "2.65", "bound", "8-bit integers"),
