@@ -237,7 +237,7 @@ def samples(config: Config, model: models.Model, params, num: int, seed: int = 2
         chain = model.chain(params, steps)
         return jax.vmap(lambda key: sampling.sample(key, chain))(keys)
 
-    rows = Rows(config["seed"] + seed, progress=batches("sample"))
+    rows = Rows(config["seed"] + seed, progress=batches(f"sample, {steps} steps"))
     most = models.at_once(model, params, steps, one_t=True)
     parts = over_rows(draw, params, np.arange(num), most, rows, keyed=True)
     return np.concatenate(list(parts)).astype(np.float32)
