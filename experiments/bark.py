@@ -46,7 +46,7 @@ _SHARED = {
 }
 PRESETS = {
     "paper": _SHARED,
-    "best": {**_SHARED, **presets.IMAGES_BEST, "batch_size": 16, "num_steps": 1500},
+    "best": {**_SHARED, **presets.IMAGES_BEST, "batch_size": 16, "num_steps": 2000},
 }
 
 

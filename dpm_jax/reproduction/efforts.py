@@ -83,7 +83,7 @@ HOURS = (
     Plan("heartbeat", "paper", 3, 420),
     Plan("heartbeat", "best", 3, 55),
     Plan("bark", "paper", 3, 2000),
-    Plan("bark", "best", 3, 900),
+    Plan("bark", "best", 3, 1000),
     Plan("dead_leaves", "paper", 3, 900, _MCGSM),
     Plan("dead_leaves", "best", 3, 950, _MCGSM),
     Plan("cifar10", "paper", 3, 600),
