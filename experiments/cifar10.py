@@ -28,6 +28,7 @@ with later.imports(globals()):
 
 _SHARED = {
     **presets.IMAGES,
+    "num_steps": 10_000,
     "dense": 128,
     "flip": True,
     "dataset": "cifar10",
