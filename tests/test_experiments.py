@@ -48,7 +48,8 @@ def configure(experiment, workdir, **sizes):
 
 
 def tiny_roll(workdir, **sizes):
-    return configure(swiss_roll.EXPERIMENT, workdir, **{"T": 5, "num_t": -1, **sizes})
+    few = {"T": 5, "num_t": -1, "warmup": 0}
+    return configure(swiss_roll.EXPERIMENT, workdir, **few | sizes)
 
 
 def read(workdir):
