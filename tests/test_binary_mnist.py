@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from scipy.special import expit, logit
 
+from cases import mnist_originals
 from dpm_jax import binomial, runs, schedule
 from dpm_jax.data import bits
 from dpm_jax.experiments import binary_mnist
@@ -117,14 +118,7 @@ def test_the_law_of_t_follows_what_bits_lose():
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
-    """A folder with small "MNIST" files: bars of grey on black."""
-    place = tmp_path_factory.mktemp("mnist")
-    for name, num in (("train", binary_mnist.VALIDATION + 64), ("test", 40)):
-        images = np.zeros((num, 28, 28, 1), np.uint8)
-        images[::2, 8:20, 12:16] = 255
-        images[1::2, 12:16, 8:20] = 100
-        np.save(place / f"{name}.npy", images)
-    return place
+    return mnist_originals(tmp_path_factory.mktemp("mnist"), binary_mnist.VALIDATION + 64)
 
 
 def configure(workdir, originals, **sizes):

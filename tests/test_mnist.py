@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from cases import mnist_originals
 from dpm_jax import gaussian, model, networks, runs, schedule
 from dpm_jax.experiments import WEIGHTS, mnist
 from dpm_jax.runs import execution
@@ -22,14 +23,7 @@ SMALL = {
 
 @pytest.fixture(scope="module")
 def originals(tmp_path_factory):
-    """A folder with small "MNIST" files: bars of grey on black."""
-    place = tmp_path_factory.mktemp("mnist")
-    for name, num in (("train", mnist.VALIDATION + 64), ("test", 40)):
-        images = np.zeros((num, 28, 28, 1), np.uint8)
-        images[::2, 8:20, 12:16] = 255
-        images[1::2, 12:16, 8:20] = 100
-        np.save(place / f"{name}.npy", images)
-    return place
+    return mnist_originals(tmp_path_factory.mktemp("mnist"), mnist.VALIDATION + 64)
 
 
 def configure(workdir, originals, **given):
