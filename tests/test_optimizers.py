@@ -13,7 +13,14 @@ from dpm_jax.training.checkpoint import Checkpoints
 from dpm_jax.training.muon import muon
 
 RATE = 1e-2
-SHAPES = {"dense": (24, 10), "wide": (6, 30), "kernel": (3, 3, 4, 8), "bias": (8,), "c": (2, 3, 4)}
+_REST = {"bias": (8,), "c": (2, 3, 4)}
+DENSE = {"tall": (24, 10), "wide": (6, 30), **_REST}
+CONVOLUTIONS = {"kernel": (3, 3, 4, 8), "fewer": (1, 1, 8, 4), "dense": (24, 10), **_REST}
+NETWORKS = pytest.mark.parametrize(
+    "shapes, stepped",
+    [(DENSE, ("tall", "wide")), (CONVOLUTIONS, ("kernel", "fewer"))],
+    ids=["dense", "convolutions"],
+)
 
 
 def make(name="muon", lr_schedule="constant", num_steps=10, warmup=0, weight_decay=0.0):
@@ -34,12 +41,13 @@ def first_update(optimizer, params, gradient):
         return optimizer.update(gradient, optimizer.init(params), params)[0]
 
 
-def test_muon_steps_matrices_and_kernels_by_equal_singular_values():
-    params = {name: jnp.zeros(shape, jnp.float32) for name, shape in SHAPES.items()}
+@NETWORKS
+def test_muon_steps_by_equal_singular_values(shapes, stepped):
+    params = {name: jnp.zeros(shape, jnp.float32) for name, shape in shapes.items()}
     gradient = random_like(params, 0)
     update = first_update(make(), params, gradient)
-    for name in ("dense", "wide", "kernel"):
-        step = np.asarray(update[name]).reshape(-1, SHAPES[name][-1])
+    for name in stepped:
+        step = np.asarray(update[name]).reshape(-1, shapes[name][-1])
         downhill = -np.asarray(gradient[name]).reshape(step.shape)
         left, _, right = np.linalg.svd(downhill, full_matrices=False)
         inside = left.T @ step @ right.T  # diagonal in the axes of the gradient itself
@@ -49,15 +57,16 @@ def test_muon_steps_matrices_and_kernels_by_equal_singular_values():
         np.testing.assert_allclose(inside - np.diag(np.diag(inside)), 0, atol=1e-4 * size)
 
 
-def test_muon_is_optaxs_to_rounding():
-    params = {name: jnp.ones(shape) for name, shape in SHAPES.items()}
+@NETWORKS
+def test_muon_is_optaxs_to_rounding(shapes, stepped):
+    params = {name: jnp.ones(shape) for name, shape in shapes.items()}
 
     def axes(params):
         made = optax.contrib.MuonDimensionNumbers
-        return jax.tree.map(
-            lambda p: made(tuple(range(p.ndim - 1)), p.ndim - 1) if p.ndim in (2, 4) else None,
-            params,
-        )
+        return {
+            name: made(tuple(range(p.ndim - 1)), p.ndim - 1) if name in stepped else None
+            for name, p in params.items()
+        }
 
     rate = optax.linear_schedule(1e-2, 1e-3, 5)
     ours = muon(lambda step: 10 * rate(step), 0.3, rate)
@@ -95,12 +104,13 @@ def test_muon_steps_as_far_whatever_the_size_of_a_gradient(size):
         assert np.isfinite(update).all() and np.abs(update).max() < 1e-2 * np.abs(wanted).max()
 
 
-def test_what_is_no_matrix_is_left_to_adam_with_nesterovs_momentum():
-    params = {"bias": jnp.ones(5, jnp.float32), "readout": jnp.ones((2, 3, 4), jnp.float32)}
+@NETWORKS
+def test_all_else_is_left_to_adam_with_nesterovs_momentum(shapes, stepped):
+    params = {name: jnp.ones(shape, jnp.float32) for name, shape in shapes.items()}
     gradient = random_like(params, 1)
     with_muon = first_update(make("muon"), params, gradient)
     with_adam = first_update(optax.nadam(RATE), params, gradient)
-    for name in params:
+    for name in params.keys() - set(stepped):
         np.testing.assert_allclose(with_muon[name], with_adam[name], rtol=1e-6)
 
 
@@ -125,13 +135,13 @@ def test_rates_rise_and_fall(name, lr_schedule, middle):
 
 
 @pytest.mark.parametrize("name, scale", [("muon", optimizers.MUON_RATE), ("adam", 1.0)])
-def test_weights_decay_by_their_rate_and_vectors_do_not(name, scale):
-    shapes = {"w": (4, 3), "kernel": (3, 3, 2, 5), "bias": (6,), "readout": (2, 3, 4)}
+@NETWORKS
+def test_weights_decay_by_their_rate_and_vectors_do_not(shapes, stepped, name, scale):
     params = random_like({k: jnp.zeros(v, jnp.float32) for k, v in shapes.items()}, 7)
     nothing = jax.tree.map(jnp.zeros_like, params)
     update = first_update(make(name, weight_decay=0.3), params, nothing)
     for key, value in params.items():
-        decay = 0.3 * scale * RATE if len(shapes[key]) in (2, 4) else 0.0
+        decay = 0.3 * scale * RATE if key in stepped else 0.0
         np.testing.assert_allclose(update[key], -decay * value, rtol=1e-5, atol=1e-9)
 
 

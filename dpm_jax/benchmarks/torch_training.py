@@ -15,16 +15,17 @@ _NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315
 
 
 class Muon:
-    """Muon of matrices and kernels, Newton–Schulz batched over equal shapes; NAdam of the rest."""
+    """Muon of kernels (without any, matrices), batched over equal shapes; NAdam of the rest."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], rate: float, weight_decay: float):
         every = list(parameters)
-        self.matrices = [p for p in every if p.ndim in (2, 4)]
+        axes = 4 if any(p.ndim == 4 for p in every) else 2
+        self.matrices = [p for p in every if p.ndim == axes]
         self.momentum = [torch.zeros_like(p) for p in self.matrices]
         self.shapes: dict[tuple[int, ...], list[int]] = {}
         for i, p in enumerate(self.matrices):
             self.shapes.setdefault(tuple(p.flatten(1).shape), []).append(i)
-        rest = [p for p in every if p.ndim not in (2, 4)]
+        rest = [p for p in every if p.ndim != axes]
         self.rest = torch.optim.NAdam(rest, lr=rate, foreach=True)
         self.rate, self.weight_decay, self.steps = MUON_RATE * rate, weight_decay, 0
 

@@ -19,7 +19,7 @@ _EPSILON = 1e-8
 def muon(
     learning_rate: optax.Schedule, weight_decay: float, adam_learning_rate: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Muon of parameters of two or four axes, Adam with Nesterov's momentum of all others.
+    """Muon of `matrices`, Adam with Nesterov's momentum of all others.
 
     As optax.contrib.muon, state included, to rounding. A kernel of a convolution, (.., inputs,
     units), is the matrix from all inputs of a unit to the units.
@@ -38,9 +38,14 @@ def muon(
     return optax.partition({"muon": by_muon, "adam": by_adam}, _labels)
 
 
-def is_matrix(parameter: Array) -> bool:
-    """Whether a parameter is a matrix, or the kernel of a convolution."""
-    return parameter.ndim in (2, 4)
+def matrices(params):
+    """Whether each parameter is a kernel of a convolution; without any, whether it is a matrix.
+
+    Beside convolutions a dense layer sees the whole image or the noise level alone: Muon gains
+    nothing there, and a large one costs it more than all kernels.
+    """
+    axes = 4 if any(leaf.ndim == 4 for leaf in jax.tree.leaves(params)) else 2
+    return jax.tree.map(lambda p: p.ndim == axes, params)
 
 
 def orthogonalised(x: Array) -> Array:
@@ -105,4 +110,4 @@ def _by_shape(update: Array) -> Array:
 
 
 def _labels(params):
-    return jax.tree.map(lambda p: "muon" if is_matrix(p) else "adam", params)
+    return jax.tree.map(lambda chosen: "muon" if chosen else "adam", matrices(params))

@@ -24,16 +24,16 @@ def by_name(
     """The optimizer of that name, its learning rate warmed up and then led to 0.
 
     Args:
-        name: "adam"; or "muon" (Jordan et al. 2024), which steps parameters of two or four axes,
-            matrices and the kernels of convolutions (matrices from all inputs of a unit to the
-            units), along the nearest orthogonal matrix, MUON_RATE times as far, and leaves all else
-            to Adam with Nesterov's momentum.
+        name: "adam"; or "muon" (Jordan et al. 2024), which steps the kernels of convolutions
+            (matrices from all inputs of a unit to the units), and where there are none all
+            matrices, along the nearest orthogonal matrix, MUON_RATE times as far, and leaves all
+            else to Adam with Nesterov's momentum.
         rate: from `make_rate`: how learning rates go with the steps.
         learning_rate: of Adam, after the warm-up.
         clip_norm: global norm at which gradients are clipped.
-        weight_decay: share of the parameters of two or four axes that a step at a rate of 1 takes
-            off. Muon needs it where nothing normalises what a matrix gives: without, all its
-            singular values grow with the steps.
+        weight_decay: share of the same parameters that a step at a rate of 1 takes off. Muon needs
+            it where nothing normalises what a matrix gives: without, all its singular values grow
+            with the steps.
 
     Raises:
         ValueError: for an unknown name.
@@ -44,7 +44,7 @@ def by_name(
         return optax.chain(clip, optax.adam(rate(learning_rate)))
     if name == "adam":
         return optax.chain(
-            clip, optax.adamw(rate(learning_rate), weight_decay=weight_decay, mask=_matrices)
+            clip, optax.adamw(rate(learning_rate), weight_decay=weight_decay, mask=muon.matrices)
         )
     stepped = muon.muon(rate(MUON_RATE * learning_rate), weight_decay, rate(learning_rate))
     return optax.chain(clip, stepped)
@@ -88,7 +88,3 @@ def _clipped(gradient, most: float):
 def _check(argument: str, value: str, known: tuple[str, ...]) -> None:
     if value not in known:
         raise ValueError(f"{argument}: expected one of {known}, got {value!r}")
-
-
-def _matrices(params):
-    return jax.tree.map(muon.is_matrix, params)
