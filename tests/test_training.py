@@ -502,16 +502,24 @@ def test_v_weights_turn_each_term_into_the_squared_error():
     np.testing.assert_allclose(weighted, squared, rtol=2e-3)
 
 
+@pytest.mark.parametrize("median_noise", [0.5, 0.9])
 @pytest.mark.parametrize("name", sorted(schedule.FIXED))
-def test_law_of_v_is_uniform_in_the_angle(name):
-    """Whatever the schedule, t is drawn as often as its share of the angle of the cosine one."""
+def test_law_of_v_is_uniform_in_the_angle(name, median_noise):
+    """Whatever the schedule, t has its share of the angle of a cosine one of that median noise."""
     steps = schedule.by_name(name, 20, 1e-3)
-    law, weights = (np.asarray(x) for x in gaussian.v_weights(steps))
+    law, weights = (np.asarray(x) for x in gaussian.v_weights(steps, median_noise))
     assert law.shape == weights.shape == (21,)
     assert (law[:2] == 0).all() and (law >= 0).all() and np.isfinite(weights).all()
     np.testing.assert_allclose(law.sum(), 1, rtol=1e-5)
-    angle = np.arccos(np.sqrt(np.asarray(steps.alpha_bar, np.float64)))
+    noise = 1 - np.asarray(steps.alpha_bar, np.float64)
+    angle = np.arctan2(np.sqrt(noise * (1 - median_noise)), np.sqrt((1 - noise) * median_noise))
+    assert ((angle > np.pi / 4) == (noise > median_noise)).all()
     np.testing.assert_allclose(law[2:], np.diff(angle)[1:] / (angle[-1] - angle[1]), atol=1e-4)
+
+
+def test_a_median_noise_out_of_bounds_is_refused():
+    with pytest.raises(ValueError, match=r"median_noise: expected a number in .*, got nan"):
+        training.make_loss(make_model("v", "posterior", event=(3,)), "v", median_noise=math.nan)
 
 
 # The learning rate.
@@ -575,6 +583,7 @@ WRONG = [
     ({"ema_decay": 1.0}, "ema_decay: expected a number in .0, 1., got 1"),
     ({"ema_decay": -0.1}, "ema_decay: expected a number in .0, 1., got -0.1"),
     ({"lr_schedule": "wild"}, "lr_schedule: expected one of .*'cosine'.*, got 'wild'"),
+    ({"median_noise": 1.0}, r"median_noise: expected a number in .0.001, 0.999., got 1.0"),
     ({"objective": "wild"}, "objective: expected one of .*'bound'.*, got 'wild'"),
     ({"warmup": -1}, "warmup: "),
     ({"steps_per_dispatch": -1}, "steps_per_dispatch: "),

@@ -65,7 +65,7 @@ def port(config: Config, problem: Problem, params: Any) -> Port:
     law, weights = bound.time_law(chain), None
     if config["objective"] == "v":
         assert model.family.v_weights is not None
-        law, weights = model.family.v_weights(chain.schedule)
+        law, weights = model.family.v_weights(chain.schedule, config["median_noise"])
     random = _randomised(params)
     paths = traverse_util.flatten_dict(random["network"]["params"], sep="/")
     return Port(

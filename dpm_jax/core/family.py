@@ -119,7 +119,8 @@ class Family(NamedTuple):
     # key, q, p -> x ~ q, log q(x)/p(x) in nats, where that can be had more precisely than from x
     log_ratio: Callable[[Params, Array, Params, Array], Array] | None = None
     # p, x, q, y -> log p(x) − log q(y) in nats, where that is more precise than their difference
-    v_weights: Callable[[Any], tuple[Array, Array]] | None = None
-    # schedule -> law of t and weights that make the terms of K squared errors of v (objective.py)
+    v_weights: Callable[[Any, float], tuple[Array, Array]] | None = None
+    # schedule, median noise of the draws -> law of t and weights that make the terms of K squared
+    # errors of v (objective.py)
     trainable: Callable[[Any], None] | None = None
     # training data -> None; ValueError, or a warning, for what is in the support and trains badly

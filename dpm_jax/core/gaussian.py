@@ -201,16 +201,17 @@ def log_ratio(p: Normal, x: Array, q: Normal, y: Array) -> Array:
     return -0.5 * jnp.sum(_unlikely(p, x) - _unlikely(q, y))
 
 
-def v_weights(schedule: Schedule) -> tuple[Array, Array]:
+def v_weights(schedule: Schedule, median_noise: float = 0.5) -> tuple[Array, Array]:
     """Law of t and weights (T+1,) under which the terms of K are the mean squared error of v.
 
     With Σ = β̃_t, KL_t = ½ (SNR_{t−1} − SNR_t) |x̂^0 − x^0|² and |v̂ − v|² = |x̂^0 − x^0|²/(1−ᾱ_t), so
-    the weight is 2 (1−ᾱ_{t−1})/(ᾱ_{t−1} β_t). Noise levels are drawn uniform in the angle
-    arctan √((1−ᾱ)/ᾱ), as the cosine schedule has them, whatever the schedule is.
+    the weight is 2 (1−ᾱ_{t−1})/(ᾱ_{t−1} β_t). Whatever the schedule, draws are uniform in the angle
+    arctan √((1−ᾱ)/ᾱ · (1−m)/m), half of them below a noise 1−ᾱ of m, the median_noise: as of cosine
+    schedules that are shifted in log-SNR (Hoogeboom et al. 2023).
     """
     ratio = schedule.noise / jnp.maximum(schedule.alpha_bar, 1e-12)  # infinite where ᾱ_T = 0
-    law = jnp.diff(jnp.arctan(jnp.sqrt(ratio[1:])), prepend=jnp.zeros(2))
-    law = jnp.maximum(law.at[1].set(0.0), 0.0)
+    angle = jnp.arctan(jnp.sqrt(ratio[1:] * ((1 - median_noise) / median_noise)))
+    law = jnp.maximum(jnp.diff(angle, prepend=jnp.zeros(2)).at[1].set(0.0), 0.0)
     weights = 2 * ratio[:-1] / jnp.maximum(schedule.beta[1:], 1e-12)
     return law / jnp.sum(law), jnp.concatenate([jnp.zeros(1), weights])
 

@@ -74,7 +74,7 @@ HELP = {
     "batch_size": Flag(int, "Examples a step, over all devices.", values=_COUNT, bytes=16),
     "learning_rate": Flag(
         float,
-        "Of Adam; Muon takes ten times as much for matrices and convolutions.",
+        "Of Adam; Muon takes ten times as much for convolutions, or matrices without any.",
         values=_RATE,
     ),
     "optimizer": Flag(
@@ -90,7 +90,7 @@ HELP = {
     "warmup": Flag(int, "Steps of linear warm-up of the learning rate.", values=_SIZE),
     "weight_decay": Flag(
         float,
-        "Of matrices and convolutions; Muon needs it where nothing normalises theirs.",
+        "Of convolutions, or matrices without any; Muon needs it where nothing normalises theirs.",
         values=_SIZE,
     ),
     "clip_norm": Flag(float, "Global norm at which gradients are clipped.", values=_RATE),
@@ -101,6 +101,11 @@ HELP = {
         str,
         "bound (eq. 15), or v (its terms reweighted to the squared error of v).",
         values=OBJECTIVES,
+    ),
+    "median_noise": Flag(
+        float,
+        "Of objective v: noise 1−ᾱ below which half of the t are drawn.",
+        values="[0.001, 0.999]",
     ),
     "num_t": Flag(
         int,

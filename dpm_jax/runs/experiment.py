@@ -99,6 +99,7 @@ DEFAULTS: Config = {
     "clip_norm": 1.0,
     "ema_decay": 0.999,
     "objective": "bound",
+    "median_noise": 0.5,
     "num_t": -1,
     "microbatches": 1,
     "remat": False,

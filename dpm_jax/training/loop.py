@@ -72,7 +72,7 @@ def fit(
     _check_data(model, data, draw, options)
     if state is None:
         state = initial_state(model, options, checkpoints)
-    loss = make_loss(model, options.objective, options.num_t, options.remat)
+    loss = make_loss(model, options.objective, options.num_t, options.remat, options.median_noise)
     draw = _shard(draw) if streams else draw or draw_rows
     step = make_train_step(loss, make_optimizer(options), options, draw)
     per_dispatch = 1

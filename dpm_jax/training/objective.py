@@ -14,7 +14,13 @@ from dpm_jax.likelihood import bound
 Loss = Callable[..., tuple[Array, Array]]
 
 
-def make_loss(model: Model, objective: str = "bound", num_t: int = -1, remat: bool = False) -> Loss:
+def make_loss(
+    model: Model,
+    objective: str = "bound",
+    num_t: int = -1,
+    remat: bool = False,
+    median_noise: float = 0.5,
+) -> Loss:
     """The loss of one batch on one device: params, key, batch (n, *event) -> loss, mean K in nats.
 
     With two more arguments, i and m, of the i-th of m equal parts of the batch, whose draws are
@@ -23,14 +29,16 @@ def make_loss(model: Model, objective: str = "bound", num_t: int = -1, remat: bo
     Args:
         model: its schedule too is a function of params, so β is learned by the same gradient.
         objective: "bound": −K per dimension (eq. 15). "v": the same terms with weights that make
-            them the mean squared error of v, with noise levels as in the cosine schedule.
+            them the mean squared error of v, with noise levels as in a cosine schedule.
         num_t: distinct t drawn for a batch, a divisor of it; −1: one for each example; 0: the exact
             sum over all t.
         remat: with the sum over all t, compute it again for the gradient, √T terms at a time.
+        median_noise: of objective "v", 1−ᾱ below which half of the t are drawn, in 0.001..0.999.
 
     Raises:
-        ValueError: objective "v" with anything but random t, a Gaussian family, a fixed last step
-            and a fixed schedule: elsewhere it is no bound's gradient.
+        ValueError: for a median_noise that is none; objective "v" with anything but random t, a
+            Gaussian family, a fixed last step and a fixed schedule: elsewhere it is no bound's
+            gradient.
     """
     plain = model.last_step == "fixed" and not model.learns_schedule
     v_weights = model.family.v_weights if objective == "v" else None
@@ -40,7 +48,11 @@ def make_loss(model: Model, objective: str = "bound", num_t: int = -1, remat: bo
             f" fixed schedule; got num_t={num_t}, {model.family.name}, last_step={model.last_step},"
             f" learned schedule={model.learns_schedule}"
         )
-    return _all_t(model, remat) if num_t == 0 else _random_t(model, num_t, v_weights)
+    if not 1e-3 <= median_noise <= 0.999:  # beyond, all t may round to never
+        raise ValueError(f"median_noise: expected a number in [0.001, 0.999], got {median_noise}")
+    if num_t == 0:
+        return _all_t(model, remat)
+    return _random_t(model, num_t, v_weights, median_noise)
 
 
 def _all_t(model: Model, remat: bool) -> Loss:
@@ -70,10 +82,12 @@ def _all_t(model: Model, remat: bool) -> Loss:
     return loss
 
 
-def _random_t(model: Model, num_t: int, v_weights: Callable | None) -> Loss:
+def _random_t(model: Model, num_t: int, v_weights: Callable | None, median_noise: float) -> Loss:
     def loss(params, key: Array, batch: Array, i: Array | int = 0, of: int = 1):
         chain = model.chain(params, clamped=False)
-        law, weight = (None, None) if v_weights is None else v_weights(chain.schedule)
+        law = weight = None
+        if v_weights is not None:
+            law, weight = v_weights(chain.schedule, median_noise)
         found = bound.draw_terms(key, chain, batch, num_t, law, (i, of))
         known = jnp.mean(jax.vmap(lambda x: bound.ends(chain, x))(_part(batch, i, of)))
         K = known + jnp.mean(found.term / found.probability)

@@ -32,6 +32,7 @@ class Options:
     weight_decay: float = 0.0  # of matrices and kernels (optimizers.py)
     ema_decay: float = 0.999
     objective: str = "bound"  # bound (eq. 15), or v: K's terms reweighted to plain MSE of v
+    median_noise: float = 0.5  # of objective v: half of its t are drawn where 1−ᾱ is below
     num_t: int = -1  # t drawn a device and step; −1: one for each example; 0: the sum over all t
     seed: int = 0
     microbatches: int = 1  # parts that a device takes its batch in; their gradients are added
@@ -73,6 +74,10 @@ def check_values(options: Options) -> None:
         raise ValueError(f"seed: expected 0..{MAX_SEED - 1}, got {options.seed}")
     if not 0 <= options.ema_decay < 1:
         raise ValueError(f"ema_decay: expected a number in [0, 1), got {options.ema_decay}")
+    if not 1e-3 <= options.median_noise <= 0.999:
+        raise ValueError(
+            f"median_noise: expected a number in [0.001, 0.999], got {options.median_noise}"
+        )
     if options.objective not in OBJECTIVES:
         raise ValueError(f"objective: expected one of {OBJECTIVES}, got {options.objective!r}")
 
