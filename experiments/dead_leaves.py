@@ -34,7 +34,14 @@ _SHARED = {
     "levels": 0,
     "baselines": "dct,blocks,causal",
 }
-_BEST = {**_SHARED, **presets.IMAGES_BEST, "batch_size": 16, "num_steps": 18_000}
+_BEST = {
+    **_SHARED,
+    **presets.IMAGES_BEST,
+    "depth": 8,  # of which nothing is learned after the warm-up of 100
+    "warmup": 300,
+    "batch_size": 16,
+    "num_steps": 17_000,
+}
 PRESETS = {"paper": _SHARED, "best": _BEST}
 _WHOLE = 256  # side of the generator's images
 

@@ -65,7 +65,7 @@ MINUTES = (
     Plan("bark", "best", 1, 380, {**_SHORT, "num_steps": 1000, "sample_steps": 100, "adapt": 100}),
     Plan("dead_leaves", "paper", 1, 300, {**_SHORT, **_MCGSM, "num_steps": 2000}),
     Plan(
-        "dead_leaves", "best", 1, 450, {**_SHORT, **_MCGSM, "num_steps": 5000, "sample_steps": 500}
+        "dead_leaves", "best", 1, 450, {**_SHORT, **_MCGSM, "num_steps": 2400, "sample_steps": 500}
     ),
     Plan("cifar10", "paper", 1, 200, {**_SHORT, "num_steps": 2000}),
     Plan("cifar10", "best", 1, 340, {**_SHORT, **_NARROW}),
@@ -85,7 +85,7 @@ HOURS = (
     Plan("bark", "paper", 3, 2000),
     Plan("bark", "best", 3, 1000),
     Plan("dead_leaves", "paper", 3, 900, _MCGSM),
-    Plan("dead_leaves", "best", 3, 950, _MCGSM),
+    Plan("dead_leaves", "best", 3, 1500, _MCGSM),
     Plan("cifar10", "paper", 3, 600),
     Plan("cifar10", "best", 3, 2900),
     Plan("cifar10", "best", 3, 2800, _LOSSLESS, "_lossless"),
