@@ -233,7 +233,7 @@ def test_another_optimiser_does_not_fit(tmp_path):
     checkpoints = Checkpoints(tmp_path)
     state = make_state()
     checkpoints.save(1, state)
-    with pytest.raises(ValueError, match=r"checkpoint step 1: opt_state/0/trace/.* is missing"):
+    with pytest.raises(ValueError, match=r"opt_state/0/trace/.* is missing.*; of another opt"):
         checkpoints.restore(state._replace(opt_state=optax.sgd(1.0, 0.9).init(state.params)))
 
 

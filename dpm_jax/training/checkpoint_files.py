@@ -97,6 +97,8 @@ def fill(like: PyTree, arrays: dict[str, np.ndarray], step: int) -> PyTree:
     if differences:
         more = len(differences) - _NAMED_DIFFERENCES
         tail = f"; and {more} more" if more > 0 else ""
+        if all(phrase.startswith("opt_state/") for phrase in differences):
+            tail += "; of another optimizer: a new run can start from it (--init_from)"
         first = "; ".join(differences[:_NAMED_DIFFERENCES])
         raise ValueError(f"checkpoint step {step}: {first}{tail}")
     return jax.tree.unflatten(jax.tree.structure(like), [arrays[name] for name in expected])
