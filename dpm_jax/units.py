@@ -81,3 +81,10 @@ def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int
     if isinstance(value, bool) or number < least or (most is not None and number > most):
         raise ValueError(f"{name}: expected {bounds}, got {value}")
     return number
+
+
+def within(name: str, value: float, low: float, high: float) -> float:
+    """The value; ValueError, naming it, outside low..high."""
+    if not low <= value <= high:
+        raise ValueError(f"{name}: expected a number in [{low}, {high}], got {value}")
+    return value

@@ -15,7 +15,7 @@ _NEWTON_SCHULZ = 3.4445, -4.7750, 2.0315
 
 
 class Muon:
-    """Muon of kernels (without any, matrices), batched over equal shapes; NAdam of the rest."""
+    """Muon of kernels, or of matrices where none are, equal shapes at once; NAdam of the rest."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], rate: float, weight_decay: float):
         every = list(parameters)

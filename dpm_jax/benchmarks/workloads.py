@@ -162,7 +162,7 @@ def _train(size: int, steps: int) -> Work:
     config, problem = _held.config, _held.problem
     of = training_options({**config, "batch_size": size})
     options.check(of)
-    loss = training.make_loss(problem.model, of.objective, of.num_t, of.remat)
+    loss = training.objective.loss_of(problem.model, of)
     optimizer = options.make_optimizer(of)
     made = step.make_train_step(loss, optimizer, of, problem.draw or training.draw_rows)
     key = parallel.replicate(jax.random.key(of.seed))

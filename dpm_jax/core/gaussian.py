@@ -201,7 +201,7 @@ def log_ratio(p: Normal, x: Array, q: Normal, y: Array) -> Array:
     return -0.5 * jnp.sum(_unlikely(p, x) - _unlikely(q, y))
 
 
-def v_weights(schedule: Schedule, median_noise: float = 0.5) -> tuple[Array, Array]:
+def v_weights(schedule: Schedule, median_noise: float) -> tuple[Array, Array]:
     """Law of t and weights (T+1,) under which the terms of K are the mean squared error of v.
 
     With Σ = β̃_t, KL_t = ½ (SNR_{t−1} − SNR_t) |x̂^0 − x^0|² and |v̂ − v|² = |x̂^0 − x^0|²/(1−ᾱ_t), so

@@ -18,7 +18,7 @@ from dpm_jax.runs import flags, places
 from dpm_jax.runs.experiment import Config, Experiment
 from dpm_jax.runs.flags import Flag
 from dpm_jax.runs.presets import FILLS
-from dpm_jax.training.options import MAX_SEED, OBJECTIVES, Options, check_values
+from dpm_jax.training.options import MAX_SEED, MEDIAN_NOISE, OBJECTIVES, Options, check_values
 
 with later.imports(globals()):
     from dpm_jax.core import schedule
@@ -74,7 +74,7 @@ HELP = {
     "batch_size": Flag(int, "Examples a step, over all devices.", values=_COUNT, bytes=16),
     "learning_rate": Flag(
         float,
-        "Of Adam; Muon takes ten times as much for convolutions, or matrices without any.",
+        "Of Adam; Muon takes ten times as much for convolutions (matrices where there are none).",
         values=_RATE,
     ),
     "optimizer": Flag(
@@ -90,7 +90,7 @@ HELP = {
     "warmup": Flag(int, "Steps of linear warm-up of the learning rate.", values=_SIZE),
     "weight_decay": Flag(
         float,
-        "Of convolutions, or matrices without any; Muon needs it where nothing normalises theirs.",
+        "Of convolutions (matrices where there are none); Muon needs it where nothing normalises.",
         values=_SIZE,
     ),
     "clip_norm": Flag(float, "Global norm at which gradients are clipped.", values=_RATE),
@@ -105,7 +105,7 @@ HELP = {
     "median_noise": Flag(
         float,
         "Of objective v: noise 1−ᾱ below which half of the t are drawn.",
-        values="[0.001, 0.999]",
+        values=str([*MEDIAN_NOISE]),
     ),
     "num_t": Flag(
         int,

@@ -84,7 +84,7 @@ def fit(
         ValueError: for bad options or data, or a directory that holds another run or is in use.
     """
     training.check(options)
-    training.make_loss(model, options.objective, options.num_t)
+    training.objective.loss_of(model, options)
     for name, rows in (("data", data), ("test", test)):
         if rows is not None and not isinstance(rows, Stream):
             checked(model.family, model.event_shape, name, rows, many=True)
@@ -208,7 +208,7 @@ def _set_up(experiment: Experiment, config: Config) -> Problem:
     with phase("loading the data"):
         options, problem = training_options(config), experiment.setup(config)
     _check_sizes(problem, options, config)
-    training.make_loss(problem.model, options.objective, options.num_t)
+    training.objective.loss_of(problem.model, options)
     return problem
 
 

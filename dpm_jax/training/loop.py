@@ -17,7 +17,7 @@ from dpm_jax import hosts, parallel
 from dpm_jax.core.family import Array, checked, numbers
 from dpm_jax.core.model import Model
 from dpm_jax.data.streaming import Stream
-from dpm_jax.training.objective import make_loss
+from dpm_jax.training.objective import loss_of
 from dpm_jax.training.options import Options, check, make_optimizer
 from dpm_jax.training.step import DrawBatch, TrainState, draw_rows, make_dispatch, make_train_step
 from dpm_jax.training.watch import shown, watched
@@ -72,7 +72,7 @@ def fit(
     _check_data(model, data, draw, options)
     if state is None:
         state = initial_state(model, options, checkpoints)
-    loss = make_loss(model, options.objective, options.num_t, options.remat, options.median_noise)
+    loss = loss_of(model, options)
     draw = _shard(draw) if streams else draw or draw_rows
     step = make_train_step(loss, make_optimizer(options), options, draw)
     per_dispatch = 1

@@ -19,7 +19,7 @@ _EPSILON = 1e-8
 def muon(
     learning_rate: optax.Schedule, weight_decay: float, adam_learning_rate: optax.Schedule
 ) -> optax.GradientTransformation:
-    """Muon of `matrices`, Adam with Nesterov's momentum of all others.
+    """Muon of what `is_stepped`, Adam with Nesterov's momentum of all others.
 
     As optax.contrib.muon, state included, to rounding. A kernel of a convolution, (.., inputs,
     units), is the matrix from all inputs of a unit to the units.
@@ -38,11 +38,11 @@ def muon(
     return optax.partition({"muon": by_muon, "adam": by_adam}, _labels)
 
 
-def matrices(params):
-    """Whether each parameter is a kernel of a convolution; without any, whether it is a matrix.
+def is_stepped(params):
+    """Whether Muon steps each parameter: kernels of convolutions, or matrices where none are.
 
-    Beside convolutions a dense layer sees the whole image or the noise level alone: Muon gains
-    nothing there, and a large one costs it more than all kernels.
+    Dense layers beside convolutions, those of each pixel among them, are left to Adam: with them
+    K was the same, and one over the whole image costs Muon more than all kernels.
     """
     axes = 4 if any(leaf.ndim == 4 for leaf in jax.tree.leaves(params)) else 2
     return jax.tree.map(lambda p: p.ndim == axes, params)
@@ -110,4 +110,4 @@ def _by_shape(update: Array) -> Array:
 
 
 def _labels(params):
-    return jax.tree.map(lambda chosen: "muon" if chosen else "adam", matrices(params))
+    return jax.tree.map(lambda chosen: "muon" if chosen else "adam", is_stepped(params))

@@ -6,9 +6,11 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
+from dpm_jax import units
 from dpm_jax.core.family import Array
 from dpm_jax.core.model import Model
 from dpm_jax.likelihood import bound
+from dpm_jax.training.options import MEDIAN_NOISE, Options
 
 # params, key, batch, i, m -> loss, K in nats; of the i-th of m parts of the batch, or of all
 Loss = Callable[..., tuple[Array, Array]]
@@ -36,8 +38,8 @@ def make_loss(
         median_noise: of objective "v", 1−ᾱ below which half of the t are drawn, in 0.001..0.999.
 
     Raises:
-        ValueError: for a median_noise that is none; objective "v" with anything but random t, a
-            Gaussian family, a fixed last step and a fixed schedule: elsewhere it is no bound's
+        ValueError: for a median_noise out of its bounds; for objective "v" with anything but random
+            t, a Gaussian family, a fixed last step and a fixed schedule: elsewhere it is no bound's
             gradient.
     """
     plain = model.last_step == "fixed" and not model.learns_schedule
@@ -48,11 +50,15 @@ def make_loss(
             f" fixed schedule; got num_t={num_t}, {model.family.name}, last_step={model.last_step},"
             f" learned schedule={model.learns_schedule}"
         )
-    if not 1e-3 <= median_noise <= 0.999:  # beyond, all t may round to never
-        raise ValueError(f"median_noise: expected a number in [0.001, 0.999], got {median_noise}")
+    units.within("median_noise", median_noise, *MEDIAN_NOISE)
     if num_t == 0:
         return _all_t(model, remat)
     return _random_t(model, num_t, v_weights, median_noise)
+
+
+def loss_of(model: Model, options: Options) -> Loss:
+    """The loss that the options name."""
+    return make_loss(model, options.objective, options.num_t, options.remat, options.median_noise)
 
 
 def _all_t(model: Model, remat: bool) -> Loss:

@@ -44,7 +44,7 @@ def by_name(
         return optax.chain(clip, optax.adam(rate(learning_rate)))
     if name == "adam":
         return optax.chain(
-            clip, optax.adamw(rate(learning_rate), weight_decay=weight_decay, mask=muon.matrices)
+            clip, optax.adamw(rate(learning_rate), weight_decay=weight_decay, mask=muon.is_stepped)
         )
     stepped = muon.muon(rate(MUON_RATE * learning_rate), weight_decay, rate(learning_rate))
     return optax.chain(clip, stepped)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 import numbers
 
-from dpm_jax import later
+from dpm_jax import later, units
 
 with later.imports(globals()):
     import optax
@@ -15,6 +15,7 @@ with later.imports(globals()):
     from dpm_jax.training import optimizers
 
 OBJECTIVES = ("bound", "v")
+MEDIAN_NOISE = (0.001, 0.999)  # beyond, the law of t may round to 0 at every t
 MAX_SEED = 2**31 - 8  # experiments add small numbers to it for keys of their own
 
 
@@ -29,7 +30,7 @@ class Options:
     lr_schedule: str = "cosine"  # constant, cosine, linear
     warmup: int = 0  # steps of linear warm-up
     clip_norm: float = 1.0
-    weight_decay: float = 0.0  # of matrices and kernels (optimizers.py)
+    weight_decay: float = 0.0  # of kernels, or of matrices where none are (optimizers.py)
     ema_decay: float = 0.999
     objective: str = "bound"  # bound (eq. 15), or v: K's terms reweighted to plain MSE of v
     median_noise: float = 0.5  # of objective v: half of its t are drawn where 1−ᾱ is below
@@ -74,10 +75,7 @@ def check_values(options: Options) -> None:
         raise ValueError(f"seed: expected 0..{MAX_SEED - 1}, got {options.seed}")
     if not 0 <= options.ema_decay < 1:
         raise ValueError(f"ema_decay: expected a number in [0, 1), got {options.ema_decay}")
-    if not 1e-3 <= options.median_noise <= 0.999:
-        raise ValueError(
-            f"median_noise: expected a number in [0.001, 0.999], got {options.median_noise}"
-        )
+    units.within("median_noise", options.median_noise, *MEDIAN_NOISE)
     if options.objective not in OBJECTIVES:
         raise ValueError(f"objective: expected one of {OBJECTIVES}, got {options.objective!r}")
 
