@@ -172,7 +172,7 @@ CIFAR10 = Subject(
         Variant("nonlinearity", "softplus → leaky ReLU", {"nonlinearity": "leaky_relu"}, 0.9),
         Variant("network", "32 → 16 channels", {"width": 16}, 0.8),
         Variant("network", "4 → 2 layers", {"depth": 2}, 0.8),
-        Variant("network", "4 → 6 layers", {"depth": 6, "warmup": 500}, 1.5),
+        Variant("network", "4 → 6 layers", {"depth": 6}, 1.5),
         Variant("objective", "eq. 15 → squared error of v", {"objective": "v"}),
         _NO_EMA,
         Variant("optimizer", "Adam → Muon with decay", {**_MUON, "weight_decay": 0.2}, 1.3),
