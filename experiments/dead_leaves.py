@@ -37,7 +37,7 @@ _SHARED = {
 _BEST = {
     **_SHARED,
     **presets.IMAGES_BEST,
-    "depth": 8,  # of which nothing is learned after the warm-up of 100
+    "depth": 8,  # which learn nothing with a warm-up of 100
     "warmup": 300,
     "batch_size": 16,
     "num_steps": 17_000,

@@ -63,22 +63,21 @@ _BEST = {
     "network": "unet",
     "width": 32,
     "depth": 2,
-    "bottleneck": 256,  # whose larger matrices would be dear to Muon
     "readout": "v",
     "variance": "posterior",
-    "num_steps": 25_000,
-    "batch_size": 32,
+    "num_steps": 10_000,
+    "batch_size": 64,
     "optimizer": "muon",
     "weight_decay": 0.2,
     "learning_rate": 2e-3,
     "objective": "v",
+    "median_noise": 0.8,  # Parzen windows lose at noises above it (BUILD_NOTES.md)
     "num_t": -1,
     "sample_steps": 50,
 }
 _ACCELERATOR = {
     "width": 64,
     "depth": 3,
-    "bottleneck": 512,
     "bfloat16": True,
     "num_steps": 26_000,
     "batch_size": 256,

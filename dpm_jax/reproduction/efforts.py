@@ -71,7 +71,7 @@ MINUTES = (
     Plan("cifar10", "best", 1, 340, {**_SHORT, **_NARROW}),
     Plan("cifar10", "best", 1, 300, {**_SHORT, **_LOSSLESS, **_NARROW}, "_lossless"),
     Plan("mnist", "paper", 1, 420, {"num_eval": 2000, "num_steps": 3000, "num_samples": 10_000}),
-    Plan("mnist", "best", 1, 700, {"num_eval": 2000, "num_steps": 5000}),
+    Plan("mnist", "best", 1, 700, {"num_eval": 2000, "num_steps": 2500}),
     Plan("jarzynski", "", 1, 25),
     Plan("binary_mnist", "best", 1, 450, _FEW_BITS),
 )
