@@ -53,7 +53,7 @@ _LOSSLESS = {"last_step": "discretized", "beta_1": 1.2e-4, "figures": False}
 _IMAGES = {"num_eval": 500, "passes": 4, "num_samples": 36}
 _SHORT = {**_IMAGES, "baseline_patches": 5000}
 _MCGSM = {"baselines": "dct,blocks,causal,mcgsm"}
-_NARROW = {"width": 32, "num_steps": 3000}
+_FEW_STEPS = {"num_steps": 1600}
 _FEW_BITS = {"width": 16, "num_steps": 1400, "ema_decay": 0.99, "num_eval": 2000}
 MINUTES = (
     Plan("swiss_roll", "paper", 3, 95),
@@ -68,8 +68,8 @@ MINUTES = (
         "dead_leaves", "best", 1, 450, {**_SHORT, **_MCGSM, "num_steps": 2400, "sample_steps": 500}
     ),
     Plan("cifar10", "paper", 1, 200, {**_SHORT, "num_steps": 2000}),
-    Plan("cifar10", "best", 1, 340, {**_SHORT, **_NARROW}),
-    Plan("cifar10", "best", 1, 300, {**_SHORT, **_LOSSLESS, **_NARROW}, "_lossless"),
+    Plan("cifar10", "best", 1, 340, {**_SHORT, **_FEW_STEPS}),
+    Plan("cifar10", "best", 1, 300, {**_SHORT, **_LOSSLESS, **_FEW_STEPS}, "_lossless"),
     Plan("mnist", "paper", 1, 420, {"num_eval": 2000, "num_steps": 3000, "num_samples": 10_000}),
     Plan("mnist", "best", 1, 700, {"num_eval": 2000, "num_steps": 2500}),
     Plan("jarzynski", "", 1, 25),
