@@ -46,7 +46,7 @@ ROOMS = {
     "likelihood": {"core", "thermodynamics", "parallel", "units"},
     "posterior": {"core", "thermodynamics", "units", "images.dct"},
     "exact": {"core", "data"},
-    "training": {"core", "likelihood", "hosts", "parallel", "data.streaming", "files"},
+    "training": {"core", "likelihood", "hosts", "parallel", "data.streaming", "files", "units"},
 }
 ROOMS["runs"] = {*ROOMS, *dpm_jax.__all__}  # all of it, by its short names too
 ROOMS["benchmarks"] = {*ROOMS, *dpm_jax.__all__}  # and of it the page alone takes the machine

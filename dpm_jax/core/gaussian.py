@@ -206,8 +206,7 @@ def v_weights(schedule: Schedule, median_noise: float) -> tuple[Array, Array]:
 
     With Σ = β̃_t, KL_t = ½ (SNR_{t−1} − SNR_t) |x̂^0 − x^0|² and |v̂ − v|² = |x̂^0 − x^0|²/(1−ᾱ_t), so
     the weight is 2 (1−ᾱ_{t−1})/(ᾱ_{t−1} β_t). Whatever the schedule, draws are uniform in the angle
-    arctan √((1−ᾱ)/ᾱ · (1−m)/m), half of them below a noise 1−ᾱ of m, the median_noise: as of cosine
-    schedules that are shifted in log-SNR (Hoogeboom et al. 2023).
+    arctan √((1−ᾱ)/ᾱ · (1−m)/m), half of them below a noise m: a cosine schedule shifted in log-SNR.
     """
     ratio = schedule.noise / jnp.maximum(schedule.alpha_bar, 1e-12)  # infinite where ᾱ_T = 0
     angle = jnp.arctan(jnp.sqrt(ratio[1:] * ((1 - median_noise) / median_noise)))
