@@ -83,8 +83,7 @@ def whole(name: str, value: Any, least: int = 1, most: int | None = None) -> int
     return number
 
 
-def within(name: str, value: float, low: float, high: float) -> float:
-    """The value; ValueError, naming it, outside low..high."""
+def within(name: str, value: float, low: float, high: float) -> None:
+    """ValueError, naming the value, where it is outside low..high or nan."""
     if not low <= value <= high:
         raise ValueError(f"{name}: expected a number in [{low}, {high}], got {value}")
-    return value

@@ -39,7 +39,7 @@ _BEST = {
     **_SHARED,
     **presets.IMAGES_BEST,
     "depth": 6,
-    "warmup": 500,  # as many layers as these need a long one
+    "warmup": 500,  # six layers need a long one
     "num_steps": 19_000,
     "beta_1": 5.5e-6,
 }

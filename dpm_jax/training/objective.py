@@ -91,9 +91,7 @@ def _all_t(model: Model, remat: bool) -> Loss:
 def _random_t(model: Model, num_t: int, v_weights: Callable | None, median_noise: float) -> Loss:
     def loss(params, key: Array, batch: Array, i: Array | int = 0, of: int = 1):
         chain = model.chain(params, clamped=False)
-        law = weight = None
-        if v_weights is not None:
-            law, weight = v_weights(chain.schedule, median_noise)
+        law, weight = (None, None) if v_weights is None else v_weights(chain.schedule, median_noise)
         found = bound.draw_terms(key, chain, batch, num_t, law, (i, of))
         known = jnp.mean(jax.vmap(lambda x: bound.ends(chain, x))(_part(batch, i, of)))
         K = known + jnp.mean(found.term / found.probability)
