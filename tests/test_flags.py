@@ -29,9 +29,16 @@ from dpm_jax.experiments import (
     swiss_roll,
 )
 from dpm_jax.networks import registry
-from dpm_jax.runs import Invalid, bars, binary, execution
+from dpm_jax.runs import Invalid, bars, binary, execution, idle
 from dpm_jax.runs import config as configs
-from dpm_jax.runs.config import check, flags_of, make_schedule, training_options
+from dpm_jax.runs.config import (
+    HELP,
+    SCHEDULES,
+    check,
+    flags_of,
+    make_schedule,
+    training_options,
+)
 from dpm_jax.runs.presets import FILLS
 from dpm_jax.training.optimizers import LR_SCHEDULES, OPTIMIZERS
 
@@ -368,6 +375,24 @@ def test_names_that_flags_take_are_those_of_the_library():
         ("corrector", draws.CORRECTORS),
     ):
         assert asked[name].values == values
+
+
+def test_flags_are_idle_where_what_they_change_does_not_read_them():
+    """Of each network by name, and of each schedule: it differs where the table says so."""
+    config = cifar10.EXPERIMENT.presets["paper"] | {"octaves": 0}
+    changed = {"nonlinearity": "leaky_relu", "bumps": "log_snr", "variance": "between"}
+    for name, (by, values) in idle.READ_WITH.items():
+        other = config | {name: changed[name] if name in changed else 1 + config.get(name, 0)}
+        if by == "network":
+            for network in registry.NAMES:
+                was, now = (registry.by_name(c | {by: network}, 2) for c in (config, other))
+                assert (was != now) == (network in values), (name, network)
+        if by == "schedule":
+            for of in SCHEDULES:
+                was, now = (make_schedule(c | {by: of}).beta for c in (config, other))
+                assert bool((was != now).any()) == (of in values), (name, of)
+    assert {by for by, _ in idle.READ_WITH.values()} <= HELP.keys()
+    assert idle.READ_WITH["variance"][1] == gaussian.MEANS
 
 
 def test_every_whole_number_has_a_type_a_range_and_a_help():

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dpm_jax import later
-from dpm_jax.runs import flags, places
+from dpm_jax.runs import flags, idle, places
 from dpm_jax.runs.experiment import Config, Experiment
 from dpm_jax.runs.flags import Flag
 from dpm_jax.runs.presets import FILLS
@@ -163,7 +163,8 @@ def configure(experiment: Experiment, preset: str, workdir: Any, given: Config) 
     """The preset with what was given put in; values of None are not given.
 
     Raises:
-        ValueError: for an unknown preset, or a name that the experiment does not have.
+        ValueError: for an unknown preset, a name that the experiment does not have, or a flag that
+            would change nothing.
     """
     if preset not in experiment.presets:
         known = sorted(experiment.presets)
@@ -175,7 +176,9 @@ def configure(experiment: Experiment, preset: str, workdir: Any, given: Config) 
     chosen = {name: value for name, value in given.items() if value is not None}
     place = None if workdir is None else str(workdir)
     config = {"experiment": experiment.name, "preset": preset, "workdir": place}
-    return with_init_from({**config, **defaults, **chosen})
+    config |= {**defaults, **chosen}
+    idle.check(chosen, config)
+    return with_init_from(config)
 
 
 def with_init_from(config: Config) -> Config:

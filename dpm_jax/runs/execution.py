@@ -51,7 +51,7 @@ def start(
         flags: other values than the preset has, by the names of its flags.
 
     Raises:
-        ValueError: for an unknown name.
+        ValueError: for an unknown name, or a flag that others leave unread.
         Invalid: for anything else that can be mended, before any long work.
     """
     known = find(experiment) if isinstance(experiment, str) else experiment
