@@ -41,6 +41,7 @@ _BEST = {
     "width": 32,
     "depth": 2,
     "bottleneck": 256,
+    "mixing": "middle",
     "readout": "bayes",
     "bfloat16": False,
     "num_steps": 13_000,

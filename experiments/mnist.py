@@ -39,6 +39,7 @@ _SHARED = {
     "width": 500,
     "depth": 3,
     "bottleneck": 512,
+    "mixing": "middle",
     "readout": "code",
     "variance": "eq64",
     "bfloat16": False,

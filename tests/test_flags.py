@@ -352,7 +352,7 @@ def test_every_flag_refuses_what_its_type_does_not_have(tmp_path, monkeypatch, c
 def test_names_that_flags_take_are_those_of_the_library():
     """They stand in files that import no JAX."""
     from dpm_jax.core import binomial
-    from dpm_jax.networks import multiscale_conv
+    from dpm_jax.networks import multiscale_conv, unet
     from dpm_jax.runs import config, draws, noise_floor, observations, presets
 
     assert ("learned", *schedule.FIXED) == config.SCHEDULES
@@ -362,6 +362,7 @@ def test_names_that_flags_take_are_those_of_the_library():
     assert tuple(means) == config.READOUTS
     assert config.VARIANCES == gaussian.VARIANCES
     assert tuple(multiscale_conv.NONLINEARITIES) == presets.NONLINEARITIES
+    assert unet.MIXING == presets.MIXING
     known = flags_of(cifar10.EXPERIMENT)
     assert all(name in known["baselines"].help for name in noise_floor._FITS)
     for name, values in (("optimizer", OPTIMIZERS), ("lr_schedule", LR_SCHEDULES)):
@@ -381,6 +382,7 @@ def test_flags_are_idle_where_what_they_change_does_not_read_them():
     """Of each network by name, and of each schedule: it differs where the table says so."""
     config = cifar10.EXPERIMENT.presets["paper"] | {"octaves": 0}
     changed = {"nonlinearity": "leaky_relu", "bumps": "log_snr", "variance": "between"}
+    changed["mixing"] = "coarse"
     for name, (by, values) in idle.READ_WITH.items():
         other = config | {name: changed[name] if name in changed else 1 + config.get(name, 0)}
         if by == "network":

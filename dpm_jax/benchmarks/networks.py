@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dpm_jax import later
+from dpm_jax.runs import idle
 from dpm_jax.runs.config import IN_BFLOAT16, configure
 from dpm_jax.runs.experiment import Config, Problem, find
 
@@ -40,13 +41,15 @@ def flags(name: str, folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
         name: experiment/preset.
         folder: where files of random images lie or are written.
         given: other values than the preset has, of the flags that the experiment knows; bfloat16
-            is for the networks that compute in it.
+            is for the networks that compute in it, and what a network does not read is left out.
     """
     experiment, preset = name.split("/")
     known = find(experiment).presets[preset]
     found = {flag: value for flag, value in given.items() if flag in known}
     if known["network"] not in IN_BFLOAT16:
         found.pop("bfloat16", None)
+    for flag in idle.unread(found, {**known, **found}):
+        del found[flag]
     found |= {"mnist": _mnist, "cifar10": _cifar10, "bark": _bark}.get(experiment, _none)(folder)
     if experiment == "dead_leaves":
         found |= {"train_images": 20}

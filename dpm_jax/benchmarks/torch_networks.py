@@ -232,26 +232,24 @@ class UNet(nn.Module):
         sizes += [(2 * fine, fine)] + [(fine, fine)] * (blocks - 1)
         for i, (inputs, channels) in enumerate(sizes):
             self.add_module(f"_Block_{i}", Block(inputs, channels, time))
-        dense = [(coarse, 4 * fine)]
-        if network.bottleneck:
-            wide = network.bottleneck
-            self.LayerNorm_0 = nn.LayerNorm(coarse, eps=1e-6)
-            dense = [(coarse, 16), (squeezed, wide), (time, wide), (wide, squeezed), (16, coarse)]
-            dense += [(coarse, 4 * fine)]
-        for i, (inputs, units) in enumerate(dense):
+        wide, mixed = network.bottleneck, self._mixed()
+        mix = [(coarse, 16), (squeezed, wide), (time, wide), (wide, squeezed), (16, coarse)]
+        for i, (inputs, units) in enumerate([*mix * len(mixed), (coarse, 4 * fine)]):
             self.add_module(f"Dense_{i + 1}", nn.Linear(inputs, units))
-        self.up, self.norm = f"Dense_{len(dense)}", f"LayerNorm_{int(network.bottleneck > 0)}"
-        self.add_module(self.norm, nn.LayerNorm(fine, eps=1e-6))
+        for i, channels in enumerate([coarse] * len(mixed) + [fine]):
+            self.add_module(f"LayerNorm_{i}", nn.LayerNorm(channels, eps=1e-6))
+        self.up, self.norm = f"Dense_{5 * len(mixed) + 1}", f"LayerNorm_{len(mixed)}"
         self.Conv_2 = Conv(fine, 4 * event[2] * network.outputs)
 
     def forward(self, x: Tensor, t: Tensor, log_snr: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C, outputs)."""
         blocks, time = self.of.blocks, F.silu(self.Dense_0(features(log_snr)))
         hidden = skip = self._blocks(self.Conv_0(_space_to_depth(x)), time, 0, blocks)
-        hidden = self._blocks(self.Conv_1(_space_to_depth(hidden)), time, blocks, 2 * blocks)
-        if self.of.bottleneck:
-            hidden = hidden + self._whole_image(hidden, time)
-        hidden = self._blocks(hidden, time, 2 * blocks, 3 * blocks)
+        hidden = self.Conv_1(_space_to_depth(hidden))
+        for i in range(2 * blocks):
+            hidden = self._blocks(hidden, time, blocks + i, blocks + i + 1)
+            if i in self._mixed():
+                hidden = hidden + self._whole_image(hidden, time, self._mixed().index(i))
         hidden = _depth_to_space(self.get_submodule(self.up)(hidden))
         hidden = torch.cat([hidden, skip], dim=-1)
         hidden = self._blocks(hidden, time, 3 * blocks, 4 * blocks)
@@ -263,10 +261,17 @@ class UNet(nn.Module):
             hidden = self.get_submodule(f"_Block_{i}")(hidden, time)
         return hidden
 
-    def _whole_image(self, hidden: Tensor, time: Tensor) -> Tensor:
-        squeezed = self.Dense_1(self.LayerNorm_0(hidden))
-        flat = self.Dense_2(squeezed.flatten(1)) + self.Dense_3(time)
-        return self.Dense_5(self.Dense_4(F.silu(flat)).view(squeezed.shape))
+    def _mixed(self) -> list[int]:
+        """The coarse blocks that a dense layer over the whole image follows."""
+        blocks = self.of.blocks
+        every = range(2 * blocks) if self.of.mixing == "coarse" else [blocks - 1]
+        return list(every) if self.of.bottleneck else []
+
+    def _whole_image(self, hidden: Tensor, time: Tensor, number: int) -> Tensor:
+        made = [self.get_submodule(f"Dense_{5 * number + i}") for i in range(1, 6)]
+        squeezed = made[0](self.get_submodule(f"LayerNorm_{number}")(hidden))
+        flat = made[1](squeezed.flatten(1)) + made[2](time)
+        return made[4](made[3](F.silu(flat)).view(squeezed.shape))
 
 
 def _space_to_depth(x: Tensor) -> Tensor:

@@ -23,6 +23,7 @@ _MAKERS = {
         outputs,
         _dtype(c),
         c.get("remat", False),
+        c.get("mixing", "middle"),
     ),
     "multiscale_conv": lambda c, outputs: MultiScaleConv(
         T=c["T"],
@@ -48,8 +49,8 @@ def by_name(config: Mapping[str, Any], outputs: int) -> Any:
 
     Args:
         config: T, width (units of a layer, channels), depth (layers, blocks of a stage), readout;
-            octaves, bottleneck, scales, dense, pointwise, bumps, nonlinearity, film, bfloat16 and
-            remat where the network has them.
+            octaves, bottleneck, mixing, scales, dense, pointwise, bumps, nonlinearity, film,
+            bfloat16 and remat where the network has them.
         outputs: raw outputs for each element.
 
     Raises:

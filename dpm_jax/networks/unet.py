@@ -37,10 +37,13 @@ class _Block(nn.Module):
         )
 
 
-class UNet(nn.Module):
-    """Two-scale U-Net: space-to-depth, residual blocks, a dense bottleneck over the coarse map.
+MIXING = ("middle", "coarse")
 
-    Images (H, W, C) whose sides 4 divides. The dense bottleneck sees the whole image, which on
+
+class UNet(nn.Module):
+    """Two-scale U-Net: space-to-depth, residual blocks, dense bottlenecks over the coarse map.
+
+    Images (H, W, C) whose sides 4 divides. A dense bottleneck sees the whole image, which on
     28×28 digits costs less than attention and fixes the image's size; with `bottleneck` 0 there
     is none, and the same parameters serve images of every size. Outputs are float32 whatever the
     dtype inside.
@@ -52,11 +55,14 @@ class UNet(nn.Module):
     outputs: int = 1
     dtype: Any = None
     remat: bool = False  # compute blocks again for the gradient: less memory, a third more work
+    mixing: str = "middle"  # one bottleneck amid the coarse blocks, or "coarse": one after each
 
     @nn.compact
     @promoting
     def __call__(self, x: Array, t: Array, log_snr: Array) -> Array:
         """x (H, W, C) -> raw outputs (H, W, C, outputs)."""
+        if self.mixing not in MIXING:
+            raise ValueError(f"mixing: expected one of {MIXING}, got {self.mixing!r}")
         if x.ndim != 3 or x.shape[0] % 4 or x.shape[1] % 4:
             raise ValueError(
                 f"UNet takes images (H, W, C) with sides divisible by 4, got {x.shape}"
@@ -74,12 +80,10 @@ class UNet(nn.Module):
             hidden = block(fine)(hidden, time)
         skip = hidden
         hidden = Conv(coarse, dtype=self.dtype)(_space_to_depth(hidden))
-        for _ in range(self.blocks):
+        for i in range(2 * self.blocks):
             hidden = block(coarse)(hidden, time)
-        if self.bottleneck:
-            hidden = hidden + self._whole_image(hidden, time)
-        for _ in range(self.blocks):
-            hidden = block(coarse)(hidden, time)
+            if self.bottleneck and (self.mixing == "coarse" or i == self.blocks - 1):
+                hidden = hidden + self._whole_image(hidden, time)
         hidden = nn.Dense(4 * fine, dtype=self.dtype)(hidden)
         hidden = jnp.concatenate([_depth_to_space(hidden), skip], axis=-1)
         for _ in range(self.blocks):

@@ -141,6 +141,12 @@ MNIST = Subject(
             {"network": "unet", "width": 16, "depth": 1},
             2.5,
         ),
+        Variant(
+            "network",
+            "dense → the same U-Net, a dense layer after each coarse block",
+            {"network": "unet", "width": 16, "depth": 1, "mixing": "coarse"},
+            2.6,
+        ),
         Variant("objective", "eq. 15 → squared error of v", {"objective": "v"}),
         Variant(
             "objective",

@@ -12,7 +12,7 @@ _WITH_LAYERS = ("bump_dense", "mlp", "multiscale_conv", "perceptron", "residual_
 # flag -> the flag that says whether it is read, and the values with which it is
 READ_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
     **dict.fromkeys(("scales", "dense", "pointwise", "bumps", "nonlinearity", "film"), _MULTISCALE),
-    "bottleneck": ("network", ("unet",)),
+    **dict.fromkeys(("bottleneck", "mixing"), ("network", ("unet",))),
     "octaves": ("network", ("mlp",)),
     "depth": ("network", _WITH_LAYERS),
     "final_ratio": ("schedule", ("geometric", "learned")),
@@ -21,20 +21,24 @@ READ_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 
 
-def check(given: Mapping[str, Any], config: Mapping[str, Any]) -> None:
-    """Refuse flags that were given and would change nothing.
+def unread(given: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
+    """Names of what was given that would change nothing.
 
     Args:
-        given: what was given, by name; presets may name more.
+        given: flags that were given, by name; presets may name more.
         config: every flag of the run.
-
-    Raises:
-        ValueError: "name: expected ... with it, got ...", of the first.
     """
-    for name, (by, values) in READ_WITH.items():
-        if name in given and by in config and config[by] not in values:
-            expected = f"{values[0]!r}" if len(values) == 1 else f"one of {list(values)}"
-            raise ValueError(
-                f"{name}: expected {by} {expected} with it, got {config[by]!r}, which does not"
-                " read it"
-            )
+    return [
+        name
+        for name, (by, values) in READ_WITH.items()
+        if name in given and by in config and config[by] not in values
+    ]
+
+
+def check(given: Mapping[str, Any], config: Mapping[str, Any]) -> None:
+    """Refuse them: ValueError "name: expected ... with it, got ...", of the first."""
+    for name in unread(given, config):
+        by, values = READ_WITH[name]
+        expected = f"{values[0]!r}" if len(values) == 1 else f"one of {list(values)}"
+        got = f"got {config[by]!r}, which does not read it"
+        raise ValueError(f"{name}: expected {by} {expected} with it, {got}")

@@ -4,7 +4,8 @@ from dpm_jax.runs.flags import Flag
 
 FILLS = "accelerator"  # name of the preset that is made to fill a GPU or TPU
 FEWEST_PATCHES = 1000  # a block of 8×8 colours has a covariance of 192×192
-NONLINEARITIES = ("softplus", "leaky_relu")  # as the network has them
+NONLINEARITIES = ("softplus", "leaky_relu")  # as the networks have them
+MIXING = ("middle", "coarse")
 
 IMAGES = {
     "T": 1000,
@@ -18,6 +19,7 @@ IMAGES = {
     "nonlinearity": "softplus",
     "film": False,
     "bottleneck": 0,
+    "mixing": "middle",
     "pointwise": 2,
     "bumps": "auto",
     "readout": "eq65",
@@ -105,6 +107,11 @@ IMAGE_HELPS = {
         "Units of the unet's dense layer over the whole image; 0: fully convolutional.",
         values="[0, inf)",
         bytes=16,
+    ),
+    "mixing": Flag(
+        str,
+        "Where that layer stands: in the middle alone, or after every block of the coarse scale.",
+        values=MIXING,
     ),
     "pointwise": Flag(
         int, "1×1 tanh layers of multiscale_conv before its readout.", values="[0, 100]"

@@ -44,7 +44,7 @@ _NAMED = re.compile(r"\w+(/\w[\w.-]*)?(:[\d.*]+)?")  # a set of tensorflow-datas
 ADDED = {
     "levels": 0, "pointwise": 2, "bumps": "auto", "optimizer": "adam", "weight_decay": 0.0,
     "quartic": 0.0, "film": False, "bfloat16": False, "bottleneck": 512,
-    "median_noise": 0.5,
+    "median_noise": 0.5, "mixing": "middle",
 }  # fmt: skip
 
 
