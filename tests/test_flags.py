@@ -380,7 +380,7 @@ def test_names_that_flags_take_are_those_of_the_library():
 
 def test_flags_are_idle_where_what_they_change_does_not_read_them():
     """Of each network by name, and of each schedule: it differs where the table says so."""
-    config = cifar10.EXPERIMENT.presets["paper"] | {"octaves": 0}
+    config = cifar10.EXPERIMENT.presets["paper"] | {"octaves": 0, "bottleneck": 9}
     changed = {"nonlinearity": "leaky_relu", "bumps": "log_snr", "variance": "between"}
     changed["mixing"] = "coarse"
     for name, (by, values) in idle.READ_WITH.items():
@@ -395,6 +395,13 @@ def test_flags_are_idle_where_what_they_change_does_not_read_them():
                 assert bool((was != now).any()) == (of in values), (name, of)
     assert {by for by, _ in idle.READ_WITH.values()} <= HELP.keys()
     assert idle.READ_WITH["variance"][1] == gaussian.MEANS
+
+
+def test_no_bottleneck_cannot_follow_every_block():
+    config = mnist.EXPERIMENT.presets["best"] | {"bottleneck": 0}
+    with pytest.raises(ValueError, match=r"^bottleneck: expected at least 1 with mixing 'coarse'"):
+        registry.by_name(config, 1)
+    registry.by_name(config | {"mixing": "middle"}, 1)
 
 
 def test_every_whole_number_has_a_type_a_range_and_a_help():

@@ -232,13 +232,15 @@ class UNet(nn.Module):
         sizes += [(2 * fine, fine)] + [(fine, fine)] * (blocks - 1)
         for i, (inputs, channels) in enumerate(sizes):
             self.add_module(f"_Block_{i}", Block(inputs, channels, time))
-        wide, mixed = network.bottleneck, self._mixed()
+        every = range(2 * blocks) if network.mixing == "coarse" else [blocks - 1]
+        self.mixed = list(every) if network.bottleneck else []  # coarse blocks that one follows
+        wide = network.bottleneck
         mix = [(coarse, 16), (squeezed, wide), (time, wide), (wide, squeezed), (16, coarse)]
-        for i, (inputs, units) in enumerate([*mix * len(mixed), (coarse, 4 * fine)]):
+        for i, (inputs, units) in enumerate([*mix * len(self.mixed), (coarse, 4 * fine)]):
             self.add_module(f"Dense_{i + 1}", nn.Linear(inputs, units))
-        for i, channels in enumerate([coarse] * len(mixed) + [fine]):
+        for i, channels in enumerate([coarse] * len(self.mixed) + [fine]):
             self.add_module(f"LayerNorm_{i}", nn.LayerNorm(channels, eps=1e-6))
-        self.up, self.norm = f"Dense_{5 * len(mixed) + 1}", f"LayerNorm_{len(mixed)}"
+        self.up, self.norm = f"Dense_{5 * len(self.mixed) + 1}", f"LayerNorm_{len(self.mixed)}"
         self.Conv_2 = Conv(fine, 4 * event[2] * network.outputs)
 
     def forward(self, x: Tensor, t: Tensor, log_snr: Tensor) -> Tensor:
@@ -248,8 +250,8 @@ class UNet(nn.Module):
         hidden = self.Conv_1(_space_to_depth(hidden))
         for i in range(2 * blocks):
             hidden = self._blocks(hidden, time, blocks + i, blocks + i + 1)
-            if i in self._mixed():
-                hidden = hidden + self._whole_image(hidden, time, self._mixed().index(i))
+            if i in self.mixed:
+                hidden = hidden + self._whole_image(hidden, time, self.mixed.index(i))
         hidden = _depth_to_space(self.get_submodule(self.up)(hidden))
         hidden = torch.cat([hidden, skip], dim=-1)
         hidden = self._blocks(hidden, time, 3 * blocks, 4 * blocks)
@@ -260,12 +262,6 @@ class UNet(nn.Module):
         for i in range(first, last):
             hidden = self.get_submodule(f"_Block_{i}")(hidden, time)
         return hidden
-
-    def _mixed(self) -> list[int]:
-        """The coarse blocks that a dense layer over the whole image follows."""
-        blocks = self.of.blocks
-        every = range(2 * blocks) if self.of.mixing == "coarse" else [blocks - 1]
-        return list(every) if self.of.bottleneck else []
 
     def _whole_image(self, hidden: Tensor, time: Tensor, number: int) -> Tensor:
         made = [self.get_submodule(f"Dense_{5 * number + i}") for i in range(1, 6)]

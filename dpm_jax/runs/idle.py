@@ -1,7 +1,7 @@
 """Flags that have no part in a run: what reads them is not what other flags name.
 
-The table is data, so that flags are refused without JAX; tests/test_flags.py holds it to what the
-networks, schedules and objectives really read.
+The table is data, so that flags are refused without JAX; tests/test_flags.py holds it to what
+networks and schedules really read.
 """
 
 from collections.abc import Mapping
