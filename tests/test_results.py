@@ -141,28 +141,36 @@ def test_a_posterior_of_other_content_under_the_same_path_is_refused(saved):
 
 # --- kills ---------------------------------------------------------------------------------------
 
-# It dies by SIGKILL before a file whose name begins so is opened for writing, renamed or removed
-# for the n-th time.
-KILLED = """
-import os, signal, sys
+# All programs, one after the other. Before a file of KILLS is opened for writing, renamed or
+# removed it says so and stops, with all its threads: what then lies there is what a kill leaves.
+STOPPED = """
+import collections, os, shutil, signal, sys, threading
 from pathlib import Path
 import test_results as tests
 
-program, folder, begins, left = sys.argv[1], Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+prepared, place, seen = sys.argv[1], Path(sys.argv[2]), collections.Counter()
 
-def killed(event, arguments):
-    global left
+def stop(event, arguments):
     opened = event == "open" and isinstance(arguments[1], str) and set(arguments[1]) & set("wxa+")
     if opened or event in ("os.rename", "os.remove"):
         path = os.fsdecode(arguments[0]) if isinstance(arguments[0], (str, bytes)) else ""
         name = path.rsplit("/", 1)[-1]
-        if path.startswith(str(folder)) and name[34 * name.startswith("."):].startswith(begins):
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
+        name = name[34 * name.startswith("."):]
+        for begin in {begin for of, begin, _ in tests.KILLS if of == program}:
+            if not (name.startswith(begin) and path.startswith(f"{folder}/")):
+                continue
+            seen[program, begin] += 1
+            kill = (program, begin, seen[program, begin])
+            if kill in tests.KILLS:
+                (place / "stopped_at").write_text(str(tests.KILLS.index(kill)))
+                signal.pthread_kill(threading.get_ident(), signal.SIGSTOP)
 
-sys.addaudithook(killed)
-tests.PROGRAMS[program](folder)
+folder = program = None
+sys.addaudithook(stop)
+for name in tests.PROGRAMS:
+    folder = shutil.copytree(prepared, place / name)
+    program = name
+    tests.PROGRAMS[name](folder)
 """
 
 
@@ -196,27 +204,18 @@ PLACES = {
     "figures": "roll",
     "train": "part",
 }
-KILLS = [  # program, file that is opened for writing, renamed or removed, how many times before
-    ("evaluate", "dissipation_x.png", 2),
-    ("posterior", "posterior.npz", 2),
-    ("train", "events", 2),  # both the old events and the new lie there
-]
-MORE = [
+KILLS = [  # program, file that is opened for writing, renamed or removed, for which time
     *(("evaluate", "likelihood_x.json", n) for n in (1, 2, 3, 4)),
+    ("evaluate", "dissipation_x.png", 2),
     *(("posterior", name, n) for name in ("posterior.png", "posterior.json") for n in (1, 2)),
     ("posterior", "posterior.json", 4),
+    ("posterior", "posterior.npz", 2),
     *(("vectors", "dissipation_x.pdf", n) for n in (1, 2)),
     *(("figures", name, 2) for name in ("bound_terms.png", "report.json", "config.json")),
     *(("figures", name, 2) for name in ("data.json", "metrics.csv")),
     *(("train", "metrics.csv", n) for n in (1, 2)),
+    ("train", "events", 2),  # both the old events and the new lie there
 ]
-
-
-def begun(kill, folder):
-    """A process of its own that dies there."""
-    command = [sys.executable, "-c", KILLED, kill[0], str(folder), kill[1], str(kill[2])]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
-    return subprocess.Popen(command, stderr=subprocess.PIPE, env=environment)
 
 
 def check_whole(folder):
@@ -233,12 +232,12 @@ def check_whole(folder):
 
 
 def results(folder):
-    """What a program leaves, but for times and places."""
+    """What a program leaves, but for times."""
     found = {}
     for path in folder.rglob("*"):
         name = str(path.relative_to(folder))
         if path.name == "report.json" or path.name.startswith(("likelihood", "posterior.j")):
-            content = json.loads(path.read_text().replace(str(folder.parent), "."))
+            content = json.loads(path.read_text())
             found[name] = {key: value for key, value in content.items() if key != "seconds"}
         elif path.name == "posterior.npz":
             with np.load(path) as arrays:
@@ -260,46 +259,36 @@ def prepared(tmp_path_factory):
     return folder
 
 
-@pytest.fixture(scope="module")
-def whole(prepared, tmp_path_factory):
-    """Program -> what it leaves where nobody kills it."""
-    folder, found = tmp_path_factory.mktemp("whole") / "here", {}
-    shutil.copytree(prepared, folder)
-
-    def of(program):
-        if program not in found:
-            PROGRAMS[program](folder)
-            found[program] = results(folder / PLACES[program])
-        return found[program]
-
-    return of
+def name_of(kill):
+    return "_".join(map(str, kill))
 
 
 @pytest.fixture(scope="module")
-def killed(request, prepared, tmp_path_factory):
-    """A folder for each kill, two processes at a time."""
-    place, found = tmp_path_factory.mktemp("killed"), {}
-    for i in range(0, len(request.param), 2):
-        pair = {kill: place / "_".join(map(str, kill)) for kill in request.param[i : i + 2]}
-        for folder in pair.values():
-            shutil.copytree(prepared, folder)
-        children = [begun(kill, folder) for kill, folder in pair.items()]
-        for kill, child in zip(pair, children):
-            errors = child.communicate()[1].decode()[-2000:]
-            assert child.returncode == -signal.SIGKILL, (kill, errors)
-        found |= pair
-    return found
+def killed(prepared, tmp_path_factory):
+    """A folder with one for each program and each kill, and what nobody killed leaves."""
+    place = tmp_path_factory.mktemp("killed")
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    with (place / "said").open("w") as said:
+        command = [sys.executable, "-c", STOPPED, str(prepared), str(place)]
+        child = subprocess.Popen(command, stdout=said, stderr=said, env=environment)
+    try:
+        while os.WIFSTOPPED(status := os.waitpid(child.pid, os.WUNTRACED)[1]):
+            kill = KILLS[int((place / "stopped_at").read_text())]
+            shutil.copytree(place / kill[0], place / name_of(kill))
+            child.send_signal(signal.SIGCONT)
+    finally:
+        child.kill()
+    assert status == 0, (place / "said").read_text()[-2000:]
+    return place, {name: results(place / name / PLACES[name]) for name in PROGRAMS}
 
 
-@pytest.mark.parametrize(
-    "killed",
-    [KILLS, pytest.param(MORE, marks=pytest.mark.slow)],
-    ids=["few", "many"],
-    indirect=True,
-)
-def test_a_killed_program_leaves_whole_files_and_ends_as_if_nothing_was(killed, whole):
-    for (program, *_), folder in killed.items():
-        check_whole(folder)
-        PROGRAMS[program](folder)
-        check_whole(folder)
-        assert results(folder / PLACES[program]) == whole(program), program
+@pytest.mark.parametrize("kill", KILLS, ids=name_of)
+def test_a_killed_program_leaves_whole_files_and_ends_as_if_nothing_was(killed, kill):
+    (place, whole), program = killed, kill[0]
+    folder = place / program  # results name their paths: it goes on where it was
+    shutil.rmtree(folder)
+    (place / name_of(kill)).rename(folder)
+    check_whole(folder)
+    PROGRAMS[program](folder)
+    check_whole(folder)
+    assert results(folder / PLACES[program]) == whole[program]
