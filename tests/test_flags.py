@@ -383,7 +383,7 @@ def test_flags_are_idle_where_what_they_change_does_not_read_them():
     config = cifar10.EXPERIMENT.presets["paper"] | {"octaves": 0, "bottleneck": 9}
     changed = {"nonlinearity": "leaky_relu", "bumps": "log_snr", "variance": "between"}
     changed["mixing"] = "coarse"
-    for name, (by, values) in idle.READ_WITH.items():
+    for name, by, values in idle.READ_WITH:
         other = config | {name: changed[name] if name in changed else 1 + config.get(name, 0)}
         if by == "network":
             for network in registry.NAMES:
@@ -393,15 +393,16 @@ def test_flags_are_idle_where_what_they_change_does_not_read_them():
             for of in SCHEDULES:
                 was, now = (make_schedule(c | {by: of}).beta for c in (config, other))
                 assert bool((was != now).any()) == (of in values), (name, of)
-    assert {by for by, _ in idle.READ_WITH.values()} <= HELP.keys()
-    assert idle.READ_WITH["variance"][1] == gaussian.MEANS
+    known = {name: (by, values) for name, by, values in idle.READ_WITH}
+    assert {by for by, _ in known.values()} <= {*HELP, "bottleneck"}
+    assert known["variance"][1] == gaussian.MEANS
 
 
-def test_no_bottleneck_cannot_follow_every_block():
-    config = mnist.EXPERIMENT.presets["best"] | {"bottleneck": 0}
-    with pytest.raises(ValueError, match=r"^bottleneck: expected at least 1 with mixing 'coarse'"):
-        registry.by_name(config, 1)
-    registry.by_name(config | {"mixing": "middle"}, 1)
+def test_mixing_of_no_bottleneck_is_idle():
+    made = (networks.UNet((4, 4), 1, 0, mixing=mixing) for mixing in networks.unet.MIXING)
+    inputs = jax.random.key(0), np.zeros((4, 4, 1), np.float32), np.int32(1), np.float32(0)
+    middle, coarse = (jax.eval_shape(network.init, *inputs) for network in made)
+    assert middle == coarse
 
 
 def test_every_whole_number_has_a_type_a_range_and_a_help():

@@ -79,6 +79,11 @@ TOGETHER = [  # values that each flag may have, but not with the others
         ["--workdir=run", "--preset=best", "--variance=eq64"],
         "variance: expected read",
     ),
+    (
+        "cifar10",
+        ["--workdir=run", "--network=unet", "--mixing=coarse"],
+        "mixing: expected bottleneck at least 1 with it, got 0, which does not read it",
+    ),
     ("mnist", ["--workdir=run", "--bottleneck=9"], "bottleneck: expected network 'unet' with it, "),
     ("mnist", ["--workdir=run", "--median_noise=0.8"], "median_noise: expected objective 'v' with"),
     ("mnist", ["--workdir=run", "--schedule=cosine", "--final_ratio=9"], "final_ratio: expected "),

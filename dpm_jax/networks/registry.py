@@ -54,8 +54,7 @@ def by_name(config: Mapping[str, Any], outputs: int) -> Any:
         outputs: raw outputs for each element.
 
     Raises:
-        ValueError: for an unknown name, a size below 1, bfloat16 of a network that has none, or a
-            bottleneck of no units after every block.
+        ValueError: for an unknown name, a size below 1, or bfloat16 of a network that has none.
     """
     for name, least in (("width", 1), ("depth", 1), ("octaves", 0)):
         if config.get(name, least) < least:
@@ -65,8 +64,6 @@ def by_name(config: Mapping[str, Any], outputs: int) -> Any:
     if config.get("bfloat16") and config["network"] not in IN_BFLOAT16:
         expected = f"expected a network of {list(IN_BFLOAT16)}"
         raise ValueError(f"bfloat16: {expected}, got {config['network']!r}")
-    if config.get("mixing") == "coarse" and config.get("bottleneck") == 0:
-        raise ValueError("bottleneck: expected at least 1 with mixing 'coarse', got 0")
     return _MAKERS[config["network"]](config, outputs)
 
 

@@ -4,21 +4,25 @@ The table is data, so that flags are refused without JAX; tests/test_flags.py ho
 networks and schedules really read.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-_MULTISCALE = ("network", ("multiscale_conv",))
+_MULTISCALE = ("multiscale_conv",)
+_OF_MULTISCALE = ("scales", "dense", "pointwise", "bumps", "nonlinearity", "film")
 _WITH_LAYERS = ("bump_dense", "mlp", "multiscale_conv", "perceptron", "residual_mlp", "unet")
-# flag -> the flag that says whether it is read, and the values with which it is
-READ_WITH: dict[str, tuple[str, tuple[str, ...]]] = {
-    **dict.fromkeys(("scales", "dense", "pointwise", "bumps", "nonlinearity", "film"), _MULTISCALE),
-    **dict.fromkeys(("bottleneck", "mixing"), ("network", ("unet",))),
-    "octaves": ("network", ("mlp",)),
-    "depth": ("network", _WITH_LAYERS),
-    "final_ratio": ("schedule", ("geometric", "learned")),
-    "variance": ("readout", ("eq65", "code", "x0", "v")),
-    "median_noise": ("objective", ("v",)),
-}
+_UNITS = range(1, 2**31)  # of a layer that is there
+# Flag, the flag that says whether it is read, and the values with which it is.
+READ_WITH: tuple[tuple[str, str, Sequence[Any]], ...] = (
+    *((name, "network", _MULTISCALE) for name in _OF_MULTISCALE),
+    ("bottleneck", "network", ("unet",)),
+    ("mixing", "network", ("unet",)),
+    ("mixing", "bottleneck", _UNITS),
+    ("octaves", "network", ("mlp",)),
+    ("depth", "network", _WITH_LAYERS),
+    ("final_ratio", "schedule", ("geometric", "learned")),
+    ("variance", "readout", ("eq65", "code", "x0", "v")),
+    ("median_noise", "objective", ("v",)),
+)
 
 
 def unread(given: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
@@ -28,17 +32,22 @@ def unread(given: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
         given: flags that were given, by name; presets may name more.
         config: every flag of the run.
     """
-    return [
-        name
-        for name, (by, values) in READ_WITH.items()
-        if name in given and by in config and config[by] not in values
-    ]
+    return list(dict.fromkeys(name for name, _, _ in _rows(given, config)))
 
 
 def check(given: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Refuse them: ValueError "name: expected ... with it, got ...", of the first."""
-    for name in unread(given, config):
-        by, values = READ_WITH[name]
-        expected = f"{values[0]!r}" if len(values) == 1 else f"one of {list(values)}"
+    for name, by, values in _rows(given, config):
+        expected = f"one of {list(values)}" if len(values) < 100 else f"at least {values[0]}"
+        expected = f"{values[0]!r}" if len(values) == 1 else expected
         got = f"got {config[by]!r}, which does not read it"
         raise ValueError(f"{name}: expected {by} {expected} with it, {got}")
+
+
+def _rows(given: Mapping[str, Any], config: Mapping[str, Any]) -> list[tuple]:
+    """Rows of the table that speak against what was given."""
+    return [
+        (name, by, values)
+        for name, by, values in READ_WITH
+        if name in given and by in config and config[by] not in values
+    ]
