@@ -179,11 +179,16 @@ def sandwich(
 
     Source: Grosse et al. 2015 (bidirectional Monte Carlo); Burda et al. 2014.
     """
-    key_model, key_forward = jax.random.split(key)
-    x0, own = reverse_work(key_model, chain, proposal)
-    forward = forward_works(key_forward, chain, x0, num, chunk, proposal)
-    upper = jarzynski(forward.at[0].set(own)).value
-    return Sandwich(x0, jarzynski(forward).value, upper)
+
+    @jax.jit  # one program instead of hundreds, also where none is around it
+    def found(key: Array) -> Sandwich:
+        key_model, key_forward = jax.random.split(key)
+        x0, own = reverse_work(key_model, chain, proposal)
+        forward = forward_works(key_forward, chain, x0, num, chunk, proposal)
+        upper = jarzynski(forward.at[0].set(own)).value
+        return Sandwich(x0, jarzynski(forward).value, upper)
+
+    return found(key)
 
 
 def _bridge(chain: Chain, x0: Array, xt: Array, t: Array):

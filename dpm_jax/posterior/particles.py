@@ -78,7 +78,8 @@ def sample(
     _check_parts(tilt, threshold=threshold, temper=temper)
     warn_beyond_reach(key, chain, tilt)
     keys = key[None] if filters == 1 else jax.random.split(key, filters)
-    found = pool(*_filters(keys, chain, tilt, num, (threshold, temper)))
+    # One program instead of hundreds, also where no jit is around it.
+    found = jax.jit(lambda keys: pool(*_filters(keys, chain, tilt, num, (threshold, temper))))(keys)
     if not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(found)):
         check(found)
         warn_of_few(found)
