@@ -40,7 +40,29 @@ def run(tmp_path_factory, originals):
     return workdir, execution.execute(EXPERIMENT, config)[1]
 
 
-def test_the_sampler_is_chosen_on_held_out_images_and_the_report_says_by_what(run, originals):
+@pytest.fixture(scope="module")
+def whole(run, originals):
+    """That run with its data, loaded."""
+    return runs.load(run[0], manual_dir=str(originals))
+
+
+@pytest.fixture(scope="module")
+def chosen(whole, originals):
+    """What the choice of its steps finds with other flags, and of a problem."""
+
+    def of(problem):
+        config = configure(whole.workdir, originals, choose_steps="3,8")
+        return mnist._chosen(config, problem, whole.params)[1]
+
+    return of
+
+
+@pytest.fixture(scope="module")
+def ours(whole, chosen):
+    return chosen(whole.problem)
+
+
+def test_the_sampler_is_chosen_on_held_out_images_and_the_report_says_by_what(run, ours):
     workdir, printed = run
     report = json.loads((workdir / "report.json").read_text(encoding="utf-8"))
     found = report["parzen_bits_held_out_by_steps"]
@@ -52,23 +74,16 @@ def test_the_sampler_is_chosen_on_held_out_images_and_the_report_says_by_what(ru
     assert f" {best} " in row and "[3, 8, 12]" in row
     held = json.loads((workdir / "config.json").read_text(encoding="utf-8"))
     assert "choose_steps" not in held  # it measures: the same run takes another choice
-    whole = runs.load(workdir, manual_dir=str(originals))
-    config = configure(workdir, originals, choose_steps="3,8")
-    again = mnist._chosen(config, whole.problem, whole.params)
-    assert again[1]["parzen_bits_held_out_by_steps"] == pytest.approx(
+    assert ours["parzen_bits_held_out_by_steps"] == pytest.approx(
         {3: found["3"], 8: found["8"]}, rel=1e-4
     )
 
 
-def test_test_images_have_no_part_in_the_choice(run, originals):
-    workdir, _ = run
-    whole = runs.load(workdir, manual_dir=str(originals))
-    problem, params = whole.problem, whole.params
-    config = configure(workdir, originals, choose_steps="3,8")
+def test_test_images_have_no_part_in_the_choice(whole, chosen, ours):
+    problem = whole.problem
     other = dataclasses.replace(problem, test=255 - problem.test)
     bare = dataclasses.replace(problem, validation=255 - problem.validation)
-    ours, same, differ = (mnist._chosen(config, p, params)[1] for p in (problem, other, bare))
-    assert ours == same and ours != differ
+    assert chosen(other) == ours != chosen(bare)
 
 
 def test_one_number_of_steps_is_no_choice(originals):
@@ -82,7 +97,8 @@ def test_where_no_sample_is_finite_nothing_is_chosen():
     """The steps are then those of the flag, and report.json says that no choice has a number."""
     network, steps = networks.MLP(width=2, depth=1, outputs=2), schedule.geometric(T=4, beta_1=1e-3)
     built = model.build(gaussian.family(), steps, network, (28, 28, 1), readout="v")
-    params = jax.tree.map(lambda p: p * jnp.nan, built.init(jax.random.key(0)))
+    like = jax.eval_shape(built.init, jax.random.key(0))
+    params = jax.tree.map(lambda x: np.full(x.shape, np.nan, x.dtype), like)
     scaling = runs.ImageScale(mean=0.0, scale=1.0, levels=256)
     problem = runs.Problem(model=built, validation=np.zeros((4, 28, 28, 1)), images=scaling)
     given = {"T": 4, "sample_steps": 4, "num_samples": 2, "choose_steps": "2,3"}
@@ -111,17 +127,19 @@ def test_a_bad_list_is_refused_before_data_are_looked_for(text, tmp_path):
         mnist.setup(config)
 
 
-def test_bfloat16_is_inside_the_network_alone(run, originals):
-    workdir, _ = run
-    built = mnist.without_data(configure(workdir, originals)).model
-    plain = mnist.without_data(configure(workdir, originals, bfloat16=False)).model
-    params = runs.load(workdir, data=False).params
-    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
-    x = jax.random.normal(jax.random.key(0), (28, 28, 1))
+def test_bfloat16_is_inside_the_network_alone(whole, originals):
+    config = configure(whole.workdir, originals, bfloat16=False)
+    plain = mnist.without_data(config).model
+    assert {leaf.dtype for leaf in jax.tree.leaves(whole.params)} == {jnp.dtype("float32")}
+    x = np.random.default_rng(0).normal(size=(28, 28, 1)).astype(np.float32)
     # Two steps leave the output near 0: larger weights than they have show the rounding.
-    params = jax.tree.map(lambda p: p + 0.1, params)
-    chains = (m.chain(params, clamped=False) for m in (built, plain))
-    ours, theirs = (np.asarray(c.reverse(x, jnp.int32(9)).mean) for c in chains)
+    params = jax.tree.map(lambda p: p + np.float32(0.1), whole.params)
+
+    def mean(built):
+        found = jax.jit(lambda p: built.chain(p, clamped=False).reverse(x, jnp.int32(9)).mean)
+        return np.asarray(found(params))
+
+    ours, theirs = mean(whole.model), mean(plain)
     assert ours.dtype == np.float32
     assert 0 < np.abs(ours - theirs).max() < 0.05 * np.abs(theirs).max()
 

@@ -84,6 +84,9 @@ def measure(folder, **given):
     return evaluate.execute(flags | given)
 
 
+FEWER = "num_eval: 50 asked for, all 20 there are were measured"
+
+
 def test_a_run_keeps_what_it_took_from_its_data(trained):
     folder, run = trained
     held = json.loads((run.workdir / "data.json").read_text())
@@ -122,7 +125,7 @@ def test_other_data_under_the_same_path_are_refused(copied, name, x, what):
     assert contents(copied) == before
 
 
-def test_moved_data_are_taken_and_other_data_where_one_says_so(copied, tmp_path):
+def test_moved_data_are_taken_and_other_data_where_one_says_so(copied, tmp_path, caplog):
     (tmp_path / "moved").mkdir()
     for name in ("x.npy", "x_test.npy"):
         shutil.move(copied / name, tmp_path / "moved" / name)
@@ -139,17 +142,24 @@ def test_moved_data_are_taken_and_other_data_where_one_says_so(copied, tmp_path)
         found.problem.images, enlarge=other.problem.images.enlarge
     )  # the scaling is that of the run
     before = contents(copied)
-    printed = measure(copied, dataset=path, other_data=True)
+    printed = measure(copied, dataset=path, other_data=True, num_eval=50)
     assert "likelihood_x.json" in printed and contents(copied).items() >= before.items()
-    assert json.loads((copied / "run" / "likelihood_x.json").read_text())["sandwich"] is None
-    (tmp_path / "moved" / "x_test.npy").unlink()
-    for wrong, what in (
+    told = json.loads((copied / "run" / "likelihood_x.json").read_text())
+    assert told["sandwich"] is None
+    assert told["num_eval_note"] == FEWER and caplog.text.count(f"--{FEWER}") == 1
+
+
+@pytest.mark.parametrize(
+    "wrong, what",
+    [
         (levels(40)[:, :4], r"got \[4, 8, 1\] of 256"),
         (levels(40).astype(np.uint16) * 257, r"got \[8, 8, 1\] of 65536"),
-    ):
-        np.save(tmp_path / "moved" / "x.npy", wrong)
-        with pytest.raises(ValueError, match=rf"is of images \[8, 8, 1\] of 256 levels, {what}"):
-            runs.load(copied / "run", dataset=path, other_data=True)
+    ],
+)
+def test_other_data_are_of_the_same_kind(copied, tmp_path, wrong, what):
+    np.save(tmp_path / "x.npy", wrong)
+    with pytest.raises(ValueError, match=rf"is of images \[8, 8, 1\] of 256 levels, {what}"):
+        runs.load(copied / "run", dataset=str(tmp_path / "x.npy"), other_data=True)
 
 
 def test_a_damaged_data_json_says_so(copied):
@@ -282,12 +292,10 @@ def test_fit_refuses_data_and_test_before_it_begins(tmp_path, name, bad):
 
 
 def test_fewer_rows_than_asked_for_are_told_of(copied, caplog):
+    """As evaluate.py does of other data, above."""
     run = again(copied, num_eval=50)
-    note = "num_eval: 50 asked for, all 20 there are were measured"
-    assert run.report["num_eval_note"] == note and run.report["examples"] == 20
-    measure(copied, num_eval=50)
-    assert json.loads((run.workdir / "likelihood.json").read_text())["num_eval_note"] == note
-    assert caplog.text.count(f"--{note}") == 2
+    assert run.report["num_eval_note"] == FEWER and run.report["examples"] == 20
+    assert caplog.text.count(f"--{FEWER}") == 1
     assert "num_eval_note" not in again(copied, num_eval=20).report
 
 

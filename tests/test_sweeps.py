@@ -183,18 +183,6 @@ def measured(place):
     return report
 
 
-def test_what_fails_is_named_and_stops_nothing_and_what_is_there_is_taken(tmp_path):
-    bad = jobs.Job("bark-0", "bark", "paper", {"seed": 0, "image_dir": str(tmp_path / "no")}, 1)
-    good, failed = pool.run([tiny(0), bad], tmp_path, "sweep")
-    assert (good.why, good.report["train_steps"]) == ("", 4)
-    assert failed.report is None and failed.why.startswith("bark.py: --image_dir: ")
-    before = (good.place / "report.json").stat().st_mtime_ns
-    assert pool.run([tiny(0)], tmp_path, "sweep")[0].report == good.report
-    assert (good.place / "report.json").stat().st_mtime_ns == before
-    again = jobs.outcome(tiny(0, num_eval=30), tmp_path)  # measured on other examples: not it
-    assert again.report is None
-
-
 @pytest.mark.parametrize(
     "command, told",
     [
@@ -225,14 +213,16 @@ binary.direct("x.py", {{}}, lambda _: pool.run([job], Path(sys.argv[1]), "sweep"
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
-def test_a_sweep_that_ends_early_leaves_no_process_and_goes_on_to_the_same_report(tmp_path, number):
-    flags = {**TINY, "seed": 0, "num_steps": 3000, "log_every": 1, "steps_per_dispatch": 1}
-    flags["checkpoint_every"] = 500
-    script = SCRIPT.format(flags=flags)
-    sweep = subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], cwd=tmp_path)
-    run, end = tmp_path / "runs" / "swiss_roll-0", time.monotonic() + 60
-    while not (run / "metrics.csv").exists() or (run / "metrics.csv").read_bytes().count(b"\n") < 9:
+def lines_of(path):
+    return path.read_bytes().count(b"\n") if path.exists() else 1  # at first the heading alone
+
+
+def end_early(number, flags, root):
+    """A sweep that gets this signal once its run has logged eight steps more."""
+    script, run = SCRIPT.format(flags=flags), root / "runs" / "swiss_roll-0"
+    before, end = lines_of(run / "metrics.csv"), time.monotonic() + 60
+    sweep = subprocess.Popen([sys.executable, "-c", script, str(root)], cwd=root)
+    while lines_of(run / "metrics.csv") < before + 8:
         assert time.monotonic() < end and sweep.poll() is None
         time.sleep(0.05)
     os.kill(sweep.pid, number)
@@ -243,13 +233,40 @@ def test_a_sweep_that_ends_early_leaves_no_process_and_goes_on_to_the_same_repor
     assert not (run / "report.json").exists()
     newest = max(int(path.name) for path in (run / "checkpoints").iterdir())
     rows = (run / "metrics.csv").read_text().splitlines()
-    assert newest == int(rows[-1].split(",")[0]) < 3000  # saved as it was told to end
-    job = jobs.Job("swiss_roll-0", "swiss_roll", "paper", flags, 10)
-    assert pool.run([job], tmp_path, "sweep")[0].why == ""
-    if number == signal.SIGKILL:
-        whole = jobs.Job("whole", "swiss_roll", "paper", flags, 10)
-        pool.run([whole], tmp_path, "sweep")
-        assert measured(run) == measured(tmp_path / "runs" / "whole")
+    assert newest == int(rows[-1].split(",")[0]) < flags["num_steps"]  # saved as it was told to end
+
+
+LONG = {**TINY, "seed": 0, "num_steps": 800, "log_every": 1, "steps_per_dispatch": 1}
+LONG["checkpoint_every"] = 500
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+    """A run through three ends of its sweep, one that nothing interrupts, and one that fails."""
+    root = tmp_path_factory.mktemp("sweep")
+    for number in (signal.SIGKILL, signal.SIGTERM, signal.SIGINT):
+        end_early(number, LONG, root)
+    both = [jobs.Job(name, "swiss_roll", "paper", LONG, 10) for name in ("swiss_roll-0", "whole")]
+    no_data = {"seed": 0, "image_dir": str(root / "no")}
+    asked = [*both, jobs.Job("bark-0", "bark", "paper", no_data, 1)]
+    return root, asked, pool.run(asked, root, "sweep")
+
+
+def test_a_sweep_that_ends_early_leaves_no_process_and_goes_on_to_the_same_report(swept):
+    _, _, (ended, whole, _) = swept
+    assert ended.why == whole.why == ""
+    assert measured(ended.place) == measured(whole.place)
+
+
+def test_what_fails_is_named_and_stops_nothing_and_what_is_there_is_taken(swept):
+    root, (_, job, _), (_, good, failed) = swept
+    assert (good.why, good.report["train_steps"]) == ("", 800)
+    assert failed.report is None and failed.why.startswith("bark.py: --image_dir: ")
+    before = (good.place / "report.json").stat().st_mtime_ns
+    assert pool.run([job], root, "sweep")[0].report == good.report
+    assert (good.place / "report.json").stat().st_mtime_ns == before
+    other = job._replace(flags={**LONG, "num_eval": 30})  # measured on other examples: not it
+    assert jobs.outcome(other, root).report is None
 
 
 def test_parts_of_the_machine_are_disjoint_and_all_of_it(monkeypatch):
@@ -454,6 +471,11 @@ def call(program, *argv):
     return left.value.code
 
 
+def begun(root, program, settings):
+    """The directory of such a sweep, without a run."""
+    return folder.claim(root, settings, {"experiment": program, "effort": "minutes"})
+
+
 def test_reproduce_marks_what_is_missing_and_writes_the_same_page_again(
     tmp_path, capsys, monkeypatch
 ):
@@ -461,19 +483,23 @@ def test_reproduce_marks_what_is_missing_and_writes_the_same_page_again(
     plans += [efforts.Plan("bark", "best", 1, 10), efforts.Plan("heartbeat", "paper", 1, 10)]
     monkeypatch.setitem(efforts._OF, "minutes", plans)
     monkeypatch.setenv("DPM_DATA", str(tmp_path))  # has no photographs
-    argv = ("reproduce", f"--workdir={tmp_path / 'paper'}", "--only=swiss_roll,bark")
+    root = begun(tmp_path / "paper", "reproduce", "reproduction.json")
+    there = root / "runs" / "swiss_roll-paper-1" / "report.json"
+    there.parent.mkdir(parents=True)
+    config = {**find("swiss_roll").presets["paper"], **plans[0].flags, "seed": 1}
+    there.write_text(json.dumps(report(-1.0, **config)))
+    argv = ("reproduce", f"--workdir={root}", "--only=swiss_roll,bark")
     assert call(*argv) == 0
     out = capsys.readouterr().out
     assert "2 of 3 runs made" in out and "bark-best-0: no photographs" in out
-    pages = [(tmp_path / "paper" / f"report.{kind}").read_text() for kind in ("html", "md")]
+    pages = [(root / f"report.{kind}").read_text() for kind in ("html", "md")]
     for text in pages:
         assert "no photographs: --data_root has no folder bark" in text
         assert "left out by --only" in text and "swiss_roll-paper-1" in text
     assert call(*argv) == 0
-    again = [(tmp_path / "paper" / f"report.{kind}").read_text() for kind in ("html", "md")]
-    assert again == pages
+    assert [(root / f"report.{kind}").read_text() for kind in ("html", "md")] == pages
     capsys.readouterr()
-    assert call("reproduce", f"--workdir={tmp_path / 'paper'}", "--effort=hours") == 2
+    assert call("reproduce", f"--workdir={root}", "--effort=hours") == 2
     assert "--workdir: " in capsys.readouterr().err
 
 
@@ -494,6 +520,9 @@ def test_the_ablation_goes_from_its_command_to_table_and_picture(tmp_path, capsy
     subject.base.pop("num_steps")
     monkeypatch.setattr(ablation, "SUBJECTS", (subject,))
     monkeypatch.setitem(ablation.SEEDS, "minutes", 2)
+    begun(tmp_path, "ablation", ablation.SETTINGS)
+    for variant in (ablation._BASE, changed):  # the pair of seed 0 is there
+        made_up(tmp_path, subject, variant, [-1.0])
     assert call("ablation", f"--workdir={tmp_path}", "--only=swiss_roll") == 0
     assert "4 → 6" in capsys.readouterr().out
     assert "| T | 4 → 6 | swiss_roll |" in (tmp_path / "ablation.md").read_text()

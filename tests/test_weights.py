@@ -69,7 +69,7 @@ def alone(trained, tmp_path):
 
 def equal(a, b):
     assert jax.tree.structure(a) == jax.tree.structure(b)
-    assert jax.tree.all(jax.tree.map(lambda x, y: bool((x == y).all()), a, b))
+    assert jax.tree.all(jax.tree.map(lambda x, y: bool((np.asarray(x) == y).all()), a, b))
 
 
 # --- export -------------------------------------------------------------------------------------
