@@ -57,7 +57,7 @@ hypothesis.settings.load_profile("dpm_jax")
 # Tracing makes many objects and few cycles: at Python's 700 a tenth of the time goes into a search.
 gc.set_threshold(50_000)
 
-MOST_MAPS = 25_000
+MOST_MAPS = 40_000
 # Files that take longest, longest first: a worker that met one at the end would leave the others
 # idle. The rest follow in any order.
 LONGEST = ["pictures", "results", "hosts", "particles", "start", "readme", "likelihood", "runs"]
