@@ -59,7 +59,7 @@ def direct(built, data, steps=None):
     def one(x):
         return bound.exact(jax.random.key(0), chain, x).K
 
-    return np.asarray(jax.vmap(one)(jnp.asarray(data)), np.float64)
+    return np.asarray(jax.jit(jax.vmap(one))(jnp.asarray(data)), np.float64)
 
 
 def null(data):
@@ -105,10 +105,10 @@ def test_one_example_has_no_error_and_takes_both_devices():
 
 
 def test_random_t_is_unbiased_against_the_exact_sum():
-    """Padding included: 7 rows in batches of 4, of which the last holds one row twice."""
-    passes = 4000
+    """Padding included: 77 rows in pairs, of which the last is one row twice, and 39 pairs by 2."""
+    passes, data = 400, np.tile(DATA, (11, 1))
     K = direct(build(), DATA)
-    result = evaluate(build(), PARAMS, DATA, passes, rows=Rows(at_once=2))
+    result = evaluate(build(), PARAMS, data, passes, rows=Rows(at_once=2))
     # Independent t would have this error; stratified t has less.
     chain = build().chain(PARAMS)
     weights = np.asarray(bound.time_law(chain))[2:]
@@ -116,10 +116,10 @@ def test_random_t_is_unbiased_against_the_exact_sum():
     def one(x):
         return bound.exact_terms(jax.random.key(0), chain, x)
 
-    terms = jax.vmap(one)(jnp.asarray(DATA))
+    terms = jax.jit(jax.vmap(one))(jnp.asarray(DATA))
     terms = np.asarray(terms, np.float64)[:, 2:]
     variance = (terms**2 / weights).sum(axis=1) - terms.sum(axis=1) ** 2
-    error = np.sqrt(variance.mean() / (passes * len(DATA)))
+    error = np.sqrt(variance.mean() / (passes * len(data)))
     assert abs(result.K - K.mean()) < 5 * error < 0.1 * abs(K.mean())
     assert result.L_null == pytest.approx(null(DATA).mean(), rel=1e-5)
 
@@ -143,30 +143,35 @@ def test_the_errors_of_random_t_are_those_of_the_seeds():
     assert 0.8 * spread < np.mean([f.K_error for f in found])
 
 
+def counted():
+    """K and its errors of 150 rows by random t, and the number of devices."""
+    found = evaluate(build(False), PARAMS, np.tile(DATA, (22, 1))[:150], 2)
+    return [float(v) for v in found], jax.local_device_count()
+
+
 COUNTED = """
-import jax, numpy as np, test_dataset as d
-assert jax.local_device_count() == {devices}
-found = d.evaluate(d.build(False), d.PARAMS, np.tile(d.DATA, (22, 1))[:150], 2)
-print(repr([float(v) for v in found]))
+import jax, jax.extend.backend, test_dataset
+for devices in (1, 8):
+    jax.extend.backend.clear_backends()
+    jax.config.update("jax_num_cpu_devices", devices)
+    print(test_dataset.counted())
 """
 
 
 def test_the_error_of_random_t_is_that_of_any_number_of_devices():
-    found = []
-    for devices in (1, 8):
-        flags = f"--xla_force_host_platform_device_count={devices}"
-        environment = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
-        result = subprocess.run(
-            [sys.executable, "-c", COUNTED.format(devices=devices)],
-            cwd=Path(__file__).parent,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-        )
-        assert result.returncode == 0, result.stderr
-        found.append(ast.literal_eval(result.stdout))
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    flags = os.environ["XLA_FLAGS"].replace("--xla_force_host_platform_device_count=2", "")
+    result = subprocess.run(
+        [sys.executable, "-c", COUNTED],
+        cwd=Path(__file__).parent,
+        env={**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert result.returncode == 0, result.stderr
+    found, devices = zip(counted(), *map(ast.literal_eval, result.stdout.splitlines()))
+    assert devices == (2, 1, 8)
+    np.testing.assert_allclose(found[1:], found[:1] * 2, rtol=1e-5)
     assert found[0][1] > 0 and found[0][-1] == 21
 
 
@@ -189,7 +194,7 @@ def test_noise_floor_is_that_of_the_examples_whatever_the_padding(at_once):
     def one(x):
         return bound.noise_floor(jax.random.key(0), chain, x, t0)
 
-    K, null = jax.vmap(one)(jnp.asarray(DATA))
+    K, null = jax.jit(jax.vmap(one))(jnp.asarray(DATA))
     K, gain = np.asarray(K, np.float64), np.asarray(K - null, np.float64)
     assert result.examples == 7 and result.each.shape == (7, 3)
     np.testing.assert_array_equal(result.t0, t0)

@@ -88,7 +88,7 @@ def test_of_one_work_no_error_over_trajectories_is_known():
 MANY = {
     "down before up": "up_down",
     "particles": Proposal("up_down", 4, every=1, threshold=1.0),
-    "more particles than a device holds": Proposal("paper", 8, every=2),
+    "more particles than a device holds": Proposal("paper", 8, every=2, late=8),
 }
 
 
@@ -109,7 +109,7 @@ def test_an_equal_proposal_compiles_nothing_and_another_is_another():
     m = built()
 
     def drawn(particles):
-        proposal = Proposal("up_down", particles)
+        proposal = Proposal("up_down", particles, late=particles)
         return likelihood.evaluate_works(m, {}, DATA, 2, proposal=proposal)
 
     def newest():

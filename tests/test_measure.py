@@ -82,17 +82,23 @@ def test_a_measured_mask_is_denoise_of_it(r_t):
     ours = posterior.measure(chain, linear.mask(known), y[known], NOISE, r_t)
     theirs = posterior.denoise(chain, y, NOISE, r_t, known)
     x = jax.random.normal(jax.random.key(0), (3,))
+
+    @jax.jit
+    def looked(keys, params, t):
+        """log Z~, the law and log r of both tilts, and draws of the first."""
+        both = [(of.log_z(params, x, t), of(params, t), of.log_r(x, t)) for of in (ours, theirs)]
+        law = both[0][1]
+        return *zip(*both), jax.vmap(lambda k: ours.draw(k, law))(keys)
+
     factor = np.asarray(STEPS.log_alpha_bar) * known.sum() / 2 * (r_t == "noised")
     for t in (1, 2, T // 2, T, T + 1):
         params = chain.prior if t > T else chain.reverse(x, jnp.asarray(t))
-        a, b = (tilt.log_z(params, x, jnp.asarray(t)) for tilt in (ours, theirs))
+        (a, b), (law, same), log_r, drawn = looked(keys(4000, t), params, jnp.asarray(t))
         np.testing.assert_allclose(a + factor[t - 1], b, rtol=2e-5, err_msg=f"log Z~ at {t}")
-        law, same = (tilt(params, jnp.asarray(t)) for tilt in (ours, theirs))
         np.testing.assert_allclose(law.mean, same.mean, rtol=2e-5, atol=1e-6)
         if t <= T:
-            a, b = (tilt.log_r(x, jnp.asarray(t)) for tilt in (ours, theirs))
+            a, b = log_r
             np.testing.assert_allclose(a + factor[t], b, rtol=2e-5, err_msg=f"log r at {t}")
-        drawn = jax.vmap(lambda k: ours.draw(k, law))(keys(4000, t))  # noqa: B023
         mean_is((drawn - same.mean[None]) ** 2, same.variance, expected_error=1e-6)
 
 
@@ -108,9 +114,9 @@ def test_where_tweedies_variance_is_negative_the_draws_stay(products):
     y, tiny = np.array([1.0]), 1e-6
     tilt = posterior.measure(chain, np.array([[1.0, 0.0]]), y, tiny, products=products)
     x = np.array([0.8, -0.4], np.float32)
+    shift = jax.jit(lambda t: look(chain, tilt, jnp.asarray(x), t)[1].shift)
     for t in (2, T // 2, T):
-        _, law = look(chain, tilt, jnp.asarray(x), jnp.asarray(t))
         a = gaussian.bridge(1.0, jnp.zeros(()), STEPS.beta[t], STEPS.log_alpha_bar[t - 1]).mean
-        assert abs(law.shift[0] / a) < 1.01 * abs(y[0] + 0.5 * x[0])
+        assert abs(shift(jnp.asarray(t))[0] / a) < 1.01 * abs(y[0] + 0.5 * x[0])
     found = jax.jit(lambda k: particles.sample(k, chain, tilt, 64))(jax.random.key(0))
     assert np.isfinite(found.log_z) and np.abs(found.x[:, 0] - 1).max() < 0.5

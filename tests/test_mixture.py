@@ -1,5 +1,7 @@
 """The mixture of 25 modes under linear measurements, and the methods of others, by closed forms."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -29,14 +31,14 @@ def density(of, x, log_alpha_bar):
 @pytest.mark.parametrize("log_alpha_bar", [-1e-3, -0.1, -1.0, -4.0])
 def test_denoiser_is_tweedies_formula_of_the_sum_over_modes(log_alpha_bar, x64):
     of = mixture.mixture(np.random.default_rng(0))
-    noise = -np.expm1(log_alpha_bar)
+    noise, denoise = -np.expm1(log_alpha_bar), jax.jit(partial(mixture.denoise, of))
     for x0 in mixture.prior(np.random.default_rng(1), of, 8, 3):
         xt = np.exp(log_alpha_bar / 2) * x0 + np.sqrt(noise) * np.cos(np.arange(8.0))
         step = 1e-5 * np.eye(8)
         above, below = (np.log(density(of, xt + s, log_alpha_bar)) for s in (step, -step))
         score = (above - below) / 2e-5
         expected = (xt + noise * score) / np.exp(log_alpha_bar / 2)
-        found, *_ = mixture.denoise(of, jnp.asarray(xt), jnp.asarray(log_alpha_bar))
+        found, *_ = denoise(jnp.asarray(xt), jnp.asarray(log_alpha_bar))
         np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
@@ -59,8 +61,8 @@ def test_the_variance_of_the_kernel_is_that_of_x0_given_xt(x64):
         return mixture.turned(mixture.denoise(of, mixture.turned(z), log_alpha_bar)[0])
 
     z = mixture.turned(xt)
-    expected = noise / jnp.exp(log_alpha_bar / 2) * jnp.diag(jax.jacobian(x0)(z))
-    _, one, doubt = mixture.denoise(of, xt, log_alpha_bar)
+    expected = noise / jnp.exp(log_alpha_bar / 2) * jnp.diag(jax.jit(jax.jacobian(x0))(z))
+    _, one, doubt = jax.jit(lambda x: mixture.denoise(of, x, log_alpha_bar))(xt)
     found = jnp.full(6, one).at[:2].add(doubt)
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
@@ -152,12 +154,17 @@ def measured(dim=6, num=2):
 def test_turned_chain_is_the_same_with_the_rows_of_A_in_front():
     chain, A = one_mode(), measured()
     turned, back = inverse.turned(chain, A)
-    z = jax.random.normal(KEY, (6,))
-    np.testing.assert_allclose(A.rows(back(z)), z[:2], atol=1e-5)
-    np.testing.assert_allclose(jnp.sum(back(z) ** 2), jnp.sum(z**2), rtol=1e-5)
+    z, again = jax.random.normal(KEY, (6,)), jax.jit(back)
+
+    @jax.jit
+    def both(t):
+        return turned.reverse(z, t), chain.reverse(back(z), t)
+
+    np.testing.assert_allclose(A.rows(again(z)), z[:2], atol=1e-5)
+    np.testing.assert_allclose(np.sum(again(z) ** 2), np.sum(z**2), rtol=1e-5)
     for t in (1, 30, 60):
-        ours, its = turned.reverse(z, jnp.asarray(t)), chain.reverse(back(z), jnp.asarray(t))
-        np.testing.assert_allclose(back(ours.mean), its.mean, atol=1e-5)
+        ours, its = both(jnp.asarray(t))
+        np.testing.assert_allclose(again(ours.mean), its.mean, atol=1e-5)
         np.testing.assert_allclose(ours.variance, its.variance)
     known = linear.mask(np.arange(6) == 2)  # a row that is a unit vector already
     np.testing.assert_allclose(inverse.turned(chain, known)[1](z)[2], z[0], atol=1e-6)
@@ -168,8 +175,13 @@ def test_x0_hat_of_a_kernel_is_the_denoiser(t):
     chain, x = one_mode(), jax.random.normal(KEY, (6,))
     signal = chain.schedule.alpha_bar[t]
     exact = jnp.sqrt(signal) * 0.5 * x / (signal * 0.5 + 1 - signal)
-    params = chain.reverse(x, jnp.asarray(t))
-    found = x0_hat(params.mean + params.low, x, chain.schedule, jnp.asarray(t))
+
+    @jax.jit
+    def denoised(t):
+        params = chain.reverse(x, t)
+        return x0_hat(params.mean + params.low, x, chain.schedule, t)
+
+    found = denoised(jnp.asarray(t))
     np.testing.assert_allclose(found, exact, rtol=1e-3, atol=1e-4)
 
 
@@ -185,7 +197,9 @@ def test_mcgdiff_of_one_mode_has_its_posterior(weigh):
         z, log_w, log_z = inverse.mcgdiff(key, turned, of, 256, 1e-2, weigh)
         return jnp.exp(log_w) @ jax.vmap(back)(z), log_z
 
-    means, log_z = map(np.asarray, jax.jit(jax.vmap(one))(jax.random.split(KEY, 100)))
+    # It runs for longer than it compiles: at level 0 twice as long.
+    each = jax.jit(jax.vmap(one), compiler_options={"xla_backend_optimization_level": 2})
+    means, log_z = map(np.asarray, each(jax.random.split(KEY, 100)))
     matrix = np.asarray(jax.jacobian(A.apply)(jnp.zeros(6)), np.float64)
     covariance = v * matrix @ matrix.T + noise * np.eye(2)
     exact = multivariate_normal(np.zeros(2), covariance).logpdf(y)
@@ -202,9 +216,10 @@ def test_ddrm_takes_y_where_it_has_no_noise_and_draws_the_rest():
     turned, back = inverse.turned(chain, A)
     y = A.apply(jnp.linspace(-1, 1, 6))
     used = inverse.ddrm(turned, inverse.seen(A, y, jnp.asarray(1e-8)))
-    draws = jax.vmap(lambda k: back(sampling.sample(k, used)))(jax.random.split(KEY, 2000))
+    each = jax.jit(jax.vmap(lambda k: back(sampling.sample(k, used))))
+    draws = each(jax.random.split(KEY, 2000))
     np.testing.assert_allclose(jax.vmap(A.apply)(draws), jnp.tile(y, (2000, 1)), atol=0.02)
-    free = draws - jax.vmap(lambda x: A.back(A.rows(x)))(draws)
+    free = np.asarray(draws - jax.vmap(lambda x: A.back(A.rows(x)))(draws))
     assert np.abs(free.mean(axis=0)).max() < 0.08
     spread = np.sum(np.var(free, axis=0))  # of four free directions; η < 1 narrows
     assert spread == pytest.approx(4 * 0.5, rel=0.35)
@@ -218,8 +233,9 @@ def test_dps_follows_the_gradient_of_the_distance():
     error = y - A.apply(slope * x)
     matrix = jax.jacobian(A.apply)(x)
     expected = 0.3 * slope * matrix.T @ error / jnp.linalg.norm(error)
-    moved = inverse.dps(chain, A, y, 0.3).reverse(x, t)
-    np.testing.assert_allclose(moved.mean - chain.reverse(x, t).mean, expected, atol=1e-5)
+    kernels = [inverse.dps(chain, A, y, 0.3).reverse, chain.reverse]
+    moved, still = jax.jit(lambda t: [reverse(x, t) for reverse in kernels])(t)
+    np.testing.assert_allclose(moved.mean - still.mean, expected, atol=1e-5)
     assert gaussian.family().name == chain.family.name
 
 
@@ -232,7 +248,7 @@ def test_mmps_pulls_nowhere_along_negative_directions_of_a_network():
 
     chain = make_chain(gaussian.family(), steps, reverse, (6,))
     made = posterior.measure(chain, measured(), jnp.ones(2), 1e-8)
-    _, law = tilt.look(chain, made, jnp.ones(6), jnp.asarray(10))
+    _, law = jax.jit(lambda t: tilt.look(chain, made, jnp.ones(6), t))(jnp.asarray(10))
     np.testing.assert_array_equal(law.shift, 0.0)
 
 
@@ -247,7 +263,10 @@ def test_methods_take_any_gaussian_chain():
     A = linear.dense(np.random.default_rng(0).standard_normal((2, 6)), (2, 3))
     turned, back = inverse.turned(chain, A)
     of = inverse.seen(A, jnp.ones(2), jnp.asarray(0.1))
-    z, _, log_z = inverse.mcgdiff(KEY, turned, of, 16)
+    z, _, log_z = jax.jit(lambda k: inverse.mcgdiff(k, turned, of, 16))(KEY)
     assert jax.vmap(back)(z).shape == (16, 2, 3) and np.isfinite(log_z)
-    assert sampling.sample(KEY, inverse.dps(chain, A, jnp.ones(2), 0.1)).shape == (2, 3)
-    assert sampling.sample(KEY, inverse.ddrm(turned, of)).shape == (6,)
+    for used, shape in (
+        (inverse.dps(chain, A, jnp.ones(2), 0.1), (2, 3)),
+        (inverse.ddrm(turned, of), (6,)),
+    ):
+        assert jax.jit(lambda k, used=used: sampling.sample(k, used))(KEY).shape == shape

@@ -5,10 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from test_experiments import configure, contents, tiny_roll
+from test_experiments import configure, contents
 
 from dpm_jax import runs
-from dpm_jax.experiments import WEIGHTS, cifar10, mnist, swiss_roll
+from dpm_jax.experiments import WEIGHTS, cifar10, mnist
 from dpm_jax.experiments import outliers as experiment
 from dpm_jax.runs import Invalid, execution, outlier_report, outliers
 from dpm_jax.runs import workdir as workdirs
@@ -152,7 +152,7 @@ def photos(tmp_path_factory):
 def trained(photos, name, **more):
     sizes = {"T": 6, "width": 4, "depth": 1, "scales": 2, "passes": 2, "num_steps": 2}
     sizes |= {"sample_steps": 3, "num_samples": 2, "figures": False, "baselines": ""}
-    given = cifar10.PRESETS["best"] | sizes | {"dataset": str(photos / "x.npy")} | more
+    given = cifar10.PRESETS["paper"] | sizes | {"dataset": str(photos / "x.npy")} | more
     plain = dataclasses.replace(cifar10.EXPERIMENT, figures=lambda *args: ({}, {}, []))
     execution.execute(plain, configure(plain, photos / name, **given | {"num_eval": 6}))
     return str(photos / name)
@@ -255,11 +255,9 @@ def test_bad_flags_are_named_before_any_work(fixed, photos, tmp_path, flags, mes
 
 
 def test_what_is_no_run_on_images_and_what_is_somebodys(fixed, tmp_path):
-    plain = dataclasses.replace(swiss_roll.EXPERIMENT, figures=lambda *args: ({}, {}, []))
-    execution.execute(plain, tiny_roll(tmp_path / "roll"))
     asked = {**fixed, "others": [], "out": str(tmp_path / "out")}
     with pytest.raises(Invalid, match=r"^--workdir: expected a run on images with a test set, got"):
-        experiment.execute({**asked, "workdir": str(tmp_path / "roll")})
+        experiment.execute({**asked, "workdir": str(WEIGHTS / "swiss_roll_best")})
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "outliers.png").write_text("mine")
     with pytest.raises(Invalid, match=r"^--out: .*outliers.png exists, without outliers.json"):

@@ -216,20 +216,25 @@ def test_effective_draws_of_an_autoregression():
     for i in range(1, n):
         x[i] = rho * x[i - 1] + np.sqrt(1 - rho**2) * noise[i]
     x[:, 1] = noise[:, 1]
-    found = particle_gibbs.effective(jnp.asarray(x, jnp.float32))
+    effective = jax.jit(particle_gibbs.effective)
+    found = effective(jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(found, [n * (1 - rho) / (1 + rho), n], rtol=0.15)
-    still = particle_gibbs.effective(jnp.tile(jnp.asarray([[0.5, 0.7]]), (1000, 1)))
+    still = effective(jnp.tile(jnp.asarray([[0.5, 0.7]]), (1000, 1)))
     assert jnp.isnan(still).all()  # known, or stuck: worth an unknown number, however it rounds
 
 
 def test_the_shapes_and_that_a_sweep_more_continues(bits):
     _, chain = bits
     tilt = posterior.denoise(chain, np.array([1.0, 0.0, 0.0]), FLIP, "noised")
-    key = jax.random.key(0)
-    long, short = (particles.gibbs(key, chain, tilt, 3, n) for n in (6, 4))
+
+    @jax.jit
+    def draw(key):
+        sizes = (3, 6), (3, 4), (2, 1)
+        return [particles.gibbs(key, chain, tilt, num, sweeps) for num, sweeps in sizes]
+
+    long, short, one = draw(jax.random.key(0))
     assert long.x.shape == (6, 3) and long.changed.shape == (T + 1,) and long.ess.shape == (3,)
     np.testing.assert_array_equal(long.x[:4], short.x)
-    one = particles.gibbs(key, chain, tilt, 2, 1)
     assert one.x.shape == (1, 3) and (np.asarray(one.changed) == 0).all()
 
 
@@ -266,5 +271,5 @@ def test_lost_weights_are_named_by_t(value, bits):
 def test_float64_works(x64):
     chain, _ = gaussian_chain(np.diag([0.3, 1.2]), schedule.geometric(6, 0.05, 1e3))
     tilt = posterior.measure(chain, np.ones((1, 2)), [0.4], 0.1)
-    found = particles.gibbs(jax.random.key(0), chain, tilt, 4, 3)
+    found = jax.jit(lambda k: particles.gibbs(k, chain, tilt, 4, 3))(jax.random.key(0))
     assert found.x.dtype == jnp.float64 and jnp.isfinite(found.x).all()

@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy.stats import multivariate_normal
 
 from cases import (
     C_CORRELATED,
     C_DIAGONAL,
+    averaged,
     gaussian_chain,
     keys,
-    log_density,
     mean_is,
     model_covariance,
 )
@@ -66,7 +67,7 @@ OF_BITS = {
 OF_GAUSSIANS = {
     "score": ("fixed", Proposal("up_down", 4, every=3, threshold=1.0)),
     "learned": ("learned", Proposal("paper", 4, every=2, threshold=1.0)),
-    "tilted": ("fixed", Proposal("up_down", 16, every=2, threshold=0.9, late=16, twist=tilted)),
+    "tilted": ("fixed", Proposal("up_down", 8, every=2, threshold=0.9, late=8, twist=tilted)),
 }
 
 
@@ -97,7 +98,7 @@ def test_of_gaussians_both_sides_have_the_mean_p(name):
     found = jax.jit(jax.vmap(lambda k: likelihood.sandwich(k, chain, 2, proposal=proposal)))(
         keys(6000)
     )
-    p = np.array([log_density(S, x) for x in np.asarray(found.x0)])
+    p = multivariate_normal(np.zeros(3), S).logpdf(found.x0)
     mean_is(np.exp(found.lower - p), 1.0)
     mean_is(np.exp(p - found.upper), 1.0)
     mean_is(np.asarray(found.x0)[:, :, None] * np.asarray(found.x0)[:, None], S)
@@ -125,23 +126,21 @@ def many(T):
 
 
 def test_resampling_by_the_score_closes_the_sandwich():
-    """T = 50 and 16 trajectories: half of what is left without resampling, about the truth."""
-    chain, variance = many(50)
+    """T = 70 and 16 trajectories: half of what is left without resampling, about the truth."""
+    chain, variance = many(70)
+    resampled = Proposal("up_down", 16, threshold=0.5, late=16)
 
     @jax.jit
     def both(keys):
-        def of(threshold):
-            proposal = Proposal("up_down", 16, threshold=threshold)
-            return jax.lax.map(
-                lambda k: likelihood.sandwich(k, chain, 1, proposal=proposal), keys, batch_size=8
-            )
+        def of(proposal, num):
+            return jax.vmap(lambda k: likelihood.sandwich(k, chain, num, proposal=proposal))(keys)
 
-        return of(0.0), of(0.5)
+        return of("up_down", 16), of(resampled, 1)
 
-    plain, ours = both(keys(32))
+    plain, ours = both(keys(64))
     truth = -0.5 * np.sum(np.asarray(ours.x0) ** 2 / variance + np.log(2 * np.pi * variance), 1)
     width = [np.mean(found.upper - found.lower) for found in (plain, ours)]
-    assert width[1] < 0.6 * width[0]
+    assert width[1] < 0.7 * width[0]  # 0.49 of many draws, known to 0.07 from so few
     assert np.mean(ours.lower) < np.mean(truth) < np.mean(ours.upper)
 
 
@@ -194,9 +193,14 @@ def test_the_twist_is_the_marginal_of_exact_kernels():
     x = jax.random.normal(jax.random.key(0), (40, 3))
     a = x[0]
     x = x.at[1].set(-a).at[2].set(1.01 * a).at[3].set(jnp.zeros(3))
+
+    @jax.jit
+    def log_psi(t):
+        kernels = jax.vmap(lambda z: chain.reverse(z, t))(x)
+        return of(x, kernels, t, a, jax.tree.map(lambda v: v[0], kernels))
+
     for t in (2, 7, 15):
-        kernels = jax.vmap(lambda z, t=t: chain.reverse(z, t))(x)
-        found = of(x, kernels, jnp.asarray(t), a, jax.tree.map(lambda v: v[0], kernels))
+        found = log_psi(t)
         alpha_bar = np.asarray(steps.alpha_bar, float)[t]
         S = alpha_bar * np.diag(C_DIAGONAL) + 1 - alpha_bar
         exact = -0.5 * np.sum((np.asarray(x) ** 2 - np.asarray(a) ** 2) / S, axis=1)
@@ -260,11 +264,15 @@ def test_nothing_is_lost_where_particles_are_thinned_at_the_last_level():
     chain, _, _ = one_number("learned")
     x0 = jnp.asarray(0.4)
 
-    def works(late):
-        proposal = Proposal("paper", 8, threshold=0.0, late=late)
-        return jax.vmap(lambda k: likelihood.forward_work(k, chain, x0, proposal))(keys(50))
+    @jax.jit
+    def both(keys):
+        def works(late):
+            proposal = Proposal("paper", 8, threshold=0.0, late=late)
+            return jax.vmap(lambda k: likelihood.forward_work(k, chain, x0, proposal))(keys)
 
-    np.testing.assert_allclose(works(1), works(8), atol=1e-5)
+        return works(1), works(8)
+
+    np.testing.assert_allclose(*both(keys(50)), atol=1e-5)
 
 
 def test_a_tilted_last_step_is_not_the_fixed_one():
@@ -272,8 +280,8 @@ def test_a_tilted_last_step_is_not_the_fixed_one():
     fixed, _, _ = one_number("fixed")
     chain = posterior.tilted(fixed, posterior.denoise(fixed, np.asarray(1.5), 0.5, "noised"))
     x0 = jnp.asarray(0.9)
-    works = jax.vmap(lambda k: likelihood.forward_work(k, chain, x0))(keys(4000))
-    bounds = jax.vmap(lambda k: bound.exact(k, chain, x0).K)(keys(4000, 1))
+    works = averaged(likelihood.forward_work, 4000, chain, x0)
+    bounds = jax.jit(jax.vmap(lambda k: bound.exact(k, chain, x0).K))(keys(4000, 1))
     mean_is(bounds, -np.mean(works), expected_error=np.std(works) / np.sqrt(4000))
     with pytest.raises(ValueError, match="expected 'paper' but for the fixed last step"):
         likelihood.forward_work(keys(1)[0], chain, x0, "up_down")
@@ -290,4 +298,4 @@ def test_a_twist_of_another_shape_is_refused_and_an_integer_one_taken():
         work(lambda x, t: x)
     with pytest.raises(TypeError, match=r"proposal.twist: expected a function or None, got 3"):
         work(3)
-    assert np.isfinite(work(lambda x, t: t - t))
+    assert np.isfinite(jax.jit(lambda: work(lambda x, t: t - t))())
