@@ -152,6 +152,7 @@ def photos(tmp_path_factory):
 def trained(photos, name, **more):
     sizes = {"T": 6, "width": 4, "depth": 1, "scales": 2, "passes": 2, "num_steps": 2}
     sizes |= {"sample_steps": 3, "num_samples": 2, "figures": False, "baselines": ""}
+    sizes |= {"readout": "skip"}
     given = cifar10.PRESETS["paper"] | sizes | {"dataset": str(photos / "x.npy")} | more
     plain = dataclasses.replace(cifar10.EXPERIMENT, figures=lambda *args: ({}, {}, []))
     execution.execute(plain, configure(plain, photos / name, **given | {"num_eval": 6}))
