@@ -41,7 +41,7 @@ _BEST = {
     "width": 32,
     "depth": 2,
     "bottleneck": 256,
-    "mixing": "middle",
+    "mixing": "coarse",
     "readout": "bayes",
     "bfloat16": False,
     "num_steps": 13_000,
@@ -63,6 +63,7 @@ _ACCELERATOR = {
     "width": 64,
     "depth": 3,
     "bottleneck": 512,
+    "mixing": "middle",  # as it was measured
     "bfloat16": True,
     "num_steps": 10_000,
     "batch_size": 256,
