@@ -88,7 +88,7 @@ def test_of_one_work_no_error_over_trajectories_is_known():
 MANY = {
     "down before up": "up_down",
     "particles": Proposal("up_down", 4, every=1, threshold=1.0),
-    "more particles than a device holds": Proposal("paper", 8, every=2, late=8),
+    "more particles than a device holds": Proposal("paper", 8, every=2),
 }
 
 

@@ -317,9 +317,7 @@ def test_gradients_are_finite_whatever_the_variance():
         assert jnp.isfinite(gradient).all() and jnp.any(gradient != 0)
 
 
-@pytest.mark.parametrize(
-    "proposal", ["paper", Proposal("paper", 4, every=1, threshold=1.0, late=4)]
-)
+@pytest.mark.parametrize("proposal", ["paper", Proposal("paper", 4, every=1, threshold=1.0)])
 def test_both_sides_have_the_probability_of_the_level_as_their_mean(chain, four, proposal):
     """Samples of the model are levels, as often as they are probable; 1/p̂ has the mean 1/p."""
     works = of_levels(lambda key, x: likelihood.forward_work(key, chain, x, proposal), 4000)

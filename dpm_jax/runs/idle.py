@@ -38,8 +38,10 @@ def unread(given: Mapping[str, Any], config: Mapping[str, Any]) -> list[str]:
 def check(given: Mapping[str, Any], config: Mapping[str, Any]) -> None:
     """Refuse them: ValueError "name: expected ... with it, got ...", of the first."""
     for name, by, values in _rows(given, config):
-        expected = f"one of {list(values)}" if len(values) < 100 else f"at least {values[0]}"
-        expected = f"{values[0]!r}" if len(values) == 1 else expected
+        if isinstance(values, range):
+            expected = f"at least {values.start}"
+        else:
+            expected = f"{values[0]!r}" if len(values) == 1 else f"one of {list(values)}"
         got = f"got {config[by]!r}, which does not read it"
         raise ValueError(f"{name}: expected {by} {expected} with it, {got}")
 
