@@ -23,22 +23,24 @@ _SEEN = 50  # terms behind each point of the curve of terms
 
 
 class Plan(NamedTuple):
-    """The terms that a batch is to take: (n, ...) a device; keys and t in blocks (n, block)."""
+    """The terms that a batch is to take, of (n, terms) on a device."""
 
-    x0: Array
-    keys: list[Array]  # as integers
-    t: list[Array]
-    weight: Array  # (n, terms)
-    ends: Array
+    x0: Array  # (n, ...)
+    keys: Array  # (n, terms, ...), as integers
+    t: Array
+    weight: Array
+    ends: Array  # (n, ...)
 
 
 def planned(x0: Array, draws: times.Draws, ends: Array) -> Plan:
+    """The plan of these draws, (n, terms)."""
+    return Plan(x0, jax.random.key_data(draws.keys), draws.t, draws.weight, ends)
+
+
+def _blocks(num: int) -> np.ndarray:
     """Blocks of _BLOCK terms, or of all where they are fewer; the last is filled by its last t."""
-    num = draws.t.shape[1]
     block = max(1, min(num, _BLOCK))
-    index = np.minimum(np.arange(-(-num // block) * block), num - 1).reshape(-1, block)
-    data = jax.random.key_data(draws.keys)
-    return Plan(x0, [data[:, i] for i in index], [draws.t[:, i] for i in index], draws.weight, ends)
+    return np.minimum(np.arange(-(-num // block) * block), num - 1).reshape(-1, block)
 
 
 def over_draws(
@@ -69,12 +71,13 @@ def over_draws(
     make, take = compiled(plan), compiled(terms, 4)
     for part, keys, kept in batches:
         made = make(params, part, keys)
-        each = [take(params, made.x0, *block) for block in zip(made.keys, made.t)]
-        found = joined((made.t, made.weight, each, made.ends), kept * of)
-        t, weight, term, ends = found
-        none, num = weight[:, :0], weight.shape[1]  # t0 = T leaves no t
-        t, term = (np.concatenate([none, *blocks], axis=1)[:, :num] for blocks in (t, term))
-        yield t, weight, term, ends
+        # Blocks are cut here: of a program that cuts them the size grows with their number.
+        of_x, t = np.asarray(made.keys), np.asarray(made.t)
+        blocks = _blocks(t.shape[2])
+        each = [take(params, made.x0, of_x[:, :, i], t[:, :, i]) for i in blocks]
+        t, weight, term, ends = joined((t, made.weight, each, made.ends), kept * of)
+        none = weight[:, :0]  # t0 = T leaves no t
+        yield t, weight, np.concatenate([none, *term], axis=1)[:, : t.shape[1]], ends
 
 
 def length(model: Model, params, steps: int | None = None) -> int:
