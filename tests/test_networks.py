@@ -21,7 +21,7 @@ NETWORKS = {
     "BumpDense": (networks.BumpDense(T, units=(7, 6), num_bumps=3), (2, 3)),
     "MLP": (networks.MLP(width=8, depth=2, octaves=2, outputs=2), (3,)),
     "ResidualMLP": (networks.ResidualMLP(width=8, depth=2, outputs=2), (2, 2)),
-    "UNet": (networks.UNet((4, 6), 1, bottleneck=5, outputs=2, mixing="coarse"), (8, 4, 2)),
+    "UNet": (networks.UNet((4, 6), 1, bottleneck=5, outputs=2, mixing="all"), (8, 4, 2)),
     "MultiScaleConv, FiLM": (
         networks.MultiScaleConv(
             T, 4, 2, 2, pointwise=(4,), outputs=2, condition="log_snr", film=True

@@ -225,46 +225,51 @@ class UNet(nn.Module):
     def __init__(self, network, event: tuple[int, int, int]):
         super().__init__()
         self.of, (fine, coarse) = network, network.channels
-        time, blocks, squeezed = 2 * coarse, network.blocks, 16 * event[0] * event[1] // 16
+        time, blocks, squeezed = 2 * coarse, network.blocks, event[0] * event[1]
         self.Dense_0 = nn.Linear(33, time)
         self.Conv_0, self.Conv_1 = Conv(4 * event[2], fine), Conv(4 * fine, coarse)
         sizes = [(fine, fine)] * blocks + [(coarse, coarse)] * 2 * blocks
         sizes += [(2 * fine, fine)] + [(fine, fine)] * (blocks - 1)
         for i, (inputs, channels) in enumerate(sizes):
             self.add_module(f"_Block_{i}", Block(inputs, channels, time))
-        every = range(2 * blocks) if network.mixing == "coarse" else [blocks - 1]
-        self.mixed = list(every) if network.bottleneck else []  # coarse blocks that one follows
-        wide = network.bottleneck
-        mix = [(coarse, 16), (squeezed, wide), (time, wide), (wide, squeezed), (16, coarse)]
-        for i, (inputs, units) in enumerate([*mix * len(self.mixed), (coarse, 4 * fine)]):
+        every = {"middle": [2 * blocks - 1], "coarse": range(blocks, 3 * blocks)}
+        mixed = every.get(network.mixing, range(4 * blocks)) if network.bottleneck else []
+        self.mixed, wide = list(mixed), network.bottleneck  # blocks that one follows
+        made, norms = [], []
+        for i in self.mixed:
+            thin, channels = (16, coarse) if blocks <= i < 3 * blocks else (4, fine)
+            made += [(channels, thin), (squeezed, wide), (time, wide), (wide, squeezed)]
+            made, norms = [*made, (thin, channels)], [*norms, channels]
+        self.up = 5 * sum(i < 3 * blocks for i in self.mixed)  # the layer before the last blocks
+        made.insert(self.up, (coarse, 4 * fine))
+        for i, (inputs, units) in enumerate(made):
             self.add_module(f"Dense_{i + 1}", nn.Linear(inputs, units))
-        for i, channels in enumerate([coarse] * len(self.mixed) + [fine]):
+        for i, channels in enumerate([*norms, fine]):
             self.add_module(f"LayerNorm_{i}", nn.LayerNorm(channels, eps=1e-6))
-        self.up, self.norm = f"Dense_{5 * len(self.mixed) + 1}", f"LayerNorm_{len(self.mixed)}"
         self.Conv_2 = Conv(fine, 4 * event[2] * network.outputs)
 
     def forward(self, x: Tensor, t: Tensor, log_snr: Tensor) -> Tensor:
         """(B, H, W, C) -> (B, H, W, C, outputs)."""
         blocks, time = self.of.blocks, F.silu(self.Dense_0(features(log_snr)))
         hidden = skip = self._blocks(self.Conv_0(_space_to_depth(x)), time, 0, blocks)
-        hidden = self.Conv_1(_space_to_depth(hidden))
-        for i in range(2 * blocks):
-            hidden = self._blocks(hidden, time, blocks + i, blocks + i + 1)
-            if i in self.mixed:
-                hidden = hidden + self._whole_image(hidden, time, self.mixed.index(i))
-        hidden = _depth_to_space(self.get_submodule(self.up)(hidden))
+        hidden = self._blocks(self.Conv_1(_space_to_depth(hidden)), time, blocks, 3 * blocks)
+        hidden = _depth_to_space(self.get_submodule(f"Dense_{self.up + 1}")(hidden))
         hidden = torch.cat([hidden, skip], dim=-1)
         hidden = self._blocks(hidden, time, 3 * blocks, 4 * blocks)
-        hidden = self.Conv_2(F.silu(self.get_submodule(self.norm)(hidden)))
+        norm = self.get_submodule(f"LayerNorm_{len(self.mixed)}")
+        hidden = self.Conv_2(F.silu(norm(hidden)))
         return _depth_to_space(hidden).view(*x.shape, self.of.outputs)
 
     def _blocks(self, hidden: Tensor, time: Tensor, first: int, last: int) -> Tensor:
         for i in range(first, last):
             hidden = self.get_submodule(f"_Block_{i}")(hidden, time)
+            if i in self.mixed:
+                hidden = hidden + self._whole_image(hidden, time, self.mixed.index(i))
         return hidden
 
     def _whole_image(self, hidden: Tensor, time: Tensor, number: int) -> Tensor:
-        made = [self.get_submodule(f"Dense_{5 * number + i}") for i in range(1, 6)]
+        first = 5 * number + (5 * number >= self.up)  # Dense_0 is of the time
+        made = [self.get_submodule(f"Dense_{first + i}") for i in range(1, 6)]
         squeezed = made[0](self.get_submodule(f"LayerNorm_{number}")(hidden))
         flat = made[1](squeezed.flatten(1)) + made[2](time)
         return made[4](made[3](F.silu(flat)).view(squeezed.shape))

@@ -37,11 +37,11 @@ class _Block(nn.Module):
         )
 
 
-MIXING = ("middle", "coarse")
+MIXING = ("middle", "coarse", "all")
 
 
 class UNet(nn.Module):
-    """Two-scale U-Net: space-to-depth, residual blocks, dense bottlenecks over the coarse map.
+    """Two-scale U-Net: space-to-depth, residual blocks, dense bottlenecks over the whole map.
 
     Images (H, W, C) whose sides 4 divides. A dense bottleneck sees the whole image, which on
     28×28 digits costs less than attention and fixes the image's size; with `bottleneck` 0 there
@@ -55,7 +55,7 @@ class UNet(nn.Module):
     outputs: int = 1
     dtype: Any = None
     remat: bool = False  # compute blocks again for the gradient: less memory, a third more work
-    mixing: str = "middle"  # one bottleneck amid the coarse blocks, or "coarse": one after each
+    mixing: str = "middle"  # a bottleneck amid the coarse blocks, after each of them, or of all
 
     @nn.compact
     @promoting
@@ -71,32 +71,34 @@ class UNet(nn.Module):
         made = remat(_Block, self.remat)
         names = (f"_Block_{i}" for i in itertools.count())  # those without remat
 
-        def block(channels: int) -> nn.Module:
-            return made(channels, self.dtype, name=next(names))
+        def level(hidden: Array, channels: int, squeezed: int, mixed: list[bool]) -> Array:
+            for each in mixed:
+                hidden = made(channels, self.dtype, name=next(names))(hidden, time)
+                if self.bottleneck and each:
+                    hidden = hidden + self._whole_image(hidden, time, squeezed)
+            return hidden
 
+        of_fine = [self.mixing == "all"] * self.blocks
+        of_coarse = [
+            self.mixing != "middle" or i == self.blocks - 1 for i in range(2 * self.blocks)
+        ]
         time = jax.nn.silu(nn.Dense(2 * coarse, dtype=self.dtype)(log_snr_features(log_snr)))
         hidden = Conv(fine, dtype=self.dtype)(_space_to_depth(x))
-        for _ in range(self.blocks):
-            hidden = block(fine)(hidden, time)
-        skip = hidden
+        skip = hidden = level(hidden, fine, 4, of_fine)
         hidden = Conv(coarse, dtype=self.dtype)(_space_to_depth(hidden))
-        for i in range(2 * self.blocks):
-            hidden = block(coarse)(hidden, time)
-            if self.bottleneck and (self.mixing == "coarse" or i == self.blocks - 1):
-                hidden = hidden + self._whole_image(hidden, time)
+        hidden = level(hidden, coarse, 16, of_coarse)
         hidden = nn.Dense(4 * fine, dtype=self.dtype)(hidden)
         hidden = jnp.concatenate([_depth_to_space(hidden), skip], axis=-1)
-        for _ in range(self.blocks):
-            hidden = block(fine)(hidden, time)
+        hidden = level(hidden, fine, 4, of_fine)
         hidden = jax.nn.silu(LayerNorm(dtype=self.dtype)(hidden))
         zeros = nn.initializers.zeros_init()
         last = Conv(4 * x.shape[-1] * self.outputs, kernel_init=zeros, dtype=self.dtype)
         return _depth_to_space(last(hidden)).reshape(*x.shape, self.outputs)
 
-    def _whole_image(self, hidden: Array, time: Array) -> Array:
-        """A dense layer over the coarse map squeezed to 16 channels."""
+    def _whole_image(self, hidden: Array, time: Array, channels: int) -> Array:
+        """A dense layer over the map squeezed to so few channels: as many numbers as pixels."""
         dense = partial(nn.Dense, dtype=self.dtype)
-        squeezed = dense(16)(LayerNorm(dtype=self.dtype)(hidden))
+        squeezed = dense(channels)(LayerNorm(dtype=self.dtype)(hidden))
         flat = dense(self.bottleneck)(squeezed.reshape(-1)) + dense(self.bottleneck)(time)
         flat = dense(squeezed.size)(jax.nn.silu(flat))
         return dense(hidden.shape[-1], kernel_init=nn.initializers.zeros_init())(

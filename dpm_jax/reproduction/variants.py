@@ -147,6 +147,12 @@ MNIST = Subject(
             {"network": "unet", "width": 16, "depth": 1, "mixing": "coarse"},
             2.6,
         ),
+        Variant(
+            "network",
+            "dense → the same U-Net, a dense layer after each block",
+            {"network": "unet", "width": 16, "depth": 1, "mixing": "all"},
+            3.0,
+        ),
         Variant("objective", "eq. 15 → squared error of v", {"objective": "v"}),
         Variant(
             "objective",

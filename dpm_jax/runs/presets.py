@@ -5,7 +5,7 @@ from dpm_jax.runs.flags import Flag
 FILLS = "accelerator"  # name of the preset that is made to fill a GPU or TPU
 FEWEST_PATCHES = 1000  # a block of 8×8 colours has a covariance of 192×192
 NONLINEARITIES = ("softplus", "leaky_relu")  # as the networks have them
-MIXING = ("middle", "coarse")
+MIXING = ("middle", "coarse", "all")
 
 IMAGES = {
     "T": 1000,
@@ -110,7 +110,7 @@ IMAGE_HELPS = {
     ),
     "mixing": Flag(
         str,
-        "Where that layer stands: in the middle alone, or after every block of the coarse scale.",
+        "Where that layer stands: in the middle, after every coarse block, or after every block.",
         values=MIXING,
     ),
     "pointwise": Flag(
