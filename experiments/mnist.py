@@ -64,7 +64,7 @@ _BEST = {
     "network": "unet",
     "width": 32,
     "depth": 2,
-    "mixing": "coarse",
+    "mixing": "all",
     "readout": "v",
     "variance": "posterior",
     "num_steps": 8500,
