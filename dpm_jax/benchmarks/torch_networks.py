@@ -235,16 +235,14 @@ class UNet(nn.Module):
         every = {"middle": [2 * blocks - 1], "coarse": range(blocks, 3 * blocks)}
         mixed = every.get(network.mixing, range(4 * blocks)) if network.bottleneck else []
         self.mixed, wide = list(mixed), network.bottleneck  # blocks that one follows
-        made, norms = [], []
-        for i in self.mixed:
-            thin, channels = (16, coarse) if blocks <= i < 3 * blocks else (4, fine)
-            made += [(channels, thin), (squeezed, wide), (time, wide), (wide, squeezed)]
-            made, norms = [*made, (thin, channels)], [*norms, channels]
+        maps = [(16, coarse) if blocks <= i < 3 * blocks else (4, fine) for i in self.mixed]
+        inside = [(squeezed, wide), (time, wide), (wide, squeezed)]
+        made = [pair for thin, of in maps for pair in ((of, thin), *inside, (thin, of))]
         self.up = 5 * sum(i < 3 * blocks for i in self.mixed)  # the layer before the last blocks
         made.insert(self.up, (coarse, 4 * fine))
         for i, (inputs, units) in enumerate(made):
             self.add_module(f"Dense_{i + 1}", nn.Linear(inputs, units))
-        for i, channels in enumerate([*norms, fine]):
+        for i, channels in enumerate([*(of for _, of in maps), fine]):
             self.add_module(f"LayerNorm_{i}", nn.LayerNorm(channels, eps=1e-6))
         self.Conv_2 = Conv(fine, 4 * event[2] * network.outputs)
 
