@@ -232,9 +232,10 @@ class UNet(nn.Module):
         sizes += [(2 * fine, fine)] + [(fine, fine)] * (blocks - 1)
         for i, (inputs, channels) in enumerate(sizes):
             self.add_module(f"_Block_{i}", Block(inputs, channels, time))
-        every = {"middle": [2 * blocks - 1], "coarse": range(blocks, 3 * blocks)}
-        mixed = every.get(network.mixing, range(4 * blocks)) if network.bottleneck else []
-        self.mixed, wide = list(mixed), network.bottleneck  # blocks that one follows
+        last, every = 2 * blocks - 1, range(4 * blocks)
+        mixed = {"middle": [last], "coarse": every[blocks : 3 * blocks], "all": every}
+        wide = network.bottleneck
+        self.mixed = list(mixed[network.mixing]) if wide else []  # blocks that one follows
         maps = [(16, coarse) if blocks <= i < 3 * blocks else (4, fine) for i in self.mixed]
         inside = [(squeezed, wide), (time, wide), (wide, squeezed)]
         made = [pair for thin, of in maps for pair in ((of, thin), *inside, (thin, of))]

@@ -151,7 +151,7 @@ MNIST = Subject(
             "network",
             "dense → the same U-Net, a dense layer after each block",
             {"network": "unet", "width": 16, "depth": 1, "mixing": "all"},
-            3.0,
+            3.2,
         ),
         Variant("objective", "eq. 15 → squared error of v", {"objective": "v"}),
         Variant(
