@@ -244,12 +244,13 @@ def test_the_folder_is_bounded_by_what_was_read_last(tmp_path, monkeypatch):
 
 
 class Terminal:
-    """A binary whose standard error is a terminal."""
+    """A binary, or Python with these arguments, whose standard error is a terminal."""
 
     def __init__(self, name, *argv):
         mine, its = pty.openpty()
         fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("4H", 40, 150, 0, 0))  # rows, columns
-        command = [sys.executable, ROOT / "experiments" / f"{name}.py", *argv]
+        binary = name if name.startswith("-") else ROOT / "experiments" / f"{name}.py"
+        command = [sys.executable, binary, *argv]
         self.process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=its)
         os.close(its)
         self.text, self._mine = "", mine
@@ -282,6 +283,26 @@ class Terminal:
         assert self.process.wait(timeout=60) == 130, self.text
         time.sleep(0.2)
         return time.monotonic() - begun
+
+
+BESIDE_A_BAR = """
+import time
+from dpm_jax import hosts
+from dpm_jax.runs import bars
+bars._TICK = 0.01
+hosts.at_exit(time.sleep, 0.3)
+with bars.phase("at work"):
+    time.sleep(0.1)
+    hosts.exit_now(3, "the last line")
+"""
+
+
+def test_no_bar_is_drawn_after_the_last_line():
+    with Terminal("-c", BESIDE_A_BAR) as run:
+        assert run.process.wait(timeout=60) == 3
+        time.sleep(0.2)
+    assert run.text.count("at work: 00:00") > 2
+    assert run.text.endswith("\r\nthe last line\r\n")
 
 
 SECOND = 3.0  # of a machine with other work: what is asked for is that compiling is not waited for

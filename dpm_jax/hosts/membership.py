@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from tqdm import tqdm
+
 from dpm_jax import later
 
 with later.imports(globals()):
@@ -234,8 +236,12 @@ def at_exit(function: Callable, *args) -> None:
 
 
 def exit_now(code: int, line: str = "") -> None:
-    """End this process at once, without waiting for others at the barrier of jax.distributed."""
+    """End this process at once, without waiting for others at the barrier of jax.distributed.
+
+    Any thread may call it. The line is the last: no bar is drawn from here on.
+    """
     if line:
+        tqdm.get_lock().acquire(True, 1.0)  # for good; at most 1 s is waited for it
         os.write(2, f"\n{line}\n".encode())
     for function, *args in _last:
         function(*args)
