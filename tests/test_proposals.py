@@ -157,6 +157,19 @@ def test_particles_below_one_number_are_the_mean_of_their_trajectories():
     assert abs(np.std(ours) / np.std(apart) - 1) < 0.15
 
 
+def test_both_sides_of_a_sandwich_are_one_loop():
+    """The network is traced once more than for one side: to draw the sample."""
+    exact, seen = three("fixed")[0], []
+    chain = exact._replace(reverse=lambda x, t: seen.append(t) or exact.reverse(x, t))
+    of = Proposal("up_down", 8)
+    jax.eval_shape(
+        lambda k: likelihood.estimate(k, chain, jnp.zeros(3), 5, proposal=of), jax.random.key(0)
+    )
+    one_side = len(seen)
+    jax.eval_shape(lambda k: likelihood.sandwich(k, chain, 5, proposal=of), jax.random.key(0))
+    assert len(seen) - one_side == one_side + 1
+
+
 BAD = {
     "order": (Proposal("down"), "proposal: expected one of .'paper', 'up_down'."),
     "particles": (Proposal("paper", 0), "proposal.particles: expected at least 1, got 0"),

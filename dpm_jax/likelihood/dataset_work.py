@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from dpm_jax import units
+from dpm_jax.core import chunks
 from dpm_jax.core.family import Array, numbers
 from dpm_jax.core.model import Model
 from dpm_jax.likelihood import work
@@ -110,9 +111,7 @@ def evaluate_works(
             key = jax.random.fold_in(key_walk, i)
             return work.forward_work(key, chain, x0[i // num], proposal)
 
-        index = jnp.arange(len(x0) * num)
-        flat = jax.lax.map(one, index, batch_size=min(lanes, len(x0) * num))
-        return flat.reshape(len(x0), num)
+        return chunks.mapped(one, jnp.arange(len(x0) * num), lanes).reshape(len(x0), num)
 
     return np.concatenate(list(over_rows(kernel, params, data, max(1, lanes // num), rows)))
 

@@ -19,6 +19,7 @@ Where x^t is more noise than signal trajectories differ little: there a quarter 
 in the same way. N = 1 is one trajectory, without a twist.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -43,11 +44,12 @@ class _System(NamedTuple):
     log_z: tuple[Array, Array]  # scalar, of the times before
 
 
-class _Path(NamedTuple):
-    """The trajectory that slot 0 holds."""
+class Path(NamedTuple):
+    """The trajectory that led the model to x^0."""
 
     up: Array  # (T+1, *event) x^t at t
     down: Array  # (t_1+1, *event) y^s at s
+    held: Array | bool = True  # whether slot 0 holds it; False: all are drawn
 
 
 class _Walk(NamedTuple):
@@ -57,7 +59,7 @@ class _Walk(NamedTuple):
     x0: Array
     proposal: Proposal
     down: Array | int  # t_1 − 1; 0 of the paper's order
-    own: _Path | None = None
+    own: Path | None = None
 
     @property
     def moves(self) -> Array | int:
@@ -68,36 +70,52 @@ class _Walk(NamedTuple):
         """Where move i goes, and whether it is up."""
         return jnp.where(i < self.down, self.down - i, i - self.down + 2), i >= self.down
 
+    def with_own(self, slots: Array, own: Callable[[Path], Array]) -> Array:
+        """(N, ...) of the slots, of slot 0 that of the trajectory which it holds."""
+        if self.own is None:
+            return slots
+        return slots.at[0].set(jnp.where(self.own.held, own(self.own), slots[0]))
 
-def forward_work(key: Array, chain: Chain, x0: Array, proposal: Proposal) -> Array:
-    """W of N trajectories from x^0 (eq. 1), scalar nats: E e^{−W} = p(x^0) (eq. 9).
 
-    A network call a particle and move, T + t_1 moves, and two more where it may be resampled.
-    Differentiable where N = 1 and the schedule is known when it is traced.
+def draw(key: Array, chain: Chain, proposal: Proposal) -> tuple[Array, Path]:
+    """A sample x^0 of the model (eq. 5) and the trajectory that led to it, T events.
+
+    The same key gives the same x^0 as `sampling.sample`, onto its bin where the last step is
+    discretized.
     """
-    return _work(key, _walk(chain, x0, proposal))
-
-
-def reverse_work(key: Array, chain: Chain, proposal: Proposal) -> tuple[Array, Array]:
-    """A sample x^0 of the model (eq. 5), and W of N trajectories of which one led to it.
-
-    Given x^0, E e^{W} = 1/p(x^0). That trajectory is held whole, T events. The same key gives the
-    same x^0 as `sampling.sample`, onto its bin where the last step is discretized.
-    """
-    key_model, key_work = key, jax.random.fold_in(key, chain.T + 1)
 
     def body(x: Array, t: Array):
-        x_prev = chain.family.sample(jax.random.fold_in(key_model, t), chain.reverse(x, t))
+        x_prev = chain.family.sample(jax.random.fold_in(key, t), chain.reverse(x, t))
         return x_prev, x_prev
 
-    x_T = sampling.start(key_model, chain)
+    x_T = sampling.start(key, chain)
     x0, lower = jax.lax.scan(body, x_T, jnp.arange(chain.T, 0, -1))
     x0 = chain.draw_last(x0)
     up = jnp.concatenate([x_T[None], lower])[::-1]
     down = up[:2]
     if proposal.order == "up_down":
-        down = up_down.between(jax.random.fold_in(key_model, chain.T + 2), chain, up[1], x0)
-    return x0, _work(key_work, _walk(chain, x0, proposal)._replace(own=_Path(up, down)))
+        down = up_down.between(jax.random.fold_in(key, chain.T + 2), chain, up[1], x0)
+    return x0, Path(up, down)
+
+
+def work(key: Array, chain: Chain, x0: Array, proposal: Proposal, own: Path | None = None) -> Array:
+    """W of N trajectories from x^0 (eq. 1), scalar nats: E e^{−W} = p(x^0) (eq. 9).
+
+    Where one of them is that which led the model to x^0, given x^0 E e^{W} = 1/p(x^0). A network
+    call a particle and move, T + t_1 moves, and two more where it may be resampled. Differentiable
+    where N = 1 and the schedule is known when it is traced.
+    """
+    walk = _walk(chain, x0, proposal)._replace(own=own)
+    key_start, key_moves, key_resample = jax.random.split(key, 3)
+    system = _start(key_start, walk)
+    move = partial(_move, key_moves, walk)
+    if proposal.particles == 1:
+        system = jax.lax.fori_loop(0, walk.moves, move, system)
+    else:
+        system = _resampled(key_resample, walk, system, move)
+    last = jax.nn.logsumexp(sum(system.log_g) + _log_prior(walk, system)) - np.log(len(system.x))
+    value, low = _add(system.log_z, last)
+    return -(value + low)
 
 
 def log_weights(
@@ -138,19 +156,6 @@ def log_weights(
 def _walk(chain: Chain, x0: Array, proposal: Proposal) -> _Walk:
     down = up_down.turn(chain) - 1 if proposal.order == "up_down" else 0
     return _Walk(chain, x0, proposal, down)
-
-
-def _work(key: Array, walk: _Walk) -> Array:
-    key_start, key_moves, key_resample = jax.random.split(key, 3)
-    system = _start(key_start, walk)
-    move = partial(_move, key_moves, walk)
-    if walk.proposal.particles == 1:
-        system = jax.lax.fori_loop(0, walk.moves, move, system)
-    else:
-        system = _resampled(key_resample, walk, system, move)
-    last = jax.nn.logsumexp(sum(system.log_g) + _log_prior(walk, system)) - np.log(len(system.x))
-    value, low = _add(system.log_z, last)
-    return -(value + low)
 
 
 def _resampled(key: Array, walk: _Walk, system: _System, move) -> _System:
@@ -195,8 +200,7 @@ def _start(key: Array, walk: _Walk) -> _System:
     else:
         law, last = family.step(x0, chain.schedule.beta[1]), None
     x = jax.vmap(family.sample, (0, None))(jax.random.split(key, walk.proposal.particles), law)
-    if walk.own is not None:
-        x = x.at[0].set(walk.own.down[first])
+    x = walk.with_own(x, lambda own: own.down[first])
     params = jax.vmap(lambda z: chain.reverse(z, jnp.asarray(first)))(x)
     if last is not None:
         log_g = jax.vmap(lambda z: _log_ratio(chain, last(z), x0, law, z))(x)
@@ -226,9 +230,9 @@ def _move(key: Array, walk: _Walk, i: Array, system: _System) -> _System:
     law = _where(up, step(system.x), system.params)
     keys = jax.random.split(jax.random.fold_in(key, i), len(system.x))
     x = jax.vmap(family.sample)(keys, law)
-    if walk.own is not None:
-        below = walk.own.down[jnp.minimum(t, len(walk.own.down) - 1)]
-        x = x.at[0].set(jnp.where(up, walk.own.up[t], below))
+    x = walk.with_own(
+        x, lambda own: jnp.where(up, own.up[t], own.down[jnp.minimum(t, len(own.down) - 1)])
+    )
     params = jax.vmap(lambda z: chain.reverse(z, t))(x)
     lower, upper = jnp.where(up, system.x, x), jnp.where(up, x, system.x)
     p = _where(up, params, system.params)
@@ -249,11 +253,12 @@ def _resample(
     value = sum(system.log_g) + psi
     weight = jax.nn.softmax(value)
     point = jax.random.uniform(key_point, dtype=weight.dtype)
-    point = point if walk.own is None else point * weight[0]
+    if walk.own is not None:
+        point = point * jnp.where(walk.own.held, weight[0], 1)
     places = jnp.mod(point + jnp.arange(num, dtype=weight.dtype) / num, 1)
     parents = jnp.searchsorted(jnp.cumsum(weight), places, side="right")
     parents = jnp.minimum(parents, len(psi) - 1)
-    parents = parents if walk.own is None else parents.at[0].set(0)
+    parents = walk.with_own(parents, lambda own: jnp.zeros((), parents.dtype))
     x, params = jax.tree.map(lambda a: a[parents], (system.x, system.params))
     mean = jax.nn.logsumexp(value) - np.log(len(psi))
     log_g = -psi[parents], jnp.zeros_like(psi[parents])

@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from dpm_jax import units
-from dpm_jax.core import sampling
+from dpm_jax.core import chunks, sampling
 from dpm_jax.core.chain import Chain
 from dpm_jax.core.family import Array, Family, Params
 from dpm_jax.core.numerics import exact_sum
@@ -69,7 +69,7 @@ def forward_work(key: Array, chain: Chain, x0: Array, proposal: str | Proposal =
     of = checked(proposal, chain)
     x0 = chain.checked("x0", x0)
     if of != Proposal():
-        return particles.forward_work(key, chain, x0, of)
+        return particles.work(key, chain, x0, of)
     total, _ = _walk(key, chain, x0, lambda step: None)
     return total
 
@@ -123,9 +123,8 @@ def forward_works(
     of = checked(proposal, chain)
     x0 = chain.checked("x0", x0)
     num, chunk = units.whole("num", num), units.whole("chunk", chunk)
-    at_once = max(1, chunk // of.particles)
     one = jax.checkpoint(lambda k: forward_work(k, chain, x0, of))
-    return jax.lax.map(one, jax.random.split(key, num), batch_size=min(at_once, num))
+    return chunks.mapped(one, jax.random.split(key, num), max(1, chunk // of.particles))
 
 
 def estimate(
@@ -162,7 +161,9 @@ def reverse_work(
         ValueError: for a proposal that the chain does not have, or a last step that is a function
             and does not say how to draw (chain.py).
     """
-    return particles.reverse_work(key, chain, checked(proposal, chain))
+    of = checked(proposal, chain)
+    x0, own = particles.draw(key, chain, of)
+    return x0, particles.work(jax.random.fold_in(key, chain.T + 1), chain, x0, of, own)
 
 
 def sandwich(
@@ -179,16 +180,35 @@ def sandwich(
 
     Source: Grosse et al. 2015 (bidirectional Monte Carlo); Burda et al. 2014.
     """
+    num, chunk = units.whole("num", num), units.whole("chunk", chunk)
 
     @jax.jit  # one program instead of hundreds, also where none is around it
     def found(key: Array) -> Sandwich:
-        key_model, key_forward = jax.random.split(key)
-        x0, own = reverse_work(key_model, chain, proposal)
-        forward = forward_works(key_forward, chain, x0, num, chunk, proposal)
+        x0, own, forward = _works_of_sample(key, chain, num, chunk, checked(proposal, chain))
         upper = jarzynski(forward.at[0].set(own)).value
         return Sandwich(x0, jarzynski(forward).value, upper)
 
     return found(key)
+
+
+def _works_of_sample(key: Array, chain: Chain, num: int, chunk: int, of: Proposal):
+    """x^0 of the model, W of what led to it, and (num,) of forward trajectories."""
+    key_model, key_forward = jax.random.split(key)
+    if of == Proposal():
+        x0, own = reverse_work(key_model, chain, of)
+        return x0, own, forward_works(key_forward, chain, x0, num, chunk, of)
+    x0, path = particles.draw(key_model, chain, of)
+
+    def one(row: tuple[Array, Array]) -> Array:
+        key, held = row
+        return particles.work(key, chain, x0, of, path._replace(held=held))
+
+    # As rows of one map: as two, the loop over the levels would be compiled twice.
+    key_own = jax.random.fold_in(key_model, chain.T + 1)
+    keys = jnp.concatenate([key_own[None], jax.random.split(key_forward, num)])
+    rows = keys, jnp.arange(num + 1) == 0
+    works = chunks.mapped(one, rows, min(num, max(1, chunk // of.particles)))
+    return x0, works[0], works[1:]
 
 
 def _bridge(chain: Chain, x0: Array, xt: Array, t: Array):
