@@ -241,7 +241,7 @@ def exit_now(code: int, line: str = "") -> None:
     Any thread may call it. The line is the last: no bar is drawn from here on.
     """
     if line:
-        tqdm.get_lock().acquire(True, 1.0)  # for good; at most 1 s is waited for it
+        tqdm.get_lock().acquire(True, 1.0)  # for good; 1 s for each of its two halves
         os.write(2, f"\n{line}\n".encode())
     for function, *args in _last:
         function(*args)

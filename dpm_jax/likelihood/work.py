@@ -203,7 +203,8 @@ def _works_of_sample(key: Array, chain: Chain, num: int, chunk: int, of: Proposa
         key, held = row
         return particles.work(key, chain, x0, of, path._replace(held=held))
 
-    # As rows of one map: as two, the loop over the levels would be compiled twice.
+    # As rows of one map: as two, the loop over the levels would be compiled twice. No more at once
+    # than of one side: two times 64 images do not stay in the cache of a core.
     key_own = jax.random.fold_in(key_model, chain.T + 1)
     keys = jnp.concatenate([key_own[None], jax.random.split(key_forward, num)])
     rows = keys, jnp.arange(num + 1) == 0
